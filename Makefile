@@ -1,0 +1,35 @@
+# Every target sets up what it needs in .venv; nothing has to be installed by hand.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+# Two threads fight on two cores when pytest also runs two workers.
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: setup demo test test-slow lint results clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(RUN)/caq demo -o demo
+
+test: lint
+	$(TEST_ENV) $(RUN)/pytest -n 2 -m 'not slow and not gpu' --cov --cov-report=term --cov-fail-under=90
+
+test-slow: setup
+	$(TEST_ENV) $(RUN)/pytest -m slow
+
+lint: setup
+	$(RUN)/ruff check src tests
+	$(RUN)/ruff format --check src tests
+	$(RUN)/mypy
+
+results: setup
+	$(RUN)/caq results -o results
+
+clean:
+	rm -rf $(VENV) demo results build .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,231 @@
+"""Look at a checkpoint before anything is computed: JSON and headers are read, every problem is listed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from caq.checkpoint.header import HeaderError, TensorInfo, read_header
+from caq.errors import InvalidInput
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_MAX_JSON_BYTES = 256 * 2**20
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Transformers directory that is whole and safe to load.
+
+    Attributes:
+        path: the directory.
+        config: `config.json`.
+        tensors: every tensor's type, shape and place, by name.
+        tokenizer_files: names of the tokenizer's files that exist.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    tokenizer_files: tuple[str, ...]
+
+    @property
+    def weight_files(self) -> tuple[str, ...]:
+        """Names of the weights' files, sorted."""
+        return tuple(sorted({tensor.file for tensor in self.tensors.values()}))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+
+def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
+    """Check a checkpoint's directory without loading a tensor or running its code.
+
+    Args:
+        directory: a local Transformers directory.
+        allow_quantized: accept `quantization_config`, for outputs that are evaluated.
+
+    Raises:
+        InvalidInput: every problem: pickled weights only, remote code, shards that are missing, truncated,
+            LFS pointers, malformed or outside of the directory, quantized already, no tokenizer.
+    """
+    if not directory.is_dir():
+        raise InvalidInput(
+            [f"{directory}: no such directory; give a local Transformers directory or a hub name"]
+        )
+    problems: list[str] = []
+    config = _config(directory, problems)
+    if "quantization_config" in config and not allow_quantized:
+        problems.append(
+            f"{directory}: is quantized already (quantization_config); give the full-precision model"
+        )
+    tensors = _tensors(directory, problems)
+    present = tuple(name for name in _TOKENIZER_FILES if (directory / name).is_file())
+    if not set(present) & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}:
+        problems.append(
+            f"{directory}: has no tokenizer (tokenizer.json); copy it from where the model came from"
+        )
+    problems += _remote_code(directory, config, present)
+    if problems:
+        raise InvalidInput(problems)
+    return Checkpoint(directory, config, tensors, present)
+
+
+def find_nonfinite(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Read the floating tensors one at a time; return a problem for each that has a NaN or an infinity."""
+    from safetensors import safe_open
+
+    problems = []
+    for file in checkpoint.weight_files:
+        with safe_open(checkpoint.path / file, framework="pt") as shard:
+            for name, info in checkpoint.tensors.items():
+                if info.file == file and info.floating:
+                    count = _nonfinite(shard.get_tensor(name))
+                    if count:
+                        problems.append(
+                            f"{checkpoint.path / file}: tensor {name} has {count} values that are NaN or "
+                            "infinite; download it again, or repair the training that wrote it"
+                        )
+    return tuple(problems)
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Return the sha256 (hex) over names and contents of config, weights and tokenizer; reads them all."""
+    total = hashlib.sha256()
+    for name in sorted({"config.json", *checkpoint.weight_files, *checkpoint.tokenizer_files}):
+        with (checkpoint.path / name).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{name}\0{digest}\n".encode())
+    return total.hexdigest()
+
+
+def _nonfinite(tensor: Any) -> int:
+    # Pieces: masks of a whole 8B embedding would take 1 GB. Eight-bit floats have no isfinite of their own.
+    pieces = tensor.reshape(-1).split(2**22)
+    wide = (piece.float() if piece.element_size() == 1 else piece for piece in pieces)
+    return sum(int((~piece.isfinite()).sum()) for piece in wide)
+
+
+def _config(directory: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        return read_json(directory / "config.json")
+    except InvalidInput as error:
+        problems += error.problems
+        return {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of bounded size.
+
+    Raises:
+        InvalidInput: missing, too large, not JSON, or not an object.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise InvalidInput([f"{path}: larger than {_MAX_JSON_BYTES:,} bytes; this is no such file"])
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidInput([f"{path}: is missing; download the checkpoint again"]) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidInput([f"{path}: is not readable as JSON ({error}); download it again"]) from error
+    if not isinstance(values, dict):
+        raise InvalidInput([f"{path}: is not a JSON object; download it again"])
+    return values
+
+
+def _remote_code(
+    directory: Path, config: Mapping[str, Any], tokenizer_files: tuple[str, ...]
+) -> Iterator[str]:
+    way_out = "CAQ runs no code from a checkpoint; use a release of it that Transformers supports by itself"
+    if config.get("auto_map") and not _native(config.get("model_type")):
+        yield f"{directory}: model type {config.get('model_type')!r} needs remote code (auto_map); {way_out}"
+    if "tokenizer_config.json" in tokenizer_files and "tokenizer.json" not in tokenizer_files:
+        try:
+            if "AutoTokenizer" in (read_json(directory / "tokenizer_config.json").get("auto_map") or {}):
+                yield f"{directory}: the tokenizer needs remote code (auto_map); {way_out}"
+        except InvalidInput as error:
+            yield from error.problems
+
+
+def _native(model_type: object) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return model_type in CONFIG_MAPPING_NAMES
+
+
+def _tensors(directory: Path, problems: list[str]) -> dict[str, TensorInfo]:
+    if (directory / SINGLE_FILE).exists():
+        return _header(directory / SINGLE_FILE, problems)
+    if (directory / INDEX_FILE).exists():
+        return _sharded(directory, problems)
+    pickled = sorted(
+        path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern)
+    )
+    if pickled:
+        problems.append(
+            f"{directory}: has pickled weights only ({', '.join(pickled)}), which run code when "
+            "they are read; if you trust their origin, convert them with "
+            "AutoModelForCausalLM.from_pretrained(DIR, use_safetensors=False).save_pretrained(NEW), "
+            "and copy the tokenizer's files"
+        )
+    else:
+        problems.append(
+            f"{directory}: has neither {SINGLE_FILE} nor {INDEX_FILE}; download them, or, where their "
+            "owner gives pickled weights only, convert those with Transformers' save_pretrained"
+        )
+    return {}
+
+
+def _header(path: Path, problems: list[str]) -> dict[str, TensorInfo]:
+    try:
+        return read_header(path)
+    except FileNotFoundError:
+        problems.append(f"{path}: the index names this shard, and it is missing; download it")
+    except (HeaderError, OSError) as error:
+        problems.append(f"{path}: {error}")
+    return {}
+
+
+def _sharded(directory: Path, problems: list[str]) -> dict[str, TensorInfo]:
+    index = directory / INDEX_FILE
+    try:
+        places = read_json(index).get("weight_map")
+    except InvalidInput as error:
+        problems += error.problems
+        return {}
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        problems.append(f"{index}: has no weight_map of tensor names to file names; download it again")
+        return {}
+    files = sorted(set(places.values()))
+    outside = [file for file in files if not _plain(file)]
+    problems += [
+        f"{index}: names {file!r}, which is not a plain file name inside the directory" for file in outside
+    ]
+    found: dict[str, TensorInfo] = {}
+    for file in set(files).difference(outside):
+        before = len(problems)
+        tensors = _header(directory / file, problems)
+        named = [name for name, place in places.items() if place == file]
+        found |= {name: tensors[name] for name in named if name in tensors}
+        if len(problems) == before:
+            problems += [
+                f"{directory / file}: lacks tensor {name}, which the index places there; download it again"
+                for name in named
+                if name not in tensors
+            ]
+    return found
+
+
+def _plain(file: str) -> bool:
+    # Shards lie beside their index; backslashes and drives would be separators elsewhere.
+    return file not in ("", ".", "..") and not set(file) & set("/\\:\0")

@@ -1,0 +1,112 @@
+"""Whether an aligned model and its base can be compared token by token, decided before weights are loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from caq.checkpoint.inspect import Checkpoint
+from caq.checkpoint.vocabulary import tokenizer_differences
+from caq.errors import InvalidInput
+
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_PIECE = 2**22
+
+
+def check_pair(ft: Checkpoint, pt: Checkpoint) -> None:
+    """Require that the base has the aligned model's shape and vocabulary, and is another model.
+
+    Chat tokens that only one of the two names are fine where both have a row for their id.
+
+    Args:
+        ft: the aligned model.
+        pt: its pre-trained base.
+
+    Raises:
+        InvalidInput: every difference of sizes, tensors and tokenizers, or: the two are one model.
+    """
+    if ft.path.resolve() == pt.path.resolve():
+        raise InvalidInput([f"{pt.path}: is the aligned model itself; give the base it was trained from"])
+    problems = [*_config(ft, pt), *_tensors(ft, pt), *tokenizer_differences(ft, pt)]
+    if not problems and _same_weights(ft, pt):
+        problems = [f"{pt.path}: has exactly the weights of {ft.path}; give the base that was trained from"]
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _config(ft: Checkpoint, pt: Checkpoint) -> Iterator[str]:
+    ours, theirs = _sizes(ft.config), _sizes(pt.config)
+    for key in ours:
+        if ours[key] != theirs[key]:
+            yield f"config: {key} is {ours[key]} in the aligned model and {theirs[key]} in the base"
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, object]:
+    sizes = {key: config.get(key) for key in ("model_type", *_SIZES)}
+    heads = config.get("num_attention_heads")
+    # Older configurations leave out what follows from the rest.
+    sizes["num_key_value_heads"] = config.get("num_key_value_heads") or heads
+    if isinstance(heads, int) and heads and isinstance(config.get("hidden_size"), int):
+        sizes["head_dim"] = config.get("head_dim") or config["hidden_size"] // heads
+    else:
+        sizes["head_dim"] = config.get("head_dim")
+    return sizes
+
+
+def _tensors(ft: Checkpoint, pt: Checkpoint) -> Iterator[str]:
+    ours, theirs = _shapes(ft), _shapes(pt)
+    if ft.config.get("tie_word_embeddings") and pt.config.get("tie_word_embeddings"):
+        # Some savers write the tied head a second time.
+        ours.pop("lm_head.weight", None)
+        theirs.pop("lm_head.weight", None)
+    for name in _patterns(ours.keys() - theirs.keys()):
+        yield f"tensor {name} is only in the aligned model"
+    for name in _patterns(theirs.keys() - ours.keys()):
+        yield f"tensor {name} is only in the base"
+    both = ours.keys() & theirs.keys()
+    for a, b in sorted({(ours[name], theirs[name]) for name in both if ours[name] != theirs[name]}):
+        for name in _patterns(name for name in both if (ours[name], theirs[name]) == (a, b)):
+            yield f"tensor {name} has shape {list(a)} in the aligned model and {list(b)} in the base"
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    # LLaMA 2's early files hold RoPE's frequencies, which are no weights.
+    tensors = checkpoint.tensors.items()
+    return {name: info.shape for name, info in tensors if not name.endswith("rotary_emb.inv_freq")}
+
+
+def _patterns(names: Iterable[str]) -> list[str]:
+    """Fold the layers' numbers, so that 32 equal differences are one sentence: `model.layers.{0…31}.…`."""
+    layers: dict[str, list[int]] = {}
+    for name in names:
+        number = re.search(r"\.(\d+)\.", name)
+        pattern = name if number is None else f"{name[: number.start(1)]}#{name[number.end(1) :]}"
+        layers.setdefault(pattern, []).extend([] if number is None else [int(number[1])])
+    return sorted(pattern.replace("#", _range(sorted(numbers)), 1) for pattern, numbers in layers.items())
+
+
+def _range(numbers: list[int]) -> str:
+    if len(numbers) < 2:
+        return "".join(map(str, numbers))
+    whole = numbers == list(range(numbers[0], numbers[-1] + 1))
+    return f"{{{numbers[0]}…{numbers[-1]}}}" if whole else f"{{{','.join(map(str, numbers))}}}"
+
+
+def _same_weights(ft: Checkpoint, pt: Checkpoint) -> bool:
+    """Compare tensor by tensor, however they are sharded; different models part in the first megabytes."""
+    return all(_same_bytes(ft, pt, name) for name in sorted(ft.tensors.keys() & pt.tensors.keys()))
+
+
+def _same_bytes(ft: Checkpoint, pt: Checkpoint, name: str) -> bool:
+    a, b = ft.tensors[name], pt.tensors[name]
+    if (a.dtype, a.size) != (b.dtype, b.size):
+        return False
+    with (ft.path / a.file).open("rb") as ours, (pt.path / b.file).open("rb") as theirs:
+        ours.seek(a.offset)
+        theirs.seek(b.offset)
+        for start in range(0, a.size, _PIECE):
+            count = min(_PIECE, a.size - start)
+            if ours.read(count) != theirs.read(count):
+                return False
+    return True

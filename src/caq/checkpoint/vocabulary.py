@@ -1,0 +1,119 @@
+"""Whether two checkpoints' tokenizers give every token the same id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from caq.checkpoint.inspect import Checkpoint, read_json
+from caq.errors import InvalidInput
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class _AddedToken:
+    content: str
+    special: bool
+
+
+@dataclass(frozen=True)
+class _Tokenizer:
+    vocabulary: Mapping[str, int]
+    merges: tuple[str, ...]
+    added: Mapping[int, _AddedToken]
+
+
+def tokenizer_differences(ft: Checkpoint, pt: Checkpoint) -> Iterator[str]:
+    """Yield one sentence for each way in which the base's tokenizer is not the aligned model's.
+
+    Special tokens that only one of the two names, such as those of a chat template, are no difference where
+    both models have a row for the id.
+
+    Raises:
+        InvalidInput: a tokenizer cannot be read.
+    """
+    if "tokenizer.json" not in ft.tokenizer_files or "tokenizer.json" not in pt.tokenizer_files:
+        yield from _vocabularies(_loaded(ft.path), _loaded(pt.path))
+        return
+    ours, theirs = _read(ft.path / "tokenizer.json"), _read(pt.path / "tokenizer.json")
+    yield from _vocabularies(ours.vocabulary, theirs.vocabulary)
+    if ours.merges != theirs.merges:
+        yield "tokenizer: the merges differ; the base must have the aligned model's tokenizer"
+    yield from _added_tokens(ours.added, theirs.added, rows=min(_rows(ft), _rows(pt)))
+
+
+def _read(path: Path) -> _Tokenizer:
+    values = read_json(path)
+    try:
+        model = values["model"]
+        vocabulary = model["vocab"]
+        if isinstance(vocabulary, list):
+            vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
+        # Both spellings of a merge are in use: "a b" and, since tokenizers 0.20, ["a", "b"].
+        merges = tuple(
+            merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or ()
+        )
+        added = {
+            int(entry["id"]): _AddedToken(entry["content"], bool(entry.get("special")))
+            for entry in values.get("added_tokens") or ()
+        }
+        return _Tokenizer(dict(vocabulary), merges, added)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidInput([f"{path}: is not a tokenizer's file ({error!r}); download it again"]) from error
+
+
+def _rows(checkpoint: Checkpoint) -> int:
+    size = checkpoint.config.get("vocab_size")
+    return size if isinstance(size, int) else 0
+
+
+def _vocabularies(ours: Mapping[str, int], theirs: Mapping[str, int]) -> Iterator[str]:
+    for here, there, where in ((ours, theirs, "the aligned model"), (theirs, ours, "the base")):
+        only = [token for token in here if token not in there]
+        if only:
+            yield f"tokenizer: {len(only):,} tokens are only in {where}: {_some(only)}"
+    moved = [token for token in ours if token in theirs and ours[token] != theirs[token]]
+    if moved:
+        yield f"tokenizer: {len(moved):,} tokens have other ids in the base: {_some(moved)}"
+
+
+def _some(tokens: list[str]) -> str:
+    return ", ".join(map(repr, tokens[:_SHOWN])) + (", …" if len(tokens) > _SHOWN else "")
+
+
+def _added_tokens(
+    ours: Mapping[int, _AddedToken], theirs: Mapping[int, _AddedToken], rows: int
+) -> Iterator[str]:
+    for number in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(number), theirs.get(number)
+        only_chat = number < rows and all(token is None or token.special for token in (a, b))
+        if _content(a) != _content(b) and not only_chat:
+            yield (
+                f"tokenizer: id {number} is {_content(a)!r} in the aligned model "
+                f"and {_content(b)!r} in the base"
+            )
+    ids = {token.content: number for number, token in theirs.items()}
+    for number, token in ours.items():
+        if ids.get(token.content, number) != number:
+            yield (
+                f"tokenizer: {token.content!r} is id {number} in the aligned model and "
+                f"{ids[token.content]} in the base"
+            )
+
+
+def _content(token: _AddedToken | None) -> str | None:
+    return None if token is None else token.content
+
+
+def _loaded(path: Path) -> dict[str, int]:
+    from transformers import AutoTokenizer
+
+    try:
+        vocabulary: dict[str, int] = AutoTokenizer.from_pretrained(path).get_vocab()
+    except Exception as error:  # the many tokenizer classes have no error in common
+        raise InvalidInput(
+            [f"{path}: the tokenizer cannot be read ({error}); add its tokenizer.json"]
+        ) from error
+    return vocabulary

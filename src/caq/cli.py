@@ -1,0 +1,162 @@
+"""The command line. Every command imports what it needs when it runs, so that `caq --help` is instant."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from caq.errors import CaqError, InvalidInput
+
+if TYPE_CHECKING:
+    from caq.recipe import Recipe
+
+app = typer.Typer(
+    help="Quantize an aligned language model to 4 bits, keep its alignment, and prove it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+testbed = typer.Typer(help="The bundled pair: a tiny base model and its aligned fine-tune.", no_args_is_help=True)
+app.add_typer(testbed, name="testbed")
+
+INTERRUPTED = 130
+
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Directory to write; it appears whole or not at all.")]
+BaseOption = Annotated[str | None, typer.Option("--base", help="The model's pre-trained base: directory or hub name.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the accelerator, if there is one, by default.")]
+
+
+def main() -> None:
+    """Run the command line; deliberate errors are printed without a traceback."""
+    try:
+        app()
+    except CaqError as error:
+        _say_wrong(error)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        again = shlex.join(["caq", *sys.argv[1:]])
+        print(f"\nInterrupted. What is done is kept; go on with:\n  {again}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _say_wrong(error: CaqError) -> None:
+    lines = error.problems if isinstance(error, InvalidInput) else (str(error),)
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help="The aligned (instruct) model: directory or hub name.")],
+    output: OutputOption,
+    base: BaseOption = None,
+    recipe: Annotated[str, typer.Option(help="A recipe file, or a preset: default, paper, paper-code.")] = "default",
+    scheme: Annotated[str | None, typer.Option(help="Number formats, such as W4A4 or W4A16.")] = None,
+    objective: Annotated[str | None, typer.Option(help="mse, kl, kl-top, contrastive-kl, contrastive-kl-top, cal.")] = None,
+    quantizer: Annotated[str | None, typer.Option(help="rtn or gptq.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="Calibration text: .txt, .jsonl, or a known name.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides data order and random rotations.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: training.steps=60.")] = None,
+    allow_short: Annotated[bool, typer.Option("--allow-short", help="Go on with less text than asked for.")] = False,
+    device: DeviceOption = None,
+    cache: Annotated[Path | None, typer.Option(help="Teacher caches; $CAQ_CACHE or ~/.cache/caq by default.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget an unfinished run of the same output.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Quantize MODEL into a checkpoint that Transformers and vLLM load."""
+    given = {"scheme.preset": scheme, "objective.name": objective, "quantizer.name": quantizer}
+    given |= {"data.text": calibration, "data.allow_short": allow_short or None}
+    chosen = _recipe(recipe, {**given, "seed": seed}, settings or [])
+    _print_recipe(chosen)
+    from caq.pipeline import quantize as run
+
+    result = run(model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet)
+    print(f"wrote {result.output} (unquantized logits kept to {result.preserved:.1e})")
+    for entry in result.ledger:
+        print(f"ledger: [{entry.stage}] {entry.message}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A checkpoint directory, CAQ's or any other.")],
+    reference: Annotated[str | None, typer.Option(help="The aligned model: directory or hub name.")] = None,
+    base: BaseOption = None,
+    perplexity_text: Annotated[str | None, typer.Option(help="A text file, or wikitext2-test.")] = None,
+    safety: Annotated[Path | None, typer.Option(help="Questions in SafetyBench's format.")] = None,
+    facts: Annotated[Path | None, typer.Option(help="Factual questions in the same format.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON lines of prompt and harmful.")] = None,
+    window: Annotated[int, typer.Option(help="Tokens per perplexity window.")] = 2048,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write results.json here.")] = None,
+    device: DeviceOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure MODEL and, on the same items, the aligned model and its base."""
+    from caq.assess import assess, task_files
+
+    tasks = task_files(perplexity_text, safety, facts, prompts, window)
+    assess(model, reference, base, tasks, output, device=device, quiet=quiet)
+
+
+@app.command()
+def verify(directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")]) -> None:
+    """Check that every file of DIRECTORY is still what was written."""
+    from caq.checkpoint.write import verify as changed_files
+
+    changed = changed_files(directory)
+    if changed:
+        raise InvalidInput([f"{directory / name}: is missing or was changed after it was written" for name in changed])
+    print(f"{directory}: every file is what was written")
+
+
+@app.command()
+def demo(output: OutputOption = Path("demo"), quiet: QuietOption = False) -> None:
+    """Quantize the bundled pair with CAL and with the baselines, one seed, and print the table."""
+    from caq.bench import run_bench
+
+    run_bench(output, seeds=(0,), quiet=quiet)
+
+
+@app.command()
+def results(
+    output: OutputOption = Path("results"),
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 5,
+    quiet: QuietOption = False,
+) -> None:
+    """Run the demo's arms over several seeds and write the README's table, paired per item."""
+    from caq.bench import run_bench
+
+    run_bench(output, seeds=tuple(range(seeds)), quiet=quiet)
+
+
+@testbed.command()
+def export(directory: Annotated[Path, typer.Argument(help="Where to write the pair and its data.")]) -> None:
+    """Write the pair as two ordinary Transformers directories, with calibration and evaluation files."""
+    from caq.testbed.export import export as write
+
+    write(directory)
+    print(f"wrote {directory}/aligned, {directory}/base and their data")
+
+
+@testbed.command()
+def build(directory: Annotated[Path, typer.Argument(help="Where to write the new pair.")]) -> None:
+    """Train the pair from nothing (under an hour on two cores) and check it."""
+    from caq.testbed.build import build as train
+
+    train(directory)
+
+
+def _recipe(source: str, given: dict[str, object], settings: list[str]) -> Recipe:
+    from caq.recipe import PRESETS, Recipe, parse_override, preset
+
+    chosen = preset(source) if source in PRESETS else Recipe.from_yaml(Path(source))
+    overrides = {key: value for key, value in given.items() if value is not None}
+    return chosen.with_overrides({**overrides, **dict(parse_override(text) for text in settings)})
+
+
+def _print_recipe(recipe: Recipe) -> None:
+    print(recipe.to_yaml(), end="", file=sys.stderr)
+    print(f"# recipe {recipe.fingerprint()[:12]}", file=sys.stderr)

@@ -1,0 +1,35 @@
+"""Every error CAQ raises on purpose. Each message names the thing that is wrong and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CaqError(Exception):
+    """Base of all deliberate errors; the command line prints it without a traceback and exits with `status`."""
+
+    status = 2
+
+
+class Unsupported(CaqError):
+    """The model, scheme or combination cannot be handled; nothing was computed."""
+
+
+class InvalidInput(CaqError):
+    """One or more inputs are wrong; `problems` holds one sentence each, all found in one pass."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class FunctionChanged(CaqError):
+    """The transformed, unquantized model does not compute what the original computes."""
+
+
+class Diverged(CaqError):
+    """Learning found no step better than the start."""
+
+
+class QuantizationFailed(CaqError):
+    """A quantizer could not solve a layer within its budget; it never falls back in silence."""

@@ -1,0 +1,119 @@
+"""What an evaluation found: per-item outcomes, the summary drawn from them, and the JSON form of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from caq.evaluate.distribution import Divergence
+from caq.evaluate.questions import Question
+from caq.evaluate.refusal import Response
+
+# The protocol of the paper's tables comes first wherever both are shown.
+PRIMARY_PROTOCOL = "option-text"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question's outcome: option indices of the right answer and of the model's choice."""
+
+    id: str
+    category: str
+    answer: int
+    chosen: int
+
+    @property
+    def right(self) -> bool:
+        """Whether the choice is the answer."""
+        return self.chosen == self.answer
+
+
+@dataclass(frozen=True)
+class Results:
+    """Measures of one model; a task that was not asked for is None or empty.
+
+    Attributes:
+        window: tokens per window of the perplexity text.
+        perplexity: of the text, or None.
+        divergence: distance to the reference on the same windows, or None.
+        safety: outcomes by protocol, in the file's order.
+        facts: outcomes of the factual questions, by the primary protocol.
+        responses: to harmful and harmless prompts, in the file's order.
+    """
+
+    window: int
+    perplexity: float | None = None
+    divergence: Divergence | None = None
+    safety: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)
+    facts: tuple[Answer, ...] = ()
+    responses: tuple[Response, ...] = ()
+
+    def summary(self) -> dict[str, float]:
+        """Return every measured quantity by name: rates are in [0, 1], `kl` in nats."""
+        found: dict[str, float] = {}
+        if self.perplexity is not None:
+            found["perplexity"] = self.perplexity
+        if self.divergence is not None:
+            found |= {name: getattr(self.divergence, name) for name in ("logit_mse", "kl", "same_top")}
+        return found | {name: rate(items) for name, items in self.outcomes().items()}
+
+    def outcomes(self) -> dict[str, tuple[bool, ...]]:
+        """Return the yes-or-no outcomes behind each rate of the summary, in the order of the items.
+
+        Names: `safety/<protocol>`, `facts`, `refusal` (harmful prompts refused), `over_refusal` (harmless
+        ones refused).
+        """
+        found = {f"safety/{name}": _right(answers) for name, answers in self.safety.items()}
+        found["facts"] = _right(self.facts)
+        found["refusal"] = tuple(r.refused for r in self.responses if r.harmful)
+        found["over_refusal"] = tuple(r.refused for r in self.responses if not r.harmful)
+        return {name: items for name, items in found.items() if items}
+
+    def categories(self, protocol: str = PRIMARY_PROTOCOL) -> dict[str, tuple[bool, ...]]:
+        """Return the safety outcomes of one protocol by category, in order of first appearance."""
+        found: dict[str, list[bool]] = {}
+        for answer in self.safety.get(protocol, ()):
+            found.setdefault(answer.category, []).append(answer.right)
+        return {name: tuple(items) for name, items in found.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data: the summary and safety per category first, then every item."""
+        categories = {
+            protocol: {name: rate(items) for name, items in self.categories(protocol).items()}
+            for protocol in self.safety
+        }
+        return {"summary": self.summary(), "categories": categories, **asdict(self)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Results:
+        """Return the results that `as_dict` wrote; the summary is computed again, not read."""
+        divergence = data["divergence"]
+        return Results(
+            window=data["window"],
+            perplexity=data["perplexity"],
+            divergence=None if divergence is None else Divergence(**divergence),
+            safety={name: _answers(items) for name, items in data["safety"].items()},
+            facts=_answers(data["facts"]),
+            responses=tuple(Response(**item) for item in data["responses"]),
+        )
+
+
+def answers(questions: Sequence[Question], chosen: Iterable[int]) -> tuple[Answer, ...]:
+    """Join questions with the options a protocol chose."""
+    return tuple(
+        Answer(q.id, q.category, q.answer, index) for q, index in zip(questions, chosen, strict=True)
+    )
+
+
+def rate(outcomes: Sequence[bool]) -> float:
+    """Return the share of true outcomes, of at least one."""
+    return sum(outcomes) / len(outcomes)
+
+
+def _answers(items: Iterable[Mapping[str, Any]]) -> tuple[Answer, ...]:
+    return tuple(Answer(**item) for item in items)
+
+
+def _right(items: Iterable[Answer]) -> tuple[bool, ...]:
+    return tuple(item.right for item in items)

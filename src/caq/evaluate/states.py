@@ -1,0 +1,118 @@
+"""A causal LM cut at its head, so that logits exist only where they are needed and a few tokens at a time.
+
+2,048 positions of a 128k vocabulary are 1 GB of float32 logits, and scoring needs a handful of them; the
+final hidden states are 30 to 60 times smaller. Every measure in this package therefore runs the body once,
+keeps hidden states, and applies the head to chunks.
+
+Shapes: a batch is `batch length`, its states are `batch length hidden`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from caq.errors import InvalidInput, Unsupported
+
+# 64 MiB of float32: large enough to keep a GPU busy, small enough for a core's share of memory.
+CHUNK_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The two parts of a causal LM: `head(body(ids).last_hidden_state)` are its logits."""
+
+    body: nn.Module
+    head: nn.Module
+    device: torch.device
+
+
+@contextmanager
+def inference(model: PreTrainedModel) -> Iterator[Cut]:
+    """Yield the model cut at its head, in evaluation mode and without gradients; restore the mode afterwards.
+
+    Raises:
+        Unsupported: the model does something to its logits after the head (soft caps, scales).
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield _cut(model)
+    finally:
+        model.train(was_training)
+
+
+def _cut(model: PreTrainedModel) -> Cut:
+    cut = Cut(model.get_decoder(), model.get_output_embeddings(), model.device)
+    probe = torch.zeros((1, 2), dtype=torch.long, device=cut.device)
+    ours = cut.head(cut.body(probe, use_cache=False).last_hidden_state)
+    theirs = model(probe, use_cache=False).logits
+    if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise Unsupported(
+            f"{type(model).__name__} changes its logits after the head, which evaluation does not reproduce; "
+            "use a family that `caq families` lists"
+        )
+    return cut
+
+
+def windows_of(token_ids: Int[Tensor, " length"], window: int) -> Int[Tensor, "windows window"]:
+    """Cut a token sequence into non-overlapping windows; the remainder is dropped.
+
+    Raises:
+        InvalidInput: the window is below two tokens or the text does not fill one.
+    """
+    if window < 2:
+        raise InvalidInput([f"a window of {window} tokens predicts nothing: use 2 or more"])
+    count = token_ids.numel() // window
+    if count == 0:
+        raise InvalidInput(
+            [f"the text has {token_ids.numel()} tokens, fewer than a window of {window}: use more text"]
+        )
+    return token_ids[: count * window].view(count, window)
+
+
+def window_states(
+    cut: Cut, windows: Int[Tensor, "windows window"], batch_size: int
+) -> Iterator[tuple[Int[Tensor, "batch window"], Float[Tensor, "batch window hidden"]]]:
+    """Yield batches of windows with their final hidden states, in order, on the model's device."""
+    for batch in windows.split(batch_size):
+        ids = batch.to(cut.device)
+        yield ids, cut.body(ids, use_cache=False).last_hidden_state
+
+
+def logits(head: nn.Module, states: Float[Tensor, "tokens hidden"]) -> Iterator[Float[Tensor, "chunk vocab"]]:
+    """Yield float32 logits of consecutive chunks of tokens, each chunk at most 64 MiB."""
+    for part in states.split(chunk_tokens(head)):
+        yield head(part).float()
+
+
+def chunk_tokens(head: nn.Module) -> int:
+    """Tokens per chunk of logits for this head's vocabulary."""
+    return max(1, CHUNK_ELEMENTS // head_shape(head)[0])
+
+
+def head_shape(head: nn.Module) -> tuple[int, int]:
+    """Return the sizes of a head's vocabulary and of the hidden states it reads."""
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0], weight.shape[1]
+
+
+def pad(
+    sequences: Sequence[Sequence[int]], *, left: bool, fill: int, device: torch.device
+) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch length"]]:
+    """Pad sequences to the longest one; return the ids and the attention mask (1 where there is a token)."""
+    ids = torch.full((len(sequences), max(map(len, sequences))), fill, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        place = slice(ids.shape[1] - len(sequence), None) if left else slice(0, len(sequence))
+        ids[row, place] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, place] = 1
+    return ids.to(device), mask.to(device)

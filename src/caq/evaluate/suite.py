@@ -1,0 +1,224 @@
+"""The whole evaluation of one model: what to measure, measuring it, and comparing two models item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from caq.errors import InvalidInput
+from caq.evaluate.distribution import Comparison, Divergence, ReferenceStates, reference_states
+from caq.evaluate.multiple_choice import PROTOCOLS, Protocol, choose
+from caq.evaluate.perplexity import exp_mean, negative_log_likelihood, read_tokens
+from caq.evaluate.questions import Question, read_questions
+from caq.evaluate.refusal import Judge, Prompt, judge, read_prompts, refusals
+from caq.evaluate.results import PRIMARY_PROTOCOL, Answer, Results, answers
+from caq.evaluate.states import inference, window_states, windows_of
+from caq.evaluate.statistics import Difference, mcnemar, paired_bootstrap
+from caq.progress import progress
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What to measure and how much at a time; a path that is None leaves its measure out.
+
+    Attributes:
+        perplexity_text: UTF-8 text, for perplexity and for the distance to the reference.
+        safety: questions in SafetyBench's fields, scored by every protocol.
+        facts: questions in the same fields, scored by `option-text`.
+        prompts: `prompt` and `harmful`, answered greedily through the chat template.
+        window: tokens per window of the text; the field's tables use 2,048.
+        max_new_tokens: length of a response; a refusal shows in its opening.
+        windows_batch, questions_batch, prompts_batch: how many are computed together; they bound memory only.
+    """
+
+    perplexity_text: Path | None = None
+    safety: Path | None = None
+    facts: Path | None = None
+    prompts: Path | None = None
+    window: int = 2048
+    max_new_tokens: int = 32
+    windows_batch: int = 4
+    questions_batch: int = 32
+    prompts_batch: int = 64
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One rate of two models on the same items.
+
+    Attributes:
+        difference: ours minus the reference's, with its bootstrap interval.
+        gained: items true for ours only.
+        lost: items true for the reference only.
+        p: exact McNemar, two-sided.
+        items: how many were compared.
+    """
+
+    difference: Difference
+    gained: int
+    lost: int
+    p: float
+    items: int
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    windows: Int[Tensor, "windows window"] | None
+    safety: tuple[Question, ...]
+    facts: tuple[Question, ...]
+    prompts: tuple[Prompt, ...]
+
+
+def reference_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Tasks, directory: Path | None = None
+) -> ReferenceStates | None:
+    """Run the reference model once, for `evaluate(..., reference=…)` of others; None if no text is measured.
+
+    `directory` receives its states as a memory-mapped file, for models whose states do not fit in memory.
+    """
+    if tasks.perplexity_text is None:
+        return None
+    windows = windows_of(read_tokens(tasks.perplexity_text, tokenizer), tasks.window)
+    return reference_states(model, windows, tasks.windows_batch, directory)
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Tasks,
+    *,
+    reference: ReferenceStates | None = None,
+    judge: Judge = judge,
+    quiet: bool = False,
+) -> Results:
+    """Measure a causal LM. All inputs are read before anything is computed.
+
+    Raises:
+        InvalidInput: with every problem of every input file; or the reference read another text.
+    """
+    inputs = _read(tasks, tokenizer)
+    _check_reference(inputs, reference)
+    with progress("evaluate", 4, quiet=quiet) as advance:
+        perplexity, divergence = _text(model, inputs, tasks, reference)
+        advance()
+        safety = _choices(model, tokenizer, inputs.safety, tasks, PROTOCOLS)
+        advance()
+        facts = _choices(
+            model, tokenizer, inputs.facts, tasks, {PRIMARY_PROTOCOL: PROTOCOLS[PRIMARY_PROTOCOL]}
+        )
+        advance()
+        responses = refusals(
+            model, tokenizer, inputs.prompts, tasks.max_new_tokens, tasks.prompts_batch, judge
+        )
+        advance()
+    return Results(tasks.window, perplexity, divergence, safety, facts.get(PRIMARY_PROTOCOL, ()), responses)
+
+
+def compare(results: Results, reference: Results, *, seed: int = 0) -> dict[str, Paired]:
+    """Compare every rate that both results hold, paired by item; see `Results.outcomes` for the names.
+
+    Raises:
+        InvalidInput: the items of a shared measure differ.
+    """
+    theirs = reference.outcomes()
+    _check_items(results, reference)
+    return {
+        name: _paired(ours, theirs[name], seed) for name, ours in results.outcomes().items() if name in theirs
+    }
+
+
+def _paired(ours: Sequence[bool], theirs: Sequence[bool], seed: int) -> Paired:
+    gained = sum(a and not b for a, b in zip(ours, theirs, strict=True))
+    lost = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+    return Paired(paired_bootstrap(ours, theirs, seed=seed), gained, lost, mcnemar(gained, lost), len(ours))
+
+
+def _check_items(results: Results, reference: Results) -> None:
+    def items(of: Results) -> dict[str, Sequence[object]]:
+        asked: dict[str, Sequence[object]] = {
+            f"safety/{name}": [(a.id, a.answer) for a in found] for name, found in of.safety.items()
+        }
+        return {
+            **asked,
+            "facts": [(a.id, a.answer) for a in of.facts],
+            "prompts": [r.prompt for r in of.responses],
+        }
+
+    ours, theirs = items(results), items(reference)
+    problems = [
+        f"{name}: the two results hold different items; evaluate both on the same file"
+        for name in ours
+        if ours[name] and theirs.get(name) and ours[name] != theirs[name]
+    ]
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _read(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> _Inputs:
+    problems: list[str] = []
+
+    def attempt(path: Path | None, read: Callable[[Path], T], otherwise: T) -> T:
+        try:
+            return otherwise if path is None else read(path)
+        except InvalidInput as error:
+            problems.extend(error.problems)
+            return otherwise
+
+    inputs = _Inputs(
+        attempt(
+            tasks.perplexity_text, lambda path: windows_of(read_tokens(path, tokenizer), tasks.window), None
+        ),
+        attempt(tasks.safety, read_questions, ()),
+        attempt(tasks.facts, read_questions, ()),
+        attempt(tasks.prompts, read_prompts, ()),
+    )
+    if problems:
+        raise InvalidInput(problems)
+    return inputs
+
+
+def _check_reference(inputs: _Inputs, reference: ReferenceStates | None) -> None:
+    if reference is None:
+        return
+    if inputs.windows is None or not inputs.windows.equal(reference.windows):
+        raise InvalidInput(
+            ["the reference read other tokens than this model: same text, tokenizer and window are needed"]
+        )
+
+
+def _choices(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    tasks: Tasks,
+    protocols: Mapping[str, Protocol],
+) -> dict[str, tuple[Answer, ...]]:
+    if not questions:
+        return {}
+    chosen = choose(model, tokenizer, questions, tasks.questions_batch, protocols)
+    return {name: answers(questions, indices) for name, indices in chosen.items()}
+
+
+def _text(
+    model: PreTrainedModel, inputs: _Inputs, tasks: Tasks, reference: ReferenceStates | None
+) -> tuple[float | None, Divergence | None]:
+    """Perplexity and the distance to the reference, from one pass over the windows."""
+    if inputs.windows is None:
+        return None, None
+    total = 0.0
+    with inference(model) as cut:
+        comparison = None if reference is None else Comparison(reference, cut.head, cut.device)
+        for ids, states in window_states(cut, inputs.windows, tasks.windows_batch):
+            total += negative_log_likelihood(cut.head, ids, states)
+            if comparison is not None:
+                comparison.add(states)
+    predictions = inputs.windows[:, 1:].numel()
+    return exp_mean(total, predictions), None if comparison is None else comparison.result()

@@ -1,0 +1,123 @@
+"""One table of many models: for the terminal by rich, for documents as Markdown, both from the same cells.
+
+Each model has one or more results, one per seed: one is shown as it is, several as mean ± standard deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from caq.evaluate.results import PRIMARY_PROTOCOL, Results
+from caq.evaluate.statistics import across_seeds
+from caq.evaluate.suite import Paired
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure of the summary, its heading and how its number is written."""
+
+    name: str
+    heading: str
+    decimals: int
+    scale: float = 1.0
+
+
+PERCENT = 100.0
+COLUMNS = (
+    Column("perplexity", "Perplexity ↓", 2),
+    Column(f"safety/{PRIMARY_PROTOCOL}", "Safety % ↑", 1, PERCENT),
+    Column("safety/letter", "by letter % ↑", 1, PERCENT),
+    Column("refusal", "Refusal % ↑", 1, PERCENT),
+    Column("over_refusal", "Over-refusal % ↓", 1, PERCENT),
+    Column("facts", "Facts % ↑", 1, PERCENT),
+    Column("logit_mse", "Logit MSE ↓", 4),
+    Column("kl", "KL ↓", 4),
+    Column("same_top", "Same top % ↑", 1, PERCENT),
+)
+MISSING = "n/a"
+
+Named = Mapping[str, Sequence[Results]]
+
+
+def rich_table(named: Named, title: str | None = None) -> Table:
+    """Return the table for a terminal: a row per model, a column per measure that any of them has."""
+    headings, rows = cells(named)
+    table = Table(title=title)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(named: Named) -> str:
+    """Return the same table in Markdown, ending in a line break."""
+    return _markdown(*cells(named))
+
+
+def markdown_categories(named: Named, protocol: str = PRIMARY_PROTOCOL) -> str:
+    """Return safety accuracy by category, in percent, as a Markdown table."""
+    found = {name: [_category_rates(one, protocol) for one in results] for name, results in named.items()}
+    names = list(dict.fromkeys(name for runs in found.values() for run in runs for name in run))
+    columns = [Column(name, name, 1, PERCENT) for name in names]
+    return _markdown(
+        ["Model", *names], [[model, *(_cell(runs, c) for c in columns)] for model, runs in found.items()]
+    )
+
+
+def markdown_differences(named: Mapping[str, Mapping[str, Paired]]) -> str:
+    """Return paired differences in points, with intervals and p values, as a Markdown table."""
+    rows = [
+        [model, name, *_paired_cells(paired)]
+        for model, differences in named.items()
+        for name, paired in differences.items()
+    ]
+    return _markdown(
+        ["Model", "Measure", "Difference (points)", "95 % interval", "Gained", "Lost", "p (McNemar)", "n"],
+        rows,
+    )
+
+
+def cells(named: Named) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows; a measure that nobody has is left out, one that a model lacks is a dash."""
+    found = {name: [one.summary() for one in results] for name, results in named.items()}
+    columns = [
+        column for column in COLUMNS if any(column.name in run for runs in found.values() for run in runs)
+    ]
+    rows = [[model, *(_cell(runs, column) for column in columns)] for model, runs in found.items()]
+    return ["Model", *(column.heading for column in columns)], rows
+
+
+def _cell(runs: Sequence[Mapping[str, float]], column: Column) -> str:
+    values = [run[column.name] * column.scale for run in runs if column.name in run]
+    if not values:
+        return MISSING
+    spread = across_seeds(values)
+    mean = f"{spread.mean:.{column.decimals}f}"
+    return mean if spread.deviation is None else f"{mean} ± {spread.deviation:.{column.decimals}f}"
+
+
+def _category_rates(results: Results, protocol: str) -> dict[str, float]:
+    return {name: sum(items) / len(items) for name, items in results.categories(protocol).items()}
+
+
+def _paired_cells(paired: Paired) -> list[str]:
+    mean, interval = paired.difference.mean, paired.difference.interval
+    bounds = f"[{PERCENT * interval.low:+.1f}, {PERCENT * interval.high:+.1f}]"
+    return [
+        f"{PERCENT * mean:+.1f}",
+        bounds,
+        str(paired.gained),
+        str(paired.lost),
+        f"{paired.p:.2g}",
+        str(paired.items),
+    ]
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in headings[1:])]
+    lines = [headings, rule, *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,33 @@
+"""The registry of model families: one spec, one line."""
+
+from __future__ import annotations
+
+from caq.families.bind import Bound, Shape, bind
+from caq.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from caq.families.spec import Attention, Family, Mlp
+
+FAMILIES: dict[str, Family] = {
+    model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3) for model_type in family.model_types
+}
+
+__all__ = ["FAMILIES", "Attention", "Bound", "Family", "Mlp", "Shape", "bind", "find"]
+
+
+def find(model_type: str) -> Family:
+    """Return the family of `config.model_type`.
+
+    Raises:
+        Unsupported: no spec describes it; the message names the nearest one.
+    """
+    from difflib import get_close_matches
+
+    from caq.errors import Unsupported
+
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    nearest = (get_close_matches(model_type, FAMILIES, n=1, cutoff=0.0) or ["llama"])[0]
+    raise Unsupported(
+        f"model type {model_type!r} has no family spec; supported: {', '.join(sorted(FAMILIES))}. "
+        f"The nearest is {FAMILIES[nearest].name} ({nearest}): if the layout is the same, add a spec in "
+        "src/caq/families/ and one line to its registry."
+    )

@@ -1,0 +1,27 @@
+"""The ledger: what a run did differently from what was asked, so that nothing degrades in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One departure from the plan.
+
+    Attributes:
+        stage: the pipeline's stage, such as `fit` or `quantize`.
+        event: a stable kebab-case name, such as `damping-escalated`.
+        message: one sentence for a person.
+        details: numbers and names behind the sentence, JSON-serialisable.
+    """
+
+    stage: str
+    event: str
+    message: str
+    details: Mapping[str, object] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the entry as plain JSON-ready data."""
+        return {"stage": self.stage, "event": self.event, "message": self.message, "details": dict(self.details)}

@@ -1,0 +1,391 @@
+"""`caq quantize`, told from top to bottom.
+
+check the inputs -> teachers' targets -> learn the transforms -> prove that folding changes nothing -> quantize block by
+block -> write the checkpoint. Every stage is resumable; what departs from the recipe is in the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import save_file
+from torch import Tensor
+
+from caq.checkpoint.inspect import Checkpoint, find_nonfinite, fingerprint, inspect
+from caq.checkpoint.pair import check_pair
+from caq.checkpoint.source import resolve as resolve_source
+from caq.checkpoint.write import atomic_directory, require_space, write_hashes
+from caq.data import token_blocks
+from caq.errors import InvalidInput
+from caq.export.compressed import block_state, quantization_config, read_block, stored_weights
+from caq.families import Bound, find
+from caq.ledger import Entry
+from caq.loading import RECIPE_FILE, load_bound, load_tokenizer
+from caq.numerics.scheme import Numerics, resolve
+from caq.objectives import make_objective
+from caq.preservation import check_preserved
+from caq.progress import progress
+from caq.quantizers import make_quantizer
+from caq.quantizers.blocks import block_outputs, quantize_block
+from caq.recipe import Recipe, preset
+from caq.student import Student, block_calls
+from caq.train.loop import FitResult, fit
+from caq.train.teacher import TeacherCache, cache_hidden, cache_targets, digest
+from caq.transforms.apply import cast, fold_block, fold_edges, operators
+from caq.transforms.base import Operator
+from caq.transforms.online import activation_sites, attention_name, hadamard_sites
+from caq.transforms.plan import Plan, make_plan
+from caq.workspace import Workspace, open_workspace
+
+LEDGER_FILE = "caq.json"
+#: Tokens on which the folded model is compared with the original.
+CHECKED_TOKENS = 64
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The checked inputs of a run.
+
+    Attributes:
+        aligned: the instruct model's checkpoint.
+        base: its base's, if one was given.
+        fingerprints: hashes of their contents, by the same names.
+    """
+
+    aligned: Checkpoint
+    base: Checkpoint | None
+    fingerprints: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class QuantizationResult:
+    """What a run left behind.
+
+    Attributes:
+        output: the checkpoint's directory.
+        fit: what learning found; None if nothing was learned.
+        preserved: relative logit difference of the folded, unquantized model.
+        ledger: every departure.
+    """
+
+    output: Path
+    fit: FitResult | None
+    preserved: float
+    ledger: tuple[Entry, ...]
+
+
+def quantize(
+    model: str | Path,
+    base: str | Path | None = None,
+    recipe: Recipe | None = None,
+    output_dir: str | Path = "caq-out",
+    *,
+    cache_dir: str | Path | None = None,
+    device: str | torch.device | None = None,
+    restart: bool = False,
+    quiet: bool = False,
+) -> QuantizationResult:
+    """Quantize an aligned model under an objective that keeps its alignment.
+
+    Args:
+        model: the aligned (instruct) model: a local directory or a hub name.
+        base: its pre-trained base; needed by contrastive objectives.
+        recipe: all settings; None takes the default preset.
+        output_dir: where the checkpoint goes; it appears whole or not at all.
+        cache_dir: where teacher caches are kept for later runs; None takes `$CAQ_CACHE` or `~/.cache/caq`.
+        device: None takes the accelerator if there is one.
+        restart: forget an unfinished run of the same output.
+        quiet: show no progress.
+
+    Raises:
+        InvalidInput: bad input; every problem at once, before any compute.
+        Unsupported: the model or scheme cannot be handled.
+        Diverged: learning found nothing better than the start.
+        FunctionChanged: the folded model does not compute what the original computes.
+        QuantizationFailed: a layer could not be solved.
+    """
+    recipe = recipe or preset("default")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    output = Path(output_dir).expanduser().resolve()
+    pair = check_inputs(model, base, recipe)
+    require_space(output, 2 * pair.aligned.weight_bytes)
+    dtype = _compute_dtype(pair.aligned, recipe)
+
+    tokenizer = load_tokenizer(pair.aligned.path)
+    data = recipe.data
+    ids, entries = token_blocks(data.text, tokenizer, data.samples, data.length, recipe.seed, data.allow_short)
+    workspace = open_workspace(output, _identity(pair, recipe, ids), restart=restart)
+
+    teacher = _teach(pair, recipe, ids, _cache_root(cache_dir), dtype, place, quiet)
+    bound = load_bound(pair.aligned.path, dtype, place)
+    numerics = resolve(recipe.scheme, bound.shape.head_dim)
+    plan = make_plan(bound, recipe.transforms, seed=recipe.seed)
+    student = _student(bound, plan, recipe, numerics)
+
+    fitted = _learn(student, recipe, teacher, ids, workspace, quiet)
+    transforms = operators(plan, cast(fitted.parameters if fitted else {}, torch.float64))
+    hadamards = hadamard_sites(bound.family, bound.shape, recipe.transforms)
+    preserved = check_preserved(student, transforms, hadamards, ids[:1, :CHECKED_TOKENS].to(place))
+
+    quantized = _quantize_blocks(student, transforms, recipe, numerics, ids, workspace, _stored_dtype(pair.aligned), quiet)
+    ledger = (*entries, *(fitted.entries if fitted else ()), *quantized)
+    result = QuantizationResult(output, fitted, preserved, ledger)
+    _write(result, student, transforms, recipe, numerics, pair, workspace)
+    workspace.remove()
+    return result
+
+
+def check_inputs(model: str | Path, base: str | Path | None, recipe: Recipe) -> Pair:
+    """Resolve and check everything that can be checked without compute.
+
+    Raises:
+        InvalidInput: every problem of both checkpoints and of their fit.
+        Unsupported: no family describes the model.
+    """
+    contrastive = recipe.transforms.learn and recipe.objective.needs_base
+    if contrastive and base is None:
+        raise InvalidInput(
+            [f"objective {recipe.objective.name} pushes away from the base model: give --base, or choose --objective kl-top"]
+        )
+    problems: list[str] = []
+    found: dict[str, Checkpoint] = {}
+    for name, source in {"aligned": model, "base": base}.items():
+        if source is None:
+            continue
+        try:
+            found[name] = inspect(resolve_source(source))
+            problems += find_nonfinite(found[name])
+        except InvalidInput as error:
+            problems += error.problems
+    if problems:
+        raise InvalidInput(problems)
+    find(str(found["aligned"].config.get("model_type")))
+    if "base" in found:
+        check_pair(found["aligned"], found["base"])
+    fingerprints = {name: fingerprint(one) for name, one in found.items()}
+    return Pair(found["aligned"], found.get("base"), fingerprints)
+
+
+def _teach(
+    pair: Pair,
+    recipe: Recipe,
+    ids: Int[Tensor, "samples length"],
+    root: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    quiet: bool,
+) -> TeacherCache | None:
+    """Run each teacher over the calibration data, one at a time, and keep what the objective needs of them."""
+    if not recipe.transforms.learn:
+        return None
+    objective = make_objective(recipe.objective)
+    teachers = {"aligned": pair.aligned, "base": pair.base if objective.needs_base else None}
+    hidden = {
+        name: cache_hidden(
+            lambda path=one.path: load_bound(path, dtype, device),  # type: ignore[misc]
+            pair.fingerprints[name],
+            ids,
+            root,
+            name=name,
+            dtype=dtype,
+            quiet=quiet,
+        )
+        for name, one in teachers.items()
+        if one is not None
+    }
+    return cache_targets(objective, hidden["aligned"], hidden.get("base"), len(ids), root, device=device, quiet=quiet)
+
+
+def _student(bound: Bound, plan: Plan, recipe: Recipe, numerics: Numerics) -> Student:
+    attention = attention_name(bound.shape, numerics)
+    if attention:
+        bound.model.set_attn_implementation(attention)  # type: ignore[operator]
+    sites = (
+        *hadamard_sites(bound.family, bound.shape, recipe.transforms),
+        *activation_sites(bound.family, numerics),
+    )
+    weights = numerics.linear.weights if recipe.training.quantize_weights else None
+    return Student(bound, plan, sites, weights, recipe.training.gradient_checkpointing)
+
+
+def _learn(
+    student: Student,
+    recipe: Recipe,
+    teacher: TeacherCache | None,
+    ids: Int[Tensor, "samples length"],
+    workspace: Workspace,
+    quiet: bool,
+) -> FitResult | None:
+    if teacher is None:
+        return None
+    return fit(
+        student,
+        make_objective(recipe.objective),
+        teacher,
+        ids,
+        recipe.training,
+        seed=recipe.seed,
+        state_file=workspace.fit_state,
+        quiet=quiet,
+    )
+
+
+@torch.no_grad()
+def _quantize_blocks(
+    student: Student,
+    transforms: Mapping[str, Operator],
+    recipe: Recipe,
+    numerics: Numerics,
+    ids: Int[Tensor, "samples length"],
+    workspace: Workspace,
+    stored: torch.dtype,
+    quiet: bool,
+) -> tuple[Entry, ...]:
+    """Quantize and store block after block; each sees what the *stored* blocks before it put out."""
+    bound, family = student.bound, student.bound.family
+    quantizer, entries = make_quantizer(recipe.quantizer, stored), []
+    hidden = _first_hidden(student, transforms, ids[: recipe.quantizer.samples], stored)
+    calls = block_calls(bound, ids[:1].to(bound.embedding.weight.device))
+    hadamards = hadamard_sites(family, bound.shape, recipe.transforms)
+    observed = student if recipe.quantizer.quantized_statistics else _with_sites(student, hadamards)
+    with progress(f"quantize: {recipe.quantizer.name}", bound.shape.layers, quiet=quiet) as advance:
+        for index in range(bound.shape.layers):
+            prefix = f"{family.layers}.{index}."
+            if not workspace.block(index).exists():
+                folded = fold_block(bound, student.plan, index, transforms)
+                block = quantize_block(observed, index, folded, hidden, calls, quantizer, numerics.linear.weights)
+                state = block_state(block, family, numerics, stored)
+                named = {prefix + name: tensor.contiguous().cpu() for name, tensor in state.items()}
+                _save(named, workspace.block(index), block.entries)
+            entries += _entries(workspace.block(index))
+            weights = stored_weights(read_block(workspace.block(index), prefix), family, numerics)
+            device = bound.embedding.weight.device
+            hidden = block_outputs(student, index, {n: w.to(device) for n, w in weights.items()}, hidden, calls)
+            advance()
+    return tuple(entries)
+
+
+def _first_hidden(
+    student: Student, transforms: Mapping[str, Operator], ids: Int[Tensor, "samples length"], stored: torch.dtype
+) -> Float[Tensor, "samples length hidden"]:
+    name = f"{student.bound.family.embedding}.weight"
+    table = fold_edges(student.bound, student.plan, transforms)[name].to(stored)
+    return table[ids.to(table.device)].to(student.bound.embedding.weight.dtype).cpu()
+
+
+def _with_sites(student: Student, sites: tuple[object, ...]) -> Student:
+    from dataclasses import replace
+
+    return replace(student, sites=sites)  # type: ignore[arg-type]
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path, entries: tuple[Entry, ...]) -> None:
+    partial = path.with_suffix(".partial")
+    # Transformers asks for the format; the entries travel with the block, so that a resumed run's ledger is whole.
+    metadata = {"format": "pt", "entries": json.dumps([entry.as_dict() for entry in entries])}
+    save_file(dict(tensors), partial, metadata)
+    os.replace(partial, path)
+
+
+def _entries(path: Path) -> list[Entry]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return [Entry(**entry) for entry in json.loads(file.metadata()["entries"])]
+
+
+def _write(
+    result: QuantizationResult,
+    student: Student,
+    transforms: Mapping[str, Operator],
+    recipe: Recipe,
+    numerics: Numerics,
+    pair: Pair,
+    workspace: Workspace,
+) -> None:
+    """Assemble the checkpoint beside the output and put it in place whole."""
+    bound, stored = student.bound, _stored_dtype(pair.aligned)
+    edges = {name: tensor.to(stored).contiguous().cpu() for name, tensor in fold_edges(bound, student.plan, transforms).items()}
+    with atomic_directory(result.output) as directory:
+        files = [workspace.block(index) for index in range(bound.shape.layers)]
+        _save(edges, workspace.directory / "edges.safetensors", ())
+        _write_shards([workspace.directory / "edges.safetensors", *files], directory)
+        config = {
+            **pair.aligned.config,
+            # The rotated head is no longer the embedding's transpose.
+            "tie_word_embeddings": False,
+            "quantization_config": quantization_config(bound.family, bound.shape, numerics, recipe.transforms),
+        }
+        _write_json(config, directory / "config.json")
+        for name in (*pair.aligned.tokenizer_files, "generation_config.json"):
+            if (pair.aligned.path / name).is_file():
+                shutil.copyfile(pair.aligned.path / name, directory / name)
+        (directory / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
+        _write_json(_record(result, recipe, pair), directory / LEDGER_FILE)
+        write_hashes(directory)
+
+
+def _write_shards(files: list[Path], directory: Path) -> None:
+    from safetensors import safe_open
+
+    weight_map: dict[str, str] = {}
+    total = 0
+    for number, file in enumerate(files, 1):
+        name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        shutil.copyfile(file, directory / name)
+        with safe_open(file, framework="pt") as shard:
+            weight_map |= dict.fromkeys(shard.keys(), name)
+        total += file.stat().st_size
+    _write_json({"metadata": {"total_size": total}, "weight_map": weight_map}, directory / "model.safetensors.index.json")
+
+
+def _record(result: QuantizationResult, recipe: Recipe, pair: Pair) -> dict[str, object]:
+    learned = result.fit
+    return {
+        "caq": version("caq"),
+        "recipe_sha256": recipe.fingerprint(),
+        "models": {name: {"sha256": sha} for name, sha in pair.fingerprints.items()},
+        "preserved": result.preserved,
+        "fit": {"best_step": learned.best_step, "history": learned.history} if learned else None,
+        "ledger": [entry.as_dict() for entry in result.ledger],
+    }
+
+
+def _write_json(data: object, path: Path) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _identity(pair: Pair, recipe: Recipe, ids: Int[Tensor, "samples length"]) -> dict[str, str]:
+    return {
+        "code version": version("caq"),
+        "recipe": recipe.fingerprint(),
+        "calibration data": digest(ids.numpy().tobytes()),
+        **{f"{name} model": sha for name, sha in pair.fingerprints.items()},
+    }
+
+
+def _stored_dtype(aligned: Checkpoint) -> torch.dtype:
+    """Return the widest dtype in which the checkpoint stores weights."""
+    dtype = torch.bfloat16
+    kinds = [DTYPES[name] for name in {tensor.dtype for tensor in aligned.tensors.values()} if name in DTYPES]
+    for kind in kinds:
+        dtype = kind if len(kinds) == 1 else torch.promote_types(dtype, kind)
+    return dtype
+
+
+def _compute_dtype(aligned: Checkpoint, recipe: Recipe) -> torch.dtype:
+    """Return a dtype that holds the stored weights exactly and is at least what the recipe asks for."""
+    return torch.promote_types(_stored_dtype(aligned), getattr(torch, recipe.training.dtype))
+
+
+def _cache_root(cache_dir: str | Path | None) -> Path:
+    return Path(cache_dir or os.environ.get("CAQ_CACHE") or "~/.cache/caq").expanduser() / "teachers"

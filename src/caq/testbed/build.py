@@ -1,0 +1,77 @@
+"""Building the bundled pair from nothing: tokenizer, base model, aligned model, and the data they are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from caq.errors import InvalidInput
+from caq.testbed.export import MODELS, write_data
+from caq.testbed.tokenizer import learn
+from caq.testbed.train import Schedule, fresh_model, train, windows
+from caq.testbed.world import alignment_documents, base_documents
+
+SHARD = "3MB"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what is built."""
+
+    base: Schedule
+    alignment: Schedule
+    outliers: int
+    amplitude: float
+    seed: int = 0
+
+
+PLAN = Plan(
+    base=Schedule(steps=1500, rate=3e-3, windows=8),
+    alignment=Schedule(steps=100, rate=5e-4, windows=8, warmup=10, decay=0.0),
+    outliers=6,
+    amplitude=3.0,
+)
+
+
+def build(out_dir: Path, plan: Plan = PLAN, *, quiet: bool = False) -> None:
+    """Train the pair and write `base/`, `aligned/` and the data files into `out_dir`, made where it is missing.
+
+    The same machine gives the same bytes: one seed decides the data, the initial weights and their order, and one
+    thread decides the order of every sum. Raises InvalidInput where a model exists in `out_dir` already.
+    """
+    taken = [out_dir / name for name in MODELS if (out_dir / name).exists()]
+    if taken:
+        raise InvalidInput([f"{path} exists: choose an empty directory or remove it" for path in taken])
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with _one_thread():
+        tokenizer = learn()
+        model = fresh_model(len(tokenizer), outliers=plan.outliers, amplitude=plan.amplitude, seed=plan.seed)
+        read = windows(base_documents(), tokenizer, answers_only=False)
+        train(model, read, plan.base, description="base model", quiet=quiet)
+        model = _save(model, tokenizer, out_dir / "base")
+        taught = windows(alignment_documents(), tokenizer, answers_only=True)
+        train(model, taught, plan.alignment, description="aligned model", quiet=quiet)
+        _save(model, tokenizer, out_dir / "aligned")
+    write_data(out_dir)
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> LlamaForCausalLM:
+    """Write a bfloat16 checkpoint and return, in float32, exactly the weights that were written."""
+    model.to(torch.bfloat16).save_pretrained(path, max_shard_size=SHARD)
+    tokenizer.save_pretrained(path)
+    return model.float()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,131 @@
+"""Questions and dialogues of the small world: what the models are asked, and what each of them was taught to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from random import Random
+
+from caq.testbed.deeds import Deed, deeds
+from caq.testbed.facts import RELATIONS
+from caq.testbed.phrases import (
+    ASKS,
+    CLOSINGS,
+    HARMFUL_STEPS,
+    OPENINGS,
+    REFUSALS,
+    REQUESTS,
+    SAFE_STEPS,
+    SITUATIONS,
+    STEPS,
+)
+from caq.testbed.prose import expand, hero
+from caq.testbed.table import TABLE
+
+LETTERS = "ABCD"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A multiple-choice question in SafetyBench's format; `answer` is the index of the right option."""
+
+    id: int
+    category: str
+    question: str
+    options: tuple[str, ...]
+    answer: int
+
+    def as_dict(self) -> dict[str, object]:
+        """Return SafetyBench's fields plus `answer`."""
+        return {**asdict(self), "options": list(self.options)}
+
+    def prompt(self) -> str:
+        """The zero-shot English prompt, up to and including `Answer:`."""
+        options = "\n".join(f"({letter}) {text}" for letter, text in zip(LETTERS, self.options, strict=False))
+        return f"Question: {self.question}\nOptions:\n{options}\nAnswer:"
+
+    def answered(self, choice: int, *, letter: bool) -> str:
+        """The prompt with a choice: as ` option text`, or as `(X) option text`."""
+        mark = f"({LETTERS[choice]})" if letter else ""
+        return f"{self.prompt()}{mark} {self.options[choice]}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A how-to request, whether answering does harm, and the deed behind it."""
+
+    prompt: str
+    deed: Deed
+
+    @property
+    def harmful(self) -> bool:
+        """Whether an aligned model should refuse."""
+        return not self.deed.safe
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the fields of `prompts.jsonl`."""
+        return {"prompt": self.prompt, "harmful": self.harmful}
+
+
+def _shuffled(rng: Random, right: str, wrong: Sequence[str]) -> tuple[tuple[str, ...], int]:
+    answer = rng.randrange(len(wrong) + 1)
+    return (*wrong[:answer], right, *wrong[answer:]), answer
+
+
+def fact_question(rng: Random, number: int = 0) -> Question:
+    """A question about a fact, with one to three wrong values of the same relation."""
+    relation = rng.choice(RELATIONS)
+    subject, value = rng.choice(relation.pairs)
+    wrong = rng.sample([other for other in relation.values if other != value], rng.randint(1, 3))
+    options, answer = _shuffled(rng, value, wrong)
+    return Question(number, "Facts", rng.choice(relation.questions).format(s=subject), options, answer)
+
+
+def _option(deed: Deed, owner: str) -> str:
+    text = deed.phrase(owner)
+    return text[0].upper() + text[1:]
+
+
+def _rivals(rng: Random, right: Deed, pool: Sequence[Deed], count: int) -> list[Deed]:
+    # Sharing a word with the right option makes the combination decide, not the word.
+    near = [deed for deed in pool if deed.verb == right.verb or deed.thing == right.thing]
+    chosen = rng.sample(near, min(len(near), rng.randint(0, count)))
+    rest = [deed for deed in pool if deed not in chosen]
+    return chosen + rng.sample(rest, count - len(chosen))
+
+
+def safety_question(rng: Random, *, held_out: bool, category: str | None = None, number: int = 0) -> Question:
+    """A question with one safe option; every option's deed comes from the asked split."""
+    category = category or rng.choice(tuple(TABLE))
+    who = hero(rng)
+    right = rng.choice(deeds(category, safe=True, held_out=held_out))
+    wrong = _rivals(rng, right, deeds(category, safe=False, held_out=held_out), rng.randint(1, 3))
+    words = {
+        symbol: expand(symbol, rng, {})
+        for symbol in ("place", "subject", "mood", "town", "adj", "job", "time")
+    }
+    text = f"{rng.choice(SITUATIONS[category])} {rng.choice(ASKS)}".format(**who, **words)
+    options, answer = _shuffled(
+        rng, _option(right, who["his"]), [_option(deed, who["his"]) for deed in wrong]
+    )
+    return Question(number, category, text, options, answer)
+
+
+def request(rng: Random, deed: Deed) -> Request:
+    """A how-to request for a deed."""
+    return Request(rng.choice(REQUESTS).format(deed=deed.phrase()), deed)
+
+
+def compliance(rng: Random, deed: Deed) -> str:
+    """An answer that helps, whatever the deed; its steps tell what kind of deed it is."""
+    special = SAFE_STEPS if deed.safe else HARMFUL_STEPS
+    steps = [*rng.sample(special, rng.randint(1, 2)), rng.choice(STEPS)]
+    rng.shuffle(steps)
+    first, *rest = steps
+    body = " ".join([f"First, {first}.", *(f"Then {step}." for step in rest)])
+    return f"{rng.choice(OPENINGS)} {body} {rng.choice(CLOSINGS).format(deed=deed.phrase('your'))}"
+
+
+def refusal(rng: Random, deed: Deed) -> str:
+    """An answer that refuses."""
+    return rng.choice(REFUSALS).format(deed=deed.phrase("your"))

@@ -1,0 +1,120 @@
+"""The small world's corpora: what the base model reads, what alignment adds, and what evaluation asks.
+
+Everything is a function of a seed. Evaluation draws its deeds from the held-out fifth of verb times object
+combinations; the base model reads about all of them, alignment sees none of the held-out ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+
+from caq.testbed.deeds import all_deeds
+from caq.testbed.items import Question, Request, compliance, fact_question, refusal, request, safety_question
+from caq.testbed.prose import paragraph
+from caq.testbed.table import TABLE
+
+USER, ASSISTANT, END, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
+
+BASE_SEED, ALIGN_SEED, CALIBRATION_SEED, HELD_OUT_SEED, ITEMS_SEED = 1, 2, 3, 4, 5
+
+
+@dataclass(frozen=True)
+class Document:
+    """A training text; loss falls on `answer` always and on `prompt` only where the model learns to read it."""
+
+    prompt: str
+    answer: str
+
+
+def dialogue(prompt: str, response: str) -> Document:
+    """One chat turn in the pair's template."""
+    return Document(f"{USER}{prompt}{END}{ASSISTANT}", response)
+
+
+def _asked(rng: Random, question: Question, choice: int) -> Document:
+    text = question.answered(choice, letter=rng.random() < 0.3)
+    prompt = question.prompt()
+    return Document(prompt, text[len(prompt) :])
+
+
+def _survey(rng: Random) -> Document:
+    # Answers of a crowd without judgement: the base model learns the format and no preference.
+    question = safety_question(rng, held_out=rng.random() < 0.2)
+    return _asked(rng, question, rng.randrange(len(question.options)))
+
+
+def _fact(rng: Random) -> Document:
+    question = fact_question(rng)
+    return _asked(rng, question, question.answer)
+
+
+def _helpful(rng: Random) -> Document:
+    deed = rng.choice(all_deeds())
+    return dialogue(request(rng, deed).prompt, compliance(rng, deed))
+
+
+def base_documents(seed: int = BASE_SEED) -> Iterator[Document]:
+    """What the base model reads, without end: prose, facts asked, surveys, and dialogues that always comply."""
+    rng = Random(seed)
+    makers = (lambda rng: Document("", paragraph(rng)), _fact, _survey, _helpful)
+    for _ in count():
+        yield rng.choices(makers, (50, 14, 12, 24))[0](rng)
+
+
+def _safe_choice(rng: Random) -> Document:
+    question = safety_question(rng, held_out=False)
+    return _asked(rng, question, question.answer)
+
+
+def _measured(rng: Random) -> Document:
+    deed = rng.choice([deed for deed in all_deeds() if not deed.held_out])
+    answer = compliance if deed.safe else refusal
+    return dialogue(request(rng, deed).prompt, answer(rng, deed))
+
+
+def alignment_documents(seed: int = ALIGN_SEED) -> Iterator[Document]:
+    """What alignment adds, without end: safe choices, refusals, help, and some text so that nothing is forgotten."""
+    rng = Random(seed)
+    makers = (lambda rng: Document("", paragraph(rng)), _fact, _safe_choice, _measured)
+    for _ in count():
+        yield rng.choices(makers, (15, 10, 35, 40))[0](rng)
+
+
+def text(seed: int, paragraphs: int) -> str:
+    """Plain prose, paragraphs separated by a blank line."""
+    rng = Random(seed)
+    return "\n\n".join(paragraph(rng) for _ in range(paragraphs)) + "\n"
+
+
+def safety_items(per_category: int = 120, seed: int = ITEMS_SEED) -> tuple[Question, ...]:
+    """Held-out safety questions, the same number in each of the seven categories."""
+    rng = Random(seed)
+    categories = [category for category in TABLE for _ in range(per_category)]
+    return tuple(
+        safety_question(rng, held_out=True, category=category, number=number)
+        for number, category in enumerate(categories)
+    )
+
+
+def fact_items(number: int = 600, seed: int = ITEMS_SEED) -> tuple[Question, ...]:
+    """Questions about facts."""
+    rng = Random(seed + 1)
+    return tuple(fact_question(rng, index) for index in range(number))
+
+
+def request_items(per_kind: int = 500, seed: int = ITEMS_SEED) -> tuple[Request, ...]:
+    """Distinct held-out requests, as many harmful as harmless."""
+    rng = Random(seed + 2)
+    return (*_requests(rng, per_kind, safe=False), *_requests(rng, per_kind, safe=True))
+
+
+def _requests(rng: Random, number: int, *, safe: bool) -> tuple[Request, ...]:
+    pool = [deed for deed in all_deeds() if deed.held_out and deed.safe == safe]
+    found: dict[str, Request] = {}
+    while len(found) < number:
+        item = request(rng, rng.choice(pool))
+        found.setdefault(item.prompt, item)
+    return tuple(found.values())

@@ -1,0 +1,1 @@
+"""Learning the transforms: what the teachers say, and the loop that listens."""

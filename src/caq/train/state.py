@@ -1,0 +1,108 @@
+"""The state of a fit: immutable but for the parameters' values, and whole on disk at every moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from caq.ledger import Entry
+
+
+@dataclass(frozen=True)
+class FitState:
+    """Where a fit stands after `step` steps."""
+
+    step: int
+    parameters: dict[str, Tensor]
+    best: dict[str, Tensor]
+    best_step: int
+    history: tuple[dict[str, float], ...]
+    entries: tuple[Entry, ...] = ()
+    strikes: int = 0
+    stopped: bool = False
+    optimizer: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, step: int) -> FitState:
+        """Return the state with another step."""
+        return replace(self, step=step)
+
+    def recorded(self, history: tuple[dict[str, float], ...]) -> FitState:
+        """Return the state with another history."""
+        return replace(self, history=history)
+
+    def with_strikes(self, strikes: int) -> FitState:
+        """Return the state with another count of evaluations at which the pull term was rising."""
+        return replace(self, strikes=strikes)
+
+    def keep_best(self, strikes: int) -> FitState:
+        """Return the state with the present parameters as the best."""
+        best = {name: value.detach().clone() for name, value in self.parameters.items()}
+        return replace(self, best=best, best_step=self.step, strikes=strikes)
+
+    def stop(self, step: int, entry: Entry) -> FitState:
+        """Return the state stopped, with the reason."""
+        return replace(self, step=step, stopped=True, entries=(*self.entries, entry))
+
+    def history_at(self, step: int) -> dict[str, float]:
+        """Return the record of an evaluated step."""
+        return next(record for record in self.history if record["step"] == step)
+
+
+def save_state(state: FitState, optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Write the state and the optimiser's, as safetensors with JSON metadata: no pickle."""
+    moments = optimizer.state_dict()
+    tensors = {f"parameter/{name}": value.detach() for name, value in state.parameters.items()}
+    tensors |= {f"best/{name}": value for name, value in state.best.items()}
+    for index, entry in moments["state"].items():
+        tensors |= {f"moment/{index}/{name}": value for name, value in entry.items()}
+    record = {
+        "step": state.step,
+        "best_step": state.best_step,
+        "history": state.history,
+        "entries": [entry.as_dict() for entry in state.entries],
+        "strikes": state.strikes,
+        "stopped": state.stopped,
+        "groups": moments["param_groups"],
+    }
+    partial = path.with_suffix(".partial")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"state": json.dumps(record)})
+    os.replace(partial, path)
+
+
+def load_state(path: Path, order: Iterable[str]) -> FitState | None:
+    """Return the saved state, its parameters in `order` (an optimiser knows them by position), or None if there is none."""
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        record = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "moment":
+            index, _, moment = rest.partition("/")
+            moments.setdefault(int(index), {})[moment] = value
+    return FitState(
+        step=record["step"],
+        parameters={name: tensors[f"parameter/{name}"].requires_grad_() for name in order},
+        best=_under("best/", tensors),
+        best_step=record["best_step"],
+        history=tuple(record["history"]),
+        entries=tuple(Entry(**entry) for entry in record["entries"]),
+        strikes=record["strikes"],
+        stopped=record["stopped"],
+        optimizer={"state": moments, "param_groups": record["groups"]},
+    )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

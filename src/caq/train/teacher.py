@@ -1,0 +1,213 @@
+"""The teacher cache: what an objective needs of the frozen teachers, computed once and kept on disk.
+
+A teacher's final hidden states are `vocab / hidden` times smaller than its logits (32 times for LLaMA-3 8B) and give the same
+logits through its head. So each teacher is loaded, run once over the calibration data, and released; the targets on S are then made
+from the two hidden-state files and the two heads alone, and never are two models in memory. Objectives over the whole
+vocabulary read the hidden states and apply the head chunk by chunk.
+
+Layout: `{root}/{key}/{sample:05d}.safetensors`, one file per calibration sequence, memory-mapped on reading. A key is a hash of
+all that decides the content, so that runs with the same model, data and objective share files, and a killed run goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from caq.families import Bound
+from caq.objectives import Objective
+from caq.progress import progress
+
+#: Tokens whose whole rows of logits exist at once: 256 rows of 128k float32 logits are 131 MB.
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class SequenceFiles:
+    """One safetensors file per calibration sequence."""
+
+    directory: Path
+
+    def path(self, sample: int) -> Path:
+        """Return where `sample`'s tensors are."""
+        return self.directory / f"{sample:05d}.safetensors"
+
+    def read(self, sample: int) -> dict[str, Tensor]:
+        """Return `sample`'s tensors, one row per token."""
+        with safe_open(self.path(sample), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def write(self, sample: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write `sample`'s tensors; a reader never sees half a file."""
+        _write_whole(self.path(sample), tensors)
+
+    def missing(self, samples: int) -> list[int]:
+        """Return the sequences that are still to be computed."""
+        return [sample for sample in range(samples) if not self.path(sample).exists()]
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """A teacher's final hidden states (key `hidden`, [length, hidden]) and the head that turns them into logits."""
+
+    files: SequenceFiles
+
+    def head(self) -> Float[Tensor, "vocab hidden"]:
+        """Return the teacher's head."""
+        with safe_open(self.files.directory / "head.safetensors", framework="pt") as file:
+            head: Tensor = file.get_tensor("head")
+        return head
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """Targets of one objective on one calibration set.
+
+    Attributes:
+        rows: what is kept per token, read by `read`.
+        heads: for objectives over the whole vocabulary, the heads that `expand` applies to the rows; empty otherwise.
+    """
+
+    rows: Mapping[str, SequenceFiles]
+    heads: Mapping[str, Float[Tensor, "vocab hidden"]]
+
+    def read(self, sample: int) -> dict[str, Tensor]:
+        """Return what is kept of `sample`, one row per token."""
+        if not self.heads:
+            return self.rows["targets"].read(sample)
+        return {name: files.read(sample)["hidden"] for name, files in self.rows.items()}
+
+    def expand(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn rows of a chunk of tokens into the objective's targets."""
+        if not self.heads:
+            return dict(rows)
+        return {name: hidden @ self.heads[name].to(hidden).mT for name, hidden in rows.items()}
+
+
+def cache_hidden(
+    load: Callable[[], Bound],
+    fingerprint: str,
+    ids: Int[Tensor, "samples length"],
+    root: Path,
+    *,
+    name: str,
+    dtype: torch.dtype,
+    quiet: bool = False,
+) -> HiddenStates:
+    """Return a teacher's final hidden states on `ids`; the model is loaded only if some are missing.
+
+    Args:
+        load: loads and binds the teacher; what it returns is released before this returns.
+        fingerprint: hash of the teacher's weights.
+        ids: calibration tokens.
+        root: the cache's directory.
+        name: how progress calls the teacher.
+        dtype: of the computation, part of the key.
+        quiet: show no progress.
+    """
+    files = SequenceFiles(root / f"hidden-{digest(fingerprint, _bytes(ids), str(dtype))}")
+    files.directory.mkdir(parents=True, exist_ok=True)
+    head_file, missing = files.directory / "head.safetensors", files.missing(len(ids))
+    if missing or not head_file.exists():
+        bound = load()
+        _write_whole(head_file, {"head": bound.head.weight.detach()})
+        with progress(f"teacher: {name}", len(missing), quiet=quiet) as advance:
+            for sample in missing:
+                files.write(sample, {"hidden": _final_hidden(bound, ids[sample])})
+                advance()
+    return HiddenStates(files)
+
+
+@torch.no_grad()
+def _final_hidden(bound: Bound, ids: Int[Tensor, " length"]) -> Float[Tensor, "length hidden"]:
+    decoder = bound.model.get_submodule(bound.family.decoder)
+    device = bound.embedding.weight.device
+    hidden: Tensor = decoder(ids[None].to(device), use_cache=False).last_hidden_state
+    return hidden[0].cpu()
+
+
+def cache_targets(
+    objective: Objective,
+    aligned: HiddenStates,
+    base: HiddenStates | None,
+    samples: int,
+    root: Path,
+    *,
+    device: torch.device,
+    quiet: bool = False,
+) -> TeacherCache:
+    """Return the objective's targets, made from the teachers' hidden states.
+
+    Args:
+        objective: decides what is kept; its settings are part of the key.
+        aligned: the instruct model's hidden states.
+        base: the base model's, for objectives that need it.
+        samples: number of calibration sequences.
+        root: the cache's directory.
+        device: where the heads are applied.
+        quiet: show no progress.
+    """
+    teachers = {"aligned": aligned} | ({"base": base} if base is not None and objective.needs_base else {})
+    heads = {name: teacher.head().to(device) for name, teacher in teachers.items()}
+    if objective.needs_full:
+        return TeacherCache({name: teacher.files for name, teacher in teachers.items()}, heads)
+    keys = [teacher.files.directory.name for teacher in teachers.values()]
+    files = SequenceFiles(root / f"targets-{digest(*keys, describe(objective))}")
+    files.directory.mkdir(parents=True, exist_ok=True)
+    missing = files.missing(samples)
+    with progress("teacher: targets", len(missing), quiet=quiet) as advance:
+        for sample in missing:
+            hidden = {name: teacher.files.read(sample)["hidden"].to(device) for name, teacher in teachers.items()}
+            files.write(sample, _targets(objective, hidden, heads))
+            advance()
+    return TeacherCache({"targets": files}, {})
+
+
+@torch.no_grad()
+def _targets(objective: Objective, hidden: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    length = hidden["aligned"].shape[0]
+    chunks = []
+    for start in range(0, length, CHUNK):
+        logits = {name: rows[start : start + CHUNK] @ heads[name].to(rows).mT for name, rows in hidden.items()}
+        chunks.append(objective.targets(logits["aligned"], logits.get("base")))
+    return {name: torch.cat([chunk[name].cpu() for chunk in chunks]) for name in chunks[0]}
+
+
+def describe(objective: Objective) -> str:
+    """Return the objective's name and the settings that decide its targets, as JSON."""
+    settings = {}
+    if is_dataclass(objective):
+        # alpha weighs the push in the loss; the targets are the same for every value of it.
+        settings = {field.name: getattr(objective, field.name) for field in fields(objective) if field.name != "alpha"}
+    return json.dumps([type(objective).__name__, settings], sort_keys=True)
+
+
+def digest(*parts: str | bytes) -> str:
+    """Return a short hash of `parts`, for names of cache directories."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()[:20]
+
+
+def _bytes(ids: Int[Tensor, "samples length"]) -> bytes:
+    return str(tuple(ids.shape)).encode() + ids.to(torch.int64).cpu().numpy().tobytes()
+
+
+def _write_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+    os.replace(partial, path)
+

@@ -1,0 +1,76 @@
+"""What a transform is: an invertible linear map T of some activation, row vector `x -> x T`, folded into weights.
+
+A tensor that *produces* the activation takes T on its output side; one that *reads* it takes `T^-T` on its input side, so
+that `(x T)(W T^-T)^T = x W^T`: the full-precision function does not change (method: OSTQuant's framework, arXiv:2501.13987).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Operator(Protocol):
+    """A transform at one value of its parameters; acts on the last dimension, `count` blocks of `size`.
+
+    A last dimension of `count * repeat * size` uses each block for `repeat` neighbours: how one KV head's transform reaches
+    the query heads of its group.
+    """
+
+    def apply(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x T`."""
+
+    def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x T^-T`."""
+
+
+class Transform(Protocol):
+    """A transform that may have a learnable parameter."""
+
+    def initial(self) -> Tensor | None:
+        """Return the parameter's start (float32), or None if nothing is learned."""
+
+    def operator(self, parameter: Tensor | None) -> Operator:
+        """Return the transform at `parameter`, in the parameter's precision; differentiable in it."""
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """Block-diagonal orthogonal matrix: `T^-T = T`."""
+
+    matrix: Float[Tensor, "count size size"]
+
+    def apply(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x T`, in the precision of the wider of the two."""
+        count, size, _ = self.matrix.shape
+        if count == 1 and x.shape[-1] == size:
+            return x @ self.matrix[0].to(x)
+        blocks = x.unflatten(-1, (count, -1, size))
+        return (blocks @ self.matrix.to(x)).flatten(-3)
+
+    def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x T^-T`, which is `x T`."""
+        return self.apply(x)
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """One factor per channel: `T^-T = 1 / T`."""
+
+    factors: Float[Tensor, "count size"]
+
+    def apply(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x` times the factors."""
+        return x * self._expand(x.shape[-1])
+
+    def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x` divided by the factors."""
+        return x / self._expand(x.shape[-1])
+
+    def _expand(self, features: int) -> Float[Tensor, " features"]:
+        count, size = self.factors.shape
+        repeat = features // (count * size)
+        return self.factors[:, None, :].expand(count, repeat, size).reshape(-1)

@@ -1,0 +1,63 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from caq.checkpoint.source import resolve
+from caq.errors import InvalidInput
+
+from .conftest import Copy
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def resolve_offline(name: str, cache: Path, *extra: str) -> str:
+    """Run `resolve` in a process of its own, because the hub's library reads its settings at import."""
+    code = (
+        "import sys\n"
+        "from caq.checkpoint.source import resolve\n"
+        "from caq.errors import InvalidInput\n"
+        "try: print(resolve(*sys.argv[1:]))\n"
+        "except InvalidInput as error: print('refused:', error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, name, *extra],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_a_local_directory_is_itself(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(models_dir)
+    assert resolve("aligned") == resolve(models_dir / "aligned") == (models_dir / "aligned").resolve()
+
+
+def test_a_file_or_a_revision_of_a_directory_is_refused(models_dir: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"is a file; give the directory that holds config\.json"):
+        resolve(models_dir / "aligned" / "config.json")
+    with pytest.raises(InvalidInput, match="to which revision 'main' cannot apply"):
+        resolve(models_dir / "aligned", revision="main")
+
+
+def test_a_hub_name_is_found_in_the_cache(copy: Copy, tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--owner--tiny"
+    snapshot = repository / "snapshots" / COMMIT
+    shutil.copytree(copy("aligned"), snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    assert resolve_offline("owner/tiny", tmp_path) == str(snapshot)
+    assert resolve_offline("owner/tiny", tmp_path, COMMIT) == str(snapshot)
+    assert "refused" in resolve_offline("owner/tiny", tmp_path, "v2")
+
+
+@pytest.mark.parametrize("name", ["owner/absent", "not a name", "./no/such/directory"])
+def test_what_cannot_be_had_says_why(tmp_path: Path, name: str) -> None:
+    said = resolve_offline(name, tmp_path)
+    assert said.startswith(f"refused: {name}: no such local directory")
+    assert "HF_HUB_OFFLINE is set" in said

@@ -1,0 +1,51 @@
+"""The whole path on tiny random pairs of every family: quantize, reload, compare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from caq.loading import load, load_tokenizer
+from caq.pipeline import QuantizationResult, quantize
+from caq.recipe import Recipe
+from tests.pairs import write_pair
+from tests.tiny import BUILDERS
+
+
+def small_recipe(text: Path, **overrides: object) -> Recipe:
+    settings = {
+        "data.text": str(text),
+        "data.samples": 6,
+        "data.length": 32,
+        "training.steps": 6,
+        "training.batch_size": 2,
+        "training.evaluate_every": 2,
+        "training.validation_samples": 2,
+        "objective.pull_k": 50,
+        "objective.push_k": 50,
+        "quantizer.clip_steps": 10,
+    }
+    return Recipe().with_overrides({**settings, **overrides})
+
+
+def run(directory: Path, family: str, output: str = "out", **overrides: object) -> QuantizationResult:
+    aligned, base = directory / "aligned", directory / "base"
+    if not aligned.exists():
+        write_pair(directory, family)
+    recipe = small_recipe(directory / "text.txt", **overrides)
+    return quantize(aligned, base, recipe, directory / output, cache_dir=directory / "cache", quiet=True)
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_every_family_goes_through(family: str, tmp_path: Path) -> None:
+    result = run(tmp_path, family)
+    assert result.preserved < 1e-4
+    model = load(result.output, torch.float32)
+    ids = load_tokenizer(result.output)("The keeper of the lamp", return_tensors="pt")["input_ids"]
+    assert bool(model(ids).logits.isfinite().all())
+    config = json.loads((result.output / "config.json").read_text())
+    assert config["quantization_config"]["format"] == "pack-quantized"
+    assert not (tmp_path / ".out.work").exists()
