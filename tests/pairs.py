@@ -12,7 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from tests.tiny import tiny_model
 
 TEXT = "The keeper of the lamp walks to the harbour at dusk, and the boats come home one by one. " * 200
-TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
@@ -27,11 +30,17 @@ def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator([TEXT], trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template=TEMPLATE
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        chat_template=TEMPLATE,
     )
 
 
-def write_pair(directory: Path, family: str = "llama", *, dtype: torch.dtype = torch.bfloat16, **sizes: Any) -> tuple[Path, Path]:
+def write_pair(
+    directory: Path, family: str = "llama", *, dtype: torch.dtype = torch.bfloat16, **sizes: Any
+) -> tuple[Path, Path]:
     """Write `aligned` and `base`, sharded, with `text.txt` beside them; return the two directories."""
     tokenizer = make_tokenizer(320)
     shapes = {"vocab_size": 320, "max_position_embeddings": 128, **sizes}

@@ -27,9 +27,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def write_jsonl(path: Path, *records: object) -> Path:
-    path.write_text(
-        "\n".join(record if isinstance(record, str) else json.dumps(record) for record in records)
-    )
+    path.write_text("\n".join(record if isinstance(record, str) else json.dumps(record) for record in records))
     return path
 
 
@@ -105,9 +103,7 @@ def test_messages_pass_through_the_template_with_one_bos_each(tmp_path: Path, to
 
 def test_texts_are_packed_between_bos_and_eos(tmp_path: Path, tokenizer: Any) -> None:
     # A Unicode line separator is not a line break of JSON lines.
-    path = write_jsonl(
-        tmp_path / "text.jsonl", '{"text": "the\u2028cat"}', "", {"text": "a dog", "source": "x"}
-    )
+    path = write_jsonl(tmp_path / "text.jsonl", '{"text": "the\u2028cat"}', "", {"text": "a dog", "source": "x"})
     ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in ("the\u2028cat", "a dog")]
     blocks, _ = token_blocks(path, tokenizer, samples=1, length=len(ids[0]) + len(ids[1]), seed=0)
     assert blocks[0].tolist() in (ids[0] + ids[1], ids[1] + ids[0])
@@ -125,9 +121,7 @@ def test_every_malformed_record_is_named_by_its_line(tmp_path: Path, tokenizer: 
         {"messages": [{"role": "user"}]},
     ]
     found = refusal(write_jsonl(tmp_path / "bad.jsonl", *records), tokenizer)
-    assert [problem.split(", ", 1)[1].split(":")[0] for problem in found] == [
-        f"line {n}" for n in range(2, 9)
-    ]
+    assert [problem.split(", ", 1)[1].split(":")[0] for problem in found] == [f"line {n}" for n in range(2, 9)]
     found = refusal(write_jsonl(tmp_path / "worse.jsonl", *["["] * 50), tokenizer)
     assert len(found) == 21
     assert found[-1].endswith("and 30 more like these")
@@ -147,15 +141,13 @@ def test_unreadable_texts_are_refused(tmp_path: Path) -> None:
             read_text(path)
 
 
-def test_a_named_text_is_had_from_the_cache_or_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_named_text_is_had_from_the_cache_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InvalidInput, match="wikitext2: cannot be had from the hub.*give a text file instead"):
+    with pytest.raises(InvalidInput, match=r"wikitext2: cannot be had from the hub.*give a text file instead"):
         read_text("wikitext2")
     (tmp_path / "wikitext2").write_text("a local file of that name comes first")
     assert read_text("wikitext2").startswith("a local file")

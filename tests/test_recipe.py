@@ -40,9 +40,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
             residual=draw(st.sampled_from(["womi", "hadamard", "none"])), learn=draw(st.booleans())
         ),
         objective=ObjectiveRecipe(
-            name=draw(
-                st.sampled_from(["mse", "kl", "kl-top", "contrastive-kl", "contrastive-kl-top", "cal"])
-            ),
+            name=draw(st.sampled_from(["mse", "kl", "kl-top", "contrastive-kl", "contrastive-kl-top", "cal"])),
             alpha=draw(st.floats(min_value=0, max_value=1e300)),
             push_k=draw(SMALL),
         ),

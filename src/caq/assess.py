@@ -51,8 +51,8 @@ def assess(
 ) -> dict[str, Results]:
     """Measure the models, print their table, write `results.json`; return the results by name.
 
-    The aligned model comes first, because the others' distance to it is measured on its states; one model is in memory at
-    a time.
+    The aligned model comes first, because the others' distance to it is measured on its states; one model is in
+    memory at a time.
 
     Raises:
         InvalidInput: every problem of the checkpoints and of the task files.
@@ -64,7 +64,7 @@ def assess(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     states, found = None, {}
     for name, path in paths.items():
-        loaded, tokenizer = load(path, compute_dtype(place)).to(place), load_tokenizer(path)  # type: ignore[arg-type]
+        loaded, tokenizer = load(path, compute_dtype(place)).to(place), load_tokenizer(path)
         if name == "fine-tuned":
             states = reference_answers(loaded, tokenizer, tasks)
         found[name] = evaluate(loaded, tokenizer, tasks, reference=states, quiet=quiet)
@@ -89,7 +89,10 @@ def write_results(found: Mapping[str, Results], output: Path) -> None:
         for name, one in found.items()
         if reference is not None and one is not reference
     }
-    data = {"results": {name: one.as_dict() for name, one in found.items()}, "against_fine_tuned": differences}
+    data = {
+        "results": {name: one.as_dict() for name, one in found.items()},
+        "against_fine_tuned": differences,
+    }
     (output / "results.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
 """The bundled comparison: CAL and the baselines on the bundled pair, over seeds, paired per item.
 
-`caq demo` runs it once, `caq results` over several seeds. Every arm is a recipe; everything measured is measured on the saved
-directory, reloaded. Results are kept per arm and seed, so that a stopped run goes on.
+`caq demo` runs it once, `caq results` over several seeds. Every arm is a recipe; everything measured is measured on
+the saved directory, reloaded. Results are kept per arm and seed, so that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ ARMS: Mapping[str, Mapping[str, object]] = {
     "KL-Top": {"objective.name": "kl-top"},
     "CAL": {"objective.name": "cal"},
 }
-#: Arms in which nothing depends on the seed but GPTQ's sample of the calibration text.
 PRE_TRAINED, FINE_TUNED = "Pre-trained", "Fine-tuned"
 
 
@@ -105,7 +104,8 @@ def run_bench(directory: Path, seeds: tuple[int, ...], *, quiet: bool = False) -
     bench = Bench(directory.resolve(), seeds)
     if not (bench.pair / "aligned" / "config.json").exists():
         export(bench.pair)
-    console, found = Console(), {}
+    console = Console()
+    found: dict[str, list[Results]] = {}
     for name, results in _rows(bench, quiet):
         found.setdefault(name, []).append(results)
         _print_row(console, name, results)
@@ -131,7 +131,12 @@ def _reference(bench: Bench) -> tuple[Results, ReferenceStates | None]:
 
 
 def _arm(
-    bench: Bench, arm: str, overrides: Mapping[str, object], seed: int, reference: ReferenceStates | None, quiet: bool
+    bench: Bench,
+    arm: str,
+    overrides: Mapping[str, object],
+    seed: int,
+    reference: ReferenceStates | None,
+    quiet: bool,
 ) -> Results:
     output = bench.checkpoint(arm, seed)
     if not bench.record(arm, seed).exists():

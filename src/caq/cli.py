@@ -24,7 +24,9 @@ app.add_typer(testbed, name="testbed")
 
 INTERRUPTED = 130
 
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Directory to write; it appears whole or not at all.")]
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", help="Directory to write; it appears whole or not at all.")
+]
 BaseOption = Annotated[str | None, typer.Option("--base", help="The model's pre-trained base: directory or hub name.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the accelerator, if there is one, by default.")]
@@ -56,7 +58,9 @@ def quantize(
     base: BaseOption = None,
     recipe: Annotated[str, typer.Option(help="A recipe file, or a preset: default, paper, paper-code.")] = "default",
     scheme: Annotated[str | None, typer.Option(help="Number formats, such as W4A4 or W4A16.")] = None,
-    objective: Annotated[str | None, typer.Option(help="mse, kl, kl-top, contrastive-kl, contrastive-kl-top, cal.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="mse, kl, kl-top, contrastive-kl, contrastive-kl-top, cal.")
+    ] = None,
     quantizer: Annotated[str | None, typer.Option(help="rtn or gptq.")] = None,
     calibration: Annotated[str | None, typer.Option(help="Calibration text: .txt, .jsonl, or a known name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides data order and random rotations.")] = None,
@@ -68,7 +72,7 @@ def quantize(
     quiet: QuietOption = False,
 ) -> None:
     """Quantize MODEL into a checkpoint that Transformers and vLLM load."""
-    given = {"scheme.preset": scheme, "objective.name": objective, "quantizer.name": quantizer}
+    given: dict[str, object] = {"scheme.preset": scheme, "objective.name": objective, "quantizer.name": quantizer}
     given |= {"data.text": calibration, "data.allow_short": allow_short or None}
     chosen = _recipe(recipe, {**given, "seed": seed}, settings or [])
     _print_recipe(chosen)

@@ -80,15 +80,11 @@ def read_text(source: str | Path) -> str:
 def _shortfall(source: str | Path, samples: int, found: int, length: int, allow_short: bool) -> Entry:
     message = f"{source}: has {found:,} blocks of {length:,} tokens, {samples:,} were asked for"
     if not allow_short:
-        raise InvalidInput(
-            [f"{message}; add text, lower data.samples or data.length, or set data.allow_short"]
-        )
+        raise InvalidInput([f"{message}; add text, lower data.samples or data.length, or set data.allow_short"])
     return Entry("data", "fewer-samples", message, {"asked": samples, "found": found, "length": length})
 
 
-def _tokens(
-    source: str | Path, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
-) -> Int[Tensor, " n"]:
+def _tokens(source: str | Path, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator) -> Int[Tensor, " n"]:
     if Path(source).suffix != ".jsonl":
         ids = tokenizer(read_text(source), verbose=False)["input_ids"]
         return torch.tensor(ids, dtype=torch.int64)

@@ -27,7 +27,11 @@ def load(directory: str | Path, dtype: torch.dtype | None = None) -> PreTrainedM
         dtype: of the computation; None takes the checkpoint's.
     """
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype or "auto", attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+        directory,
+        dtype=dtype or "auto",
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        local_files_only=True,
     )
     model.eval().requires_grad_(False)
     recipe_file = Path(directory) / RECIPE_FILE
@@ -56,7 +60,7 @@ def load_bound(directory: Path, dtype: torch.dtype, device: torch.device) -> Bou
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         directory, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
     )
-    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
+    model.to(device).eval().requires_grad_(False)
     return bind(find(model.config.model_type), model)
 
 

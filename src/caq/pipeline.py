@@ -136,7 +136,9 @@ def quantize(
     hadamards = hadamard_sites(bound.family, bound.shape, recipe.transforms)
     preserved = check_preserved(student, transforms, hadamards, ids[:1, :CHECKED_TOKENS].to(place))
 
-    quantized = _quantize_blocks(student, transforms, recipe, numerics, ids, workspace, _stored_dtype(pair.aligned), quiet)
+    quantized = _quantize_blocks(
+        student, transforms, recipe, numerics, ids, workspace, _stored_dtype(pair.aligned), quiet
+    )
     ledger = (*entries, *(fitted.entries if fitted else ()), *quantized)
     result = QuantizationResult(output, fitted, preserved, ledger)
     _write(result, student, transforms, recipe, numerics, pair, workspace)
@@ -154,7 +156,10 @@ def check_inputs(model: str | Path, base: str | Path | None, recipe: Recipe) -> 
     contrastive = recipe.transforms.learn and recipe.objective.needs_base
     if contrastive and base is None:
         raise InvalidInput(
-            [f"objective {recipe.objective.name} pushes away from the base model: give --base, or choose --objective kl-top"]
+            [
+                f"objective {recipe.objective.name} pushes away from the base model: "
+                "give --base, or choose --objective kl-top"
+            ]
         )
     problems: list[str] = []
     found: dict[str, Checkpoint] = {}
@@ -208,7 +213,7 @@ def _teach(
 def _student(bound: Bound, plan: Plan, recipe: Recipe, numerics: Numerics) -> Student:
     attention = attention_name(bound.shape, numerics)
     if attention:
-        bound.model.set_attn_implementation(attention)  # type: ignore[operator]
+        bound.model.set_attn_implementation(attention)
     sites = (
         *hadamard_sites(bound.family, bound.shape, recipe.transforms),
         *activation_sites(bound.family, numerics),
@@ -275,7 +280,10 @@ def _quantize_blocks(
 
 
 def _first_hidden(
-    student: Student, transforms: Mapping[str, Operator], ids: Int[Tensor, "samples length"], stored: torch.dtype
+    student: Student,
+    transforms: Mapping[str, Operator],
+    ids: Int[Tensor, "samples length"],
+    stored: torch.dtype,
 ) -> Float[Tensor, "samples length hidden"]:
     name = f"{student.bound.family.embedding}.weight"
     table = fold_edges(student.bound, student.plan, transforms)[name].to(stored)
@@ -314,7 +322,10 @@ def _write(
 ) -> None:
     """Assemble the checkpoint beside the output and put it in place whole."""
     bound, stored = student.bound, _stored_dtype(pair.aligned)
-    edges = {name: tensor.to(stored).contiguous().cpu() for name, tensor in fold_edges(bound, student.plan, transforms).items()}
+    edges = {
+        name: tensor.to(stored).contiguous().cpu()
+        for name, tensor in fold_edges(bound, student.plan, transforms).items()
+    }
     with atomic_directory(result.output) as directory:
         files = [workspace.block(index) for index in range(bound.shape.layers)]
         _save(edges, workspace.directory / "edges.safetensors", ())
@@ -345,7 +356,10 @@ def _write_shards(files: list[Path], directory: Path) -> None:
         with safe_open(file, framework="pt") as shard:
             weight_map |= dict.fromkeys(shard.keys(), name)
         total += file.stat().st_size
-    _write_json({"metadata": {"total_size": total}, "weight_map": weight_map}, directory / "model.safetensors.index.json")
+    _write_json(
+        {"metadata": {"total_size": total}, "weight_map": weight_map},
+        directory / "model.safetensors.index.json",
+    )
 
 
 def _record(result: QuantizationResult, recipe: Recipe, pair: Pair) -> dict[str, object]:

@@ -25,7 +25,10 @@ Weights = Callable[[int], Mapping[str, Tensor]]
 
 @torch.no_grad()
 def check_preserved(
-    student: Student, transforms: Mapping[str, Operator], hadamards: tuple[Site, ...], ids: Int[Tensor, "batch length"]
+    student: Student,
+    transforms: Mapping[str, Operator],
+    hadamards: tuple[Site, ...],
+    ids: Int[Tensor, "batch length"],
 ) -> float:
     """Return the relative difference of the folded model's logits from the aligned model's, both in float32.
 
@@ -43,11 +46,21 @@ def check_preserved(
     bound, family = student.bound, student.bound.family
     calls = _float32(block_calls(bound, ids))
     edges = fold_edges(bound, student.plan, transforms)
-    before = _logits(replace(student, sites=()), _own_edges(bound), lambda i: dict(bound.blocks[i].named_parameters()), ids, calls)
-    after = _logits(
-        replace(student, sites=hadamards), edges, lambda i: fold_block(bound, student.plan, i, transforms), ids, calls
+    before = _logits(
+        replace(student, sites=()),
+        _own_edges(bound),
+        lambda i: dict(bound.blocks[i].named_parameters()),
+        ids,
+        calls,
     )
-    difference = ((after - before).norm() / before.norm()).item()
+    after = _logits(
+        replace(student, sites=hadamards),
+        edges,
+        lambda i: fold_block(bound, student.plan, i, transforms),
+        ids,
+        calls,
+    )
+    difference = float((after - before).norm() / before.norm())
     if not difference <= TOLERANCE:
         raise FunctionChanged(
             f"the folded {family.name} model's logits differ from the original's by {difference:.2e} (relative; "
@@ -58,12 +71,20 @@ def check_preserved(
 
 def _own_edges(bound: Bound) -> dict[str, Tensor]:
     family = bound.family
-    modules = {family.embedding: bound.embedding, family.final_norm: bound.final_norm, family.head: bound.head}
+    modules = {
+        family.embedding: bound.embedding,
+        family.final_norm: bound.final_norm,
+        family.head: bound.head,
+    }
     return {f"{path}.weight": module.weight for path, module in modules.items()}  # type: ignore[misc]
 
 
 def _logits(
-    student: Student, edges: Mapping[str, Tensor], weights: Weights, ids: Int[Tensor, "batch length"], calls: BlockCalls
+    student: Student,
+    edges: Mapping[str, Tensor],
+    weights: Weights,
+    ids: Int[Tensor, "batch length"],
+    calls: BlockCalls,
 ) -> Float[Tensor, "batch length vocab"]:
     bound, family = student.bound, student.bound.family
     hidden = edges[f"{family.embedding}.weight"][ids].float()
@@ -71,7 +92,8 @@ def _logits(
         hidden = run_block(student, index, weights(index), hidden, calls[index])
     gain = edges[f"{family.final_norm}.weight"].float()
     normed = torch.func.functional_call(bound.final_norm, {"weight": gain}, (hidden,))
-    return normed @ edges[f"{family.head}.weight"].float().mT
+    logits: Tensor = normed @ edges[f"{family.head}.weight"].float().mT
+    return logits
 
 
 def _float32(calls: BlockCalls) -> BlockCalls:

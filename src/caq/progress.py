@@ -12,7 +12,14 @@ Advance = Callable[[], None]
 def progress(description: str, total: int, *, quiet: bool = False) -> Iterator[Advance]:
     """Show a bar with elapsed and remaining time; yield the function that advances it by one."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description:<28}"),

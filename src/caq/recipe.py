@@ -68,8 +68,7 @@ class Recipe(Section):
                 sections[name] = _SECTIONS[name].model_validate(sections[name])
             except InvalidInput as error:
                 problems += [
-                    f"{name}{problem}" if problem[0] == ":" else f"{name}.{problem}"
-                    for problem in error.problems
+                    f"{name}{problem}" if problem[0] == ":" else f"{name}.{problem}" for problem in error.problems
                 ]
                 del sections[name]
         try:
@@ -171,13 +170,9 @@ def _contradictions(recipe: Recipe) -> list[str]:
             "or transforms.learn: false"
         )
     if scheme.weight_only and scheme.activations_symmetric is not None:
-        problems.append(
-            f"scheme.activations_symmetric: {scheme.preset} quantizes no activations; leave it out"
-        )
+        problems.append(f"scheme.activations_symmetric: {scheme.preset} quantizes no activations; leave it out")
     if scheme.weight_only and scheme.output_projection_groups:
-        problems.append(
-            f"scheme.output_projection_groups: {scheme.preset} quantizes no activations; leave it out"
-        )
+        problems.append(f"scheme.output_projection_groups: {scheme.preset} quantizes no activations; leave it out")
     if training.batch_size % training.micro_batch_size:
         problems.append(
             f"training.micro_batch_size: {training.micro_batch_size} does not divide "

@@ -60,9 +60,7 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InvalidInput(
-            [f"{origin}: a recipe is a mapping of sections, this is a {type(values).__name__}"]
-        )
+        raise InvalidInput([f"{origin}: a recipe is a mapping of sections, this is a {type(values).__name__}"])
     return {str(key): value for key, value in values.items()}
 
 

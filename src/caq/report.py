@@ -83,7 +83,8 @@ def _document(found: Mapping[str, Sequence[Results]], seeds: Sequence[int]) -> s
         [
             "# The bundled pair at W4A4",
             "",
-            f"CAQ {version('caq')}, seeds {', '.join(map(str, seeds))}" + ("; mean ± standard deviation." if many else "."),
+            f"CAQ {version('caq')}, seeds {', '.join(map(str, seeds))}"
+            + ("; mean ± standard deviation." if many else "."),
             "",
             markdown(found),
             "## Against the fine-tuned model, per item",

@@ -1,8 +1,8 @@
 """The student: the aligned model with transforms and fake quantization in it, run one block at a time.
 
-Nothing here forks modelling code: each block is the model's own module, called with substituted weights and with hooks for
-what happens online. The walk over the blocks is explicit because learning checkpoints each one and quantization
-replaces them in turn.
+Nothing here forks modelling code: each block is the model's own module, called with substituted weights and with
+hooks for what happens online. The walk over the blocks is explicit because learning checkpoints each one and
+quantization replaces them in turn.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Student:
         bound: the aligned model; its weights stay frozen and unchanged.
         plan: the transforms.
         sites: run-time hooks of every block (online Hadamards first, then quantization); empty for full precision.
-        weights: quantize the linears' weights in this format while learning; None leaves them whole, for GPTQ to follow.
+        weights: quantize the linears' weights in this format while learning; None leaves them whole, for GPTQ to
+            follow.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -96,7 +97,8 @@ def run_block(
     cast = {name: weight.to(hidden.dtype) for name, weight in weights.items()}
     with instrumented(block, (*student.sites, *extra_sites)):
         output = functional_call(block, cast, (hidden,), dict(call))
-    return output[0] if isinstance(output, tuple) else output
+    hidden_out: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden_out
 
 
 def final_hidden(

@@ -1,4 +1,4 @@
-"""The directory beside the output in which a run keeps what it has done, so that the same command goes on after a stop."""
+"""The directory beside the output that keeps what a run has done, so that the same command goes on after a stop."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def _require_same(directory: Path, earlier: Mapping[str, str], identity: Mapping
     if changed:
         raise InvalidInput(
             [
-                f"{directory}: holds an unfinished run with another {key} ({earlier.get(key)}, now {identity.get(key)}); "
+                f"{directory}: holds an unfinished run with another {key} "
+                f"({earlier.get(key)}, now {identity.get(key)}); "
                 "go on with the old one, give another output, or start over with --restart"
                 for key in changed
             ]

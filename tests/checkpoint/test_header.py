@@ -49,9 +49,7 @@ def entry(shape: list[int], begin: int, end: int, dtype: str = "U8") -> dict[str
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.dictionaries(
-        NAMES.filter(lambda n: n != "__metadata__"), st.tuples(st.sampled_from(DTYPES), SHAPES), max_size=5
-    )
+    st.dictionaries(NAMES.filter(lambda n: n != "__metadata__"), st.tuples(st.sampled_from(DTYPES), SHAPES), max_size=5)
 )
 def test_what_the_library_writes_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, spec: dict[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -66,9 +64,7 @@ def test_what_the_library_writes_is_read_back(
         info = found[name]
         stored = raw[info.offset : info.offset + info.size]
         assert info.shape == tuple(tensor.shape)
-        assert stored == bytes(
-            tensor.contiguous().view(-1).view(torch.uint8).tolist() if tensor.numel() else b""
-        )
+        assert stored == bytes(tensor.contiguous().view(-1).view(torch.uint8).tolist() if tensor.numel() else b"")
 
 
 @settings(max_examples=300, deadline=None)

@@ -98,14 +98,10 @@ def test_a_damaged_shard_is_named(copy: Copy, damage: str) -> None:
         shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     (problem,) = problems_of(directory)
     assert problem.startswith(str(shard))
-    assert {"missing": "is missing", "truncated": "is truncated", "pointer": "Git LFS pointer"}[
-        damage
-    ] in problem
+    assert {"missing": "is missing", "truncated": "is truncated", "pointer": "Git LFS pointer"}[damage] in problem
 
 
-@pytest.mark.parametrize(
-    "place", ["../aligned/model.safetensors", "/etc/passwd", "a\\b", "C:x", "..", "", "a/b"]
-)
+@pytest.mark.parametrize("place", ["../aligned/model.safetensors", "/etc/passwd", "a\\b", "C:x", "..", "", "a/b"])
 def test_an_index_that_points_elsewhere_is_refused(copy: Copy, place: str) -> None:
     directory = copy("sharded")
     index = json.loads((directory / INDEX_FILE).read_text())

@@ -65,9 +65,7 @@ def test_a_write_that_runs_out_of_room_leaves_the_old_directory_whole(tmp_path: 
         "    (directory / 'config.json').write_text('{}')\n"
         "    save_file({'a': torch.ones(100_000)}, directory / 'model.safetensors')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(target)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(target)], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "File too large" in done.stderr
     assert verify(target) == ()

@@ -7,11 +7,38 @@ import copy
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
-WORDS = "how do I bake fix open a the door bread lock kettle Yes No sorry cannot help with that".split()
-CORPUS = [f"Question: {a} {b} {c}?\nOptions:\n(A) {b}.\n(B) {c}.\nAnswer:" for a in WORDS for b in WORDS for c in WORDS[:5]]
+WORDS = [
+    "how",
+    "do",
+    "I",
+    "bake",
+    "fix",
+    "open",
+    "a",
+    "the",
+    "door",
+    "bread",
+    "lock",
+    "kettle",
+    "Yes",
+    "No",
+    "sorry",
+    "cannot",
+    "help",
+    "with",
+    "that",
+]
+CORPUS = [
+    f"Question: {a} {b} {c}?\nOptions:\n(A) {b}.\n(B) {c}.\nAnswer:" for a in WORDS for b in WORDS for c in WORDS[:5]
+]
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -25,7 +52,9 @@ def tokenizer() -> PreTrainedTokenizerBase:
     raw.decoder = decoders.ByteLevel()
     special = ["<|end|>", "<|user|>", "<|assistant|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
+    raw.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    )
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", chat_template=TEMPLATE)
 
 

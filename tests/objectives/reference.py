@@ -51,9 +51,7 @@ def supports(name: str, aligned: Tensor, base: Tensor, options: Any) -> tuple[li
     return pull, largest(base, options.push_k) if name in RESTRICTED else everything
 
 
-def reference(
-    aligned: Tensor, base: Tensor, student: Tensor, options: Any
-) -> tuple[Tensor, dict[str, Tensor]]:
+def reference(aligned: Tensor, base: Tensor, student: Tensor, options: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """Return total and parts of one objective, token by token, from arXiv:2511.07842's equations."""
     if options.name == "mse":
         total = (student - aligned).square().mean()

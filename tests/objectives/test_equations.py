@@ -87,9 +87,7 @@ def test_a_contrast_is_unbounded_below_where_the_base_outweighs_the_aligned_mode
     base = torch.tensor([[0.0, 0.0, 5.0]])
     objective = make_objective(recipe(name, pull_k=3, push_k=3))
     targets = objective.targets(aligned, base)
-    totals = [
-        objective(torch.tensor([[5.0, 0.0, -drop]]), targets).total.item() for drop in (10.0, 1e2, 1e3, 1e4)
-    ]
+    totals = [objective(torch.tensor([[5.0, 0.0, -drop]]), targets).total.item() for drop in (10.0, 1e2, 1e3, 1e4)]
     assert totals == sorted(totals, reverse=True)
     assert totals[-1] < -1000
 

@@ -23,7 +23,11 @@ RECIPES = {
     "hadamard": TransformRecipe(residual="hadamard"),
     "no residual": TransformRecipe(residual="none"),
     "rotation only": TransformRecipe(
-        scale_norms=False, rotate_value_output=False, scale_value_output=False, scale_query_key=False, scale_up_down=False
+        scale_norms=False,
+        rotate_value_output=False,
+        scale_value_output=False,
+        scale_query_key=False,
+        scale_up_down=False,
     ),
     "unlearned": TransformRecipe(residual="hadamard", learn=False),
 }
@@ -44,7 +48,7 @@ def bound_and_plan(family: str, recipe: TransformRecipe) -> tuple[Bound, Plan]:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    return ((found - expected).norm() / expected.norm()).item()
+    return float((found - expected).norm() / expected.norm())
 
 
 def student_logits(student: Student, parameters: Mapping[str, Tensor]) -> Tensor:

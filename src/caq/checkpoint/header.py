@@ -61,9 +61,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         total = os.fstat(stream.fileno()).st_size
         start = stream.read(len(_LFS_POINTER))
         if start == _LFS_POINTER:
-            raise HeaderError(
-                "is a Git LFS pointer, not the weights; run `git lfs pull`, or download it again"
-            )
+            raise HeaderError("is a Git LFS pointer, not the weights; run `git lfs pull`, or download it again")
         if total < 8:
             raise HeaderError(f"has {total} bytes, too few for a header; download it again")
         length = int.from_bytes(start[:8], "little")

@@ -60,21 +60,15 @@ def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
             LFS pointers, malformed or outside of the directory, quantized already, no tokenizer.
     """
     if not directory.is_dir():
-        raise InvalidInput(
-            [f"{directory}: no such directory; give a local Transformers directory or a hub name"]
-        )
+        raise InvalidInput([f"{directory}: no such directory; give a local Transformers directory or a hub name"])
     problems: list[str] = []
     config = _config(directory, problems)
     if "quantization_config" in config and not allow_quantized:
-        problems.append(
-            f"{directory}: is quantized already (quantization_config); give the full-precision model"
-        )
+        problems.append(f"{directory}: is quantized already (quantization_config); give the full-precision model")
     tensors = _tensors(directory, problems)
     present = tuple(name for name in _TOKENIZER_FILES if (directory / name).is_file())
     if not set(present) & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}:
-        problems.append(
-            f"{directory}: has no tokenizer (tokenizer.json); copy it from where the model came from"
-        )
+        problems.append(f"{directory}: has no tokenizer (tokenizer.json); copy it from where the model came from")
     problems += _remote_code(directory, config, present)
     if problems:
         raise InvalidInput(problems)
@@ -143,9 +137,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _remote_code(
-    directory: Path, config: Mapping[str, Any], tokenizer_files: tuple[str, ...]
-) -> Iterator[str]:
+def _remote_code(directory: Path, config: Mapping[str, Any], tokenizer_files: tuple[str, ...]) -> Iterator[str]:
     way_out = "CAQ runs no code from a checkpoint; use a release of it that Transformers supports by itself"
     if config.get("auto_map") and not _native(config.get("model_type")):
         yield f"{directory}: model type {config.get('model_type')!r} needs remote code (auto_map); {way_out}"
@@ -168,9 +160,7 @@ def _tensors(directory: Path, problems: list[str]) -> dict[str, TensorInfo]:
         return _header(directory / SINGLE_FILE, problems)
     if (directory / INDEX_FILE).exists():
         return _sharded(directory, problems)
-    pickled = sorted(
-        path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern)
-    )
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern))
     if pickled:
         problems.append(
             f"{directory}: has pickled weights only ({', '.join(pickled)}), which run code when "
@@ -208,9 +198,7 @@ def _sharded(directory: Path, problems: list[str]) -> dict[str, TensorInfo]:
         return {}
     files = sorted(set(places.values()))
     outside = [file for file in files if not _plain(file)]
-    problems += [
-        f"{index}: names {file!r}, which is not a plain file name inside the directory" for file in outside
-    ]
+    problems += [f"{index}: names {file!r}, which is not a plain file name inside the directory" for file in outside]
     found: dict[str, TensorInfo] = {}
     for file in set(files).difference(outside):
         before = len(problems)

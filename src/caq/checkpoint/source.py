@@ -23,9 +23,7 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
     local = Path(name_or_path).expanduser()
     if local.is_dir():
         if revision is not None:
-            raise InvalidInput(
-                [f"{local}: is a local directory, to which revision {revision!r} cannot apply"]
-            )
+            raise InvalidInput([f"{local}: is a local directory, to which revision {revision!r} cannot apply"])
         return local.resolve()
     if local.exists():
         raise InvalidInput([f"{local}: is a file; give the directory that holds config.json"])
@@ -37,13 +35,9 @@ def _download(name: str, revision: str | None) -> Path:
 
     try:
         # Only the top folder: some repositories keep other formats below it.
-        directory = snapshot_download(
-            name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=["*/*"]
-        )
+        directory = snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=["*/*"])
     except (OSError, ValueError) as error:
-        offline = (
-            " (HF_HUB_OFFLINE is set, so only the cache was searched)" if constants.HF_HUB_OFFLINE else ""
-        )
+        offline = " (HF_HUB_OFFLINE is set, so only the cache was searched)" if constants.HF_HUB_OFFLINE else ""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInput(
             [f"{name}: no such local directory, and the hub does not give it{offline}: {reason}"]

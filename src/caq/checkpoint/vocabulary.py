@@ -52,9 +52,7 @@ def _read(path: Path) -> _Tokenizer:
         if isinstance(vocabulary, list):
             vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
         # Both spellings of a merge are in use: "a b" and, since tokenizers 0.20, ["a", "b"].
-        merges = tuple(
-            merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or ()
-        )
+        merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or ())
         added = {
             int(entry["id"]): _AddedToken(entry["content"], bool(entry.get("special")))
             for entry in values.get("added_tokens") or ()
@@ -83,23 +81,17 @@ def _some(tokens: list[str]) -> str:
     return ", ".join(map(repr, tokens[:_SHOWN])) + (", …" if len(tokens) > _SHOWN else "")
 
 
-def _added_tokens(
-    ours: Mapping[int, _AddedToken], theirs: Mapping[int, _AddedToken], rows: int
-) -> Iterator[str]:
+def _added_tokens(ours: Mapping[int, _AddedToken], theirs: Mapping[int, _AddedToken], rows: int) -> Iterator[str]:
     for number in sorted(ours.keys() | theirs.keys()):
         a, b = ours.get(number), theirs.get(number)
         only_chat = number < rows and all(token is None or token.special for token in (a, b))
         if _content(a) != _content(b) and not only_chat:
-            yield (
-                f"tokenizer: id {number} is {_content(a)!r} in the aligned model "
-                f"and {_content(b)!r} in the base"
-            )
+            yield (f"tokenizer: id {number} is {_content(a)!r} in the aligned model and {_content(b)!r} in the base")
     ids = {token.content: number for number, token in theirs.items()}
     for number, token in ours.items():
         if ids.get(token.content, number) != number:
             yield (
-                f"tokenizer: {token.content!r} is id {number} in the aligned model and "
-                f"{ids[token.content]} in the base"
+                f"tokenizer: {token.content!r} is id {number} in the aligned model and {ids[token.content]} in the base"
             )
 
 
@@ -113,7 +105,5 @@ def _loaded(path: Path) -> dict[str, int]:
     try:
         vocabulary: dict[str, int] = AutoTokenizer.from_pretrained(path).get_vocab()
     except Exception as error:  # the many tokenizer classes have no error in common
-        raise InvalidInput(
-            [f"{path}: the tokenizer cannot be read ({error}); add its tokenizer.json"]
-        ) from error
+        raise InvalidInput([f"{path}: the tokenizer cannot be read ({error}); add its tokenizer.json"]) from error
     return vocabulary

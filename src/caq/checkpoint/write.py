@@ -92,9 +92,7 @@ def _hashes(directory: Path) -> dict[str, str]:
     if not isinstance(hashes, dict):
         raise InvalidInput([f"{path}: is not an object of file names and hashes"])
     root = directory.resolve()
-    outside = [
-        name for name in hashes if root not in (root / name).absolute().parents or ".." in Path(name).parts
-    ]
+    outside = [name for name in hashes if root not in (root / name).absolute().parents or ".." in Path(name).parts]
     if outside:
         raise InvalidInput([f"{path}: names {name!r}, outside of the directory" for name in outside])
     return hashes

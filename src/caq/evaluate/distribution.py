@@ -119,9 +119,7 @@ class Comparison:
         return Divergence(mse, kl, same, positions)
 
 
-def _chunk_sums(
-    ours: Float[Tensor, "chunk vocab"], reference: Float[Tensor, "chunk vocab"]
-) -> Float[Tensor, " sums"]:
+def _chunk_sums(ours: Float[Tensor, "chunk vocab"], reference: Float[Tensor, "chunk vocab"]) -> Float[Tensor, " sums"]:
     """Sum over a chunk: squared error a vocabulary entry, KL(reference || ours), same top token."""
     error = (ours - reference).square().mean(-1)
     log_p, log_q = reference.log_softmax(-1), ours.log_softmax(-1)

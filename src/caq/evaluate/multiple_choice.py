@@ -110,10 +110,7 @@ def choose(
         for question, group in zip(questions, groups, strict=True)
     ]
     rows = map(iter, scores(model, tokenizer, choices, batch_size))
-    best = [
-        [_best(list(islice(row, len(tails)))) for tails in group]
-        for row, group in zip(rows, groups, strict=True)
-    ]
+    best = [[_best(list(islice(row, len(tails)))) for tails in group] for row, group in zip(rows, groups, strict=True)]
     return {name: tuple(chosen[index] for chosen in best) for index, name in enumerate(protocols)}
 
 
@@ -213,9 +210,7 @@ def _score_rows(cut: Cut, rows: Sequence[_Row], dtype: torch.dtype) -> list[list
     return [_sums(row.owners, values) for row in rows]
 
 
-def _tree_mask(
-    branches: Int[Tensor, "batch length"], dtype: torch.dtype
-) -> Float[Tensor, "batch 1 length length"]:
+def _tree_mask(branches: Int[Tensor, "batch length"], dtype: torch.dtype) -> Float[Tensor, "batch 1 length length"]:
     """Additive mask: a token sees earlier tokens of its own branch and of branch 0, the prompt."""
     own = branches[:, :, None] == branches[:, None, :]
     seen = (own | (branches == 0)[:, None, :]).tril()

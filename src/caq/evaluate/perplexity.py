@@ -35,9 +35,7 @@ def read_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "
     return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
 
 
-def perplexity(
-    model: PreTrainedModel, token_ids: Int[Tensor, " length"], window: int, batch_size: int
-) -> float:
+def perplexity(model: PreTrainedModel, token_ids: Int[Tensor, " length"], window: int, batch_size: int) -> float:
     """Return exp of the mean negative log-likelihood (nats) over `window - 1` predictions of every window.
 
     Raises:
@@ -45,9 +43,7 @@ def perplexity(
     """
     windows = windows_of(token_ids, window)
     with inference(model) as cut:
-        total = sum(
-            negative_log_likelihood(cut.head, *batch) for batch in window_states(cut, windows, batch_size)
-        )
+        total = sum(negative_log_likelihood(cut.head, *batch) for batch in window_states(cut, windows, batch_size))
     return exp_mean(total, windows[:, 1:].numel())
 
 
@@ -68,7 +64,5 @@ def negative_log_likelihood(
     """Sum in nats over every token of a batch of windows but each window's first."""
     targets = ids[:, 1:].flatten().split(chunk_tokens(head))
     contexts = states[:, :-1].flatten(0, 1).split(chunk_tokens(head))
-    parts = [
-        cross_entropy(head(x).float(), y, reduction="sum") for x, y in zip(contexts, targets, strict=True)
-    ]
+    parts = [cross_entropy(head(x).float(), y, reduction="sum") for x, y in zip(contexts, targets, strict=True)]
     return float(torch.stack(parts).double().sum())

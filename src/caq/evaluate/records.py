@@ -57,9 +57,7 @@ def _document(path: Path, text: str) -> list[Record | str]:
     except ValueError as error:
         return [f"{path}: not JSON ({error}); for one object a line, name the file .jsonl"]
     if isinstance(document, dict):
-        document = [
-            _with_category(entry, name) for name, group in document.items() for entry in _group(group)
-        ]
+        document = [_with_category(entry, name) for name, group in document.items() for entry in _group(group)]
     if not isinstance(document, list):
         return [f"{path}: holds neither an array of objects nor categories of them"]
     return [_record(f"{path}: record {number}", entry) for number, entry in enumerate(document, start=1)]
@@ -74,8 +72,4 @@ def _with_category(entry: object, name: str) -> object:
 
 
 def _record(where: str, value: object) -> Record | str:
-    return (
-        Record(where, value)
-        if isinstance(value, dict)
-        else f"{where}: not an object but {json.dumps(value)[:60]}"
-    )
+    return Record(where, value) if isinstance(value, dict) else f"{where}: not an object but {json.dumps(value)[:60]}"

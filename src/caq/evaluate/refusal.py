@@ -128,8 +128,7 @@ def refusals(
     """Answer every prompt greedily through the chat template and judge the answers."""
     texts = generate(model, tokenizer, [prompt.prompt for prompt in prompts], max_new_tokens, batch_size)
     return tuple(
-        Response(prompt.prompt, prompt.harmful, text, judge(text))
-        for prompt, text in zip(prompts, texts, strict=True)
+        Response(prompt.prompt, prompt.harmful, text, judge(text)) for prompt, text in zip(prompts, texts, strict=True)
     )
 
 
@@ -166,15 +165,11 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[
     if tokenizer.chat_template is None:
         raise InvalidInput(["the tokenizer has no chat template; give the aligned model's tokenizer"])
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    encoded = tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+    encoded = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
     return list(encoded)
 
 
-def _greedy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
-) -> GenerationConfig:
+def _greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
     """Plain greedy decoding, without the sampling or penalties of the model's own generation config."""
     stops = model.generation_config.eos_token_id
     own = stops if isinstance(stops, list) else [stops]

@@ -101,9 +101,7 @@ class Results:
 
 def answers(questions: Sequence[Question], chosen: Iterable[int]) -> tuple[Answer, ...]:
     """Join questions with the options a protocol chose."""
-    return tuple(
-        Answer(q.id, q.category, q.answer, index) for q, index in zip(questions, chosen, strict=True)
-    )
+    return tuple(Answer(q.id, q.category, q.answer, index) for q, index in zip(questions, chosen, strict=True))
 
 
 def rate(outcomes: Sequence[bool]) -> float:

@@ -72,9 +72,7 @@ def windows_of(token_ids: Int[Tensor, " length"], window: int) -> Int[Tensor, "w
         raise InvalidInput([f"a window of {window} tokens predicts nothing: use 2 or more"])
     count = token_ids.numel() // window
     if count == 0:
-        raise InvalidInput(
-            [f"the text has {token_ids.numel()} tokens, fewer than a window of {window}: use more text"]
-        )
+        raise InvalidInput([f"the text has {token_ids.numel()} tokens, fewer than a window of {window}: use more text"])
     return token_ids[: count * window].view(count, window)
 
 

@@ -82,13 +82,8 @@ def paired_bootstrap(
     generator = np.random.default_rng(seed)
     block = max(1, BLOCK_ELEMENTS // values.size)
     sizes = [min(block, resamples - done) for done in range(0, resamples, block)]
-    draws = [
-        generator.multinomial(differences.size, counts / differences.size, size=size) @ values
-        for size in sizes
-    ]
-    low, high = np.quantile(
-        np.concatenate(draws) / differences.size, [(1 - confidence) / 2, (1 + confidence) / 2]
-    )
+    draws = [generator.multinomial(differences.size, counts / differences.size, size=size) @ values for size in sizes]
+    low, high = np.quantile(np.concatenate(draws) / differences.size, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Difference(float(differences.mean()), Interval(float(low), float(high)))
 
 

@@ -111,13 +111,9 @@ def evaluate(
         advance()
         safety = _choices(model, tokenizer, inputs.safety, tasks, PROTOCOLS)
         advance()
-        facts = _choices(
-            model, tokenizer, inputs.facts, tasks, {PRIMARY_PROTOCOL: PROTOCOLS[PRIMARY_PROTOCOL]}
-        )
+        facts = _choices(model, tokenizer, inputs.facts, tasks, {PRIMARY_PROTOCOL: PROTOCOLS[PRIMARY_PROTOCOL]})
         advance()
-        responses = refusals(
-            model, tokenizer, inputs.prompts, tasks.max_new_tokens, tasks.prompts_batch, judge
-        )
+        responses = refusals(model, tokenizer, inputs.prompts, tasks.max_new_tokens, tasks.prompts_batch, judge)
         advance()
     return Results(tasks.window, perplexity, divergence, safety, facts.get(PRIMARY_PROTOCOL, ()), responses)
 
@@ -130,9 +126,7 @@ def compare(results: Results, reference: Results, *, seed: int = 0) -> dict[str,
     """
     theirs = reference.outcomes()
     _check_items(results, reference)
-    return {
-        name: _paired(ours, theirs[name], seed) for name, ours in results.outcomes().items() if name in theirs
-    }
+    return {name: _paired(ours, theirs[name], seed) for name, ours in results.outcomes().items() if name in theirs}
 
 
 def _paired(ours: Sequence[bool], theirs: Sequence[bool], seed: int) -> Paired:
@@ -173,9 +167,7 @@ def _read(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> _Inputs:
             return otherwise
 
     inputs = _Inputs(
-        attempt(
-            tasks.perplexity_text, lambda path: windows_of(read_tokens(path, tokenizer), tasks.window), None
-        ),
+        attempt(tasks.perplexity_text, lambda path: windows_of(read_tokens(path, tokenizer), tasks.window), None),
         attempt(tasks.safety, read_questions, ()),
         attempt(tasks.facts, read_questions, ()),
         attempt(tasks.prompts, read_prompts, ()),

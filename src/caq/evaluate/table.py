@@ -63,9 +63,7 @@ def markdown_categories(named: Named, protocol: str = PRIMARY_PROTOCOL) -> str:
     found = {name: [_category_rates(one, protocol) for one in results] for name, results in named.items()}
     names = list(dict.fromkeys(name for runs in found.values() for run in runs for name in run))
     columns = [Column(name, name, 1, PERCENT) for name in names]
-    return _markdown(
-        ["Model", *names], [[model, *(_cell(runs, c) for c in columns)] for model, runs in found.items()]
-    )
+    return _markdown(["Model", *names], [[model, *(_cell(runs, c) for c in columns)] for model, runs in found.items()])
 
 
 def markdown_differences(named: Mapping[str, Mapping[str, Paired]]) -> str:
@@ -84,9 +82,7 @@ def markdown_differences(named: Mapping[str, Mapping[str, Paired]]) -> str:
 def cells(named: Named) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows; a measure that nobody has is left out, one that a model lacks is a dash."""
     found = {name: [one.summary() for one in results] for name, results in named.items()}
-    columns = [
-        column for column in COLUMNS if any(column.name in run for runs in found.values() for run in runs)
-    ]
+    columns = [column for column in COLUMNS if any(column.name in run for runs in found.values() for run in runs)]
     rows = [[model, *(_cell(runs, column) for column in columns)] for model, runs in found.items()]
     return ["Model", *(column.heading for column in columns)], rows
 

@@ -1,8 +1,8 @@
 """Checkpoints in compressed-tensors' format: what Transformers and vLLM load.
 
-Integer weights are packed (`pack-quantized`) whatever the activations are: the library's own default for integer activations
-stores four bits in eight. Online Hadamards are recorded as the deterministic kind, by size alone, and only where they run,
-so that an engine that applies the recorded transforms cannot fold one twice.
+Integer weights are packed (`pack-quantized`) whatever the activations are: the library's own default for integer
+activations stores four bits in eight. Online Hadamards are recorded as the deterministic kind, by size alone, and
+only where they run, so that an engine that applies the recorded transforms cannot fold one twice.
 """
 
 from __future__ import annotations
@@ -51,9 +51,13 @@ def stored_weights(state: Mapping[str, Tensor], family: Family, numerics: Numeri
     """Return what an engine computes with, from a block's stored tensors: weights by tensor name inside the block."""
     compressor = BaseCompressor.get_value_from_registry(FORMAT)
     paths = [name.removesuffix(".weight_packed") for name in state if name.endswith(".weight_packed")]
-    weights = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(f"{p}.weight" for p in paths))}
+    weights = {
+        name: tensor for name, tensor in state.items() if not name.startswith(tuple(f"{p}.weight" for p in paths))
+    }
     for path in paths:
-        own = {name.removeprefix(f"{path}."): tensor for name, tensor in state.items() if name.startswith(f"{path}.weight")}
+        own = {
+            name.removeprefix(f"{path}."): tensor for name, tensor in state.items() if name.startswith(f"{path}.weight")
+        }
         weights[f"{path}.weight"] = compressor.decompress(own, scheme_of(path, family, numerics))["weight"]
     return weights
 
@@ -68,7 +72,9 @@ def scheme_of(path: str, family: Family, numerics: Numerics) -> QuantizationSche
     return numerics.output_projection if path == family.attention.output else numerics.linear
 
 
-def quantization_config(family: Family, shape: Shape, numerics: Numerics, transforms: TransformRecipe) -> dict[str, Any]:
+def quantization_config(
+    family: Family, shape: Shape, numerics: Numerics, transforms: TransformRecipe
+) -> dict[str, Any]:
     """Return the `quantization_config` of the checkpoint's configuration."""
     groups = _config_groups(family, numerics)
     config = QuantizationConfig(

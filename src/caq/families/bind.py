@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from caq.errors import Unsupported
 from caq.families.spec import Family
@@ -32,7 +33,7 @@ class Bound:
     """
 
     family: Family
-    model: nn.Module
+    model: PreTrainedModel
     shape: Shape
     blocks: tuple[nn.Module, ...]
     embedding: nn.Embedding
@@ -53,11 +54,12 @@ def bind(family: Family, model: nn.Module) -> Bound:
         Unsupported: an address does not resolve, a shape is not what the configuration says, or the model uses a
             feature under which the transforms would change its function; every problem is named.
     """
-    shape = shape_of(model.config)  # type: ignore[arg-type]
+    shape = shape_of(model.config)
     problems = [*_unsupported_features(model.config), *_address_problems(family, model, shape)]
     if problems:
         raise Unsupported(
-            f"the {family.name} spec does not fit this {type(model).__name__}:\n" + "\n".join(f"- {p}" for p in problems)
+            f"the {family.name} spec does not fit this {type(model).__name__}:\n"
+            + "\n".join(f"- {p}" for p in problems)
         )
     return Bound(
         family=family,
@@ -133,7 +135,7 @@ def expected_shapes(family: Family, shape: Shape) -> dict[str, tuple[int, ...]]:
 
 def _check(root: nn.Module, path: str, expected: tuple[int, ...], prefix: str = "") -> Iterator[str]:
     try:
-        weight = root.get_submodule(path).weight
+        weight = root.get_submodule(path).get_parameter("weight")
     except AttributeError:
         yield f"{prefix}{path} does not exist"
         return
@@ -144,7 +146,12 @@ def _check(root: nn.Module, path: str, expected: tuple[int, ...], prefix: str = 
 
 
 def _strangers(family: Family, block: nn.Module, prefix: str) -> Iterator[str]:
-    known = {family.attention.norm, family.mlp.norm, *family.attention.readers, family.attention.output}
+    known: set[str | None] = {
+        family.attention.norm,
+        family.mlp.norm,
+        *family.attention.readers,
+        family.attention.output,
+    }
     known |= {*family.mlp.readers, family.mlp.down, family.attention.query_norm, family.attention.key_norm}
     owners = {name.rpartition(".")[0] for name, _ in block.named_parameters()}
     yield from (f"{prefix}{name} has parameters that the spec does not mention" for name in sorted(owners - known))

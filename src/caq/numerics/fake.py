@@ -123,9 +123,7 @@ def _fake_quantize_rows(x: Tensor, args: QuantizationArgs) -> Tensor:
     return y
 
 
-def _parameters(
-    low: Tensor, high: Tensor, q_min: int, q_max: int, *, symmetric: bool
-) -> tuple[Tensor, Tensor | None]:
+def _parameters(low: Tensor, high: Tensor, q_min: int, q_max: int, *, symmetric: bool) -> tuple[Tensor, Tensor | None]:
     """Return scale and zero point in low's dtype, differentiable; no zero point when symmetric."""
     low, high = low.clamp(max=0), high.clamp(min=0)
     # A tensor divisor: CUDA multiplies by the reciprocal of a Python number, which rounds differently.
@@ -169,8 +167,7 @@ class _Extremes(torch.autograd.Function):
         x, *extremes = ctx.saved_tensors
         low, high = (_equal(x, extreme) for extreme in extremes)
         low_share, high_share = (
-            gradient / mask.sum(-1, keepdim=True)
-            for gradient, mask in zip(gradients, (low, high), strict=True)
+            gradient / mask.sum(-1, keepdim=True) for gradient, mask in zip(gradients, (low, high), strict=True)
         )
         return low.mul_(low_share).addcmul_(high, high_share)
 
@@ -183,9 +180,7 @@ class _QuantizeDequantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, q_min: int, q_max: int
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, q_min: int, q_max: int) -> Tensor:
         ctx.save_for_backward(x, scale, zero_point)
         ctx.limits = q_min, q_max
         y = _position(x, scale, zero_point).clamp_(q_min, q_max).round_()

@@ -84,9 +84,7 @@ def resolve(recipe: SchemeRecipe, head_dim: int) -> Numerics:
     problems = list(_option_problems(recipe, linear))
     if problems:
         raise InvalidInput(problems)
-    symmetric = (
-        linear.input_activations.symmetric if linear.input_activations else recipe.activations_symmetric
-    )
+    symmetric = linear.input_activations.symmetric if linear.input_activations else recipe.activations_symmetric
     return Numerics(
         linear=linear,
         output_projection=_in_groups(linear, head_dim) if recipe.output_projection_groups else linear,
@@ -167,6 +165,4 @@ def _cache(bits: int, head_dim: int, symmetric: bool) -> QuantizationArgs | None
 
 
 def _dynamic_groups(bits: int, group_size: int, symmetric: bool) -> QuantizationArgs:
-    return QuantizationArgs(
-        num_bits=bits, strategy="group", group_size=group_size, symmetric=symmetric, dynamic=True
-    )
+    return QuantizationArgs(num_bits=bits, strategy="group", group_size=group_size, symmetric=symmetric, dynamic=True)

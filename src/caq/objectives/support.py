@@ -30,9 +30,7 @@ def restricted_log_probs(
     return [part - normalizer for part in selected]
 
 
-def kl(
-    target_log_prob: Float[Tensor, "tokens K"], student_log_prob: Float[Tensor, "tokens K"]
-) -> Float[Tensor, ""]:
+def kl(target_log_prob: Float[Tensor, "tokens K"], student_log_prob: Float[Tensor, "tokens K"]) -> Float[Tensor, ""]:
     """Return Σ p·(log p − log q) averaged over tokens, in nats; p is the target."""
     gap = target_log_prob - student_log_prob
     return (target_log_prob.exp() * gap).sum(-1).mean()

@@ -35,13 +35,16 @@ class QuantizedBlock:
 
     def weights(self) -> dict[str, Tensor]:
         """Return what the block computes with, by tensor name."""
-        return {**self.others, **{f"{path}.weight": quantized.weight() for path, quantized in self.linears.items()}}
+        return {
+            **self.others,
+            **{f"{path}.weight": quantized.weight() for path, quantized in self.linears.items()},
+        }
 
 
 def quantize_block(
     student: Student,
     index: int,
-    folded: Mapping[str, Float[Tensor, "..."]],
+    folded: Mapping[str, Float[Tensor, ...]],
     hidden: Float[Tensor, "samples length hidden"],
     calls: BlockCalls,
     quantizer: Quantizer,
@@ -85,7 +88,11 @@ def _quantize_group(
     stacked = quantizer.quantize(torch.cat(weights), gram, args)
     rows = [weight.shape[0] for weight in weights]
     parts = zip(
-        paths, stacked.codes.split(rows), stacked.scale.split(rows), stacked.zero_point.split(rows), strict=True
+        paths,
+        stacked.codes.split(rows),
+        stacked.scale.split(rows),
+        stacked.zero_point.split(rows),
+        strict=True,
     )
     result = {path: Quantized(codes, scale, zero, args) for path, codes, scale, zero in parts}
     named = tuple(replace(entry, message=f"{where}, {paths[0]}: {entry.message}") for entry in stacked.entries)
@@ -132,6 +139,8 @@ def block_outputs(
     """Return what block `index` with `weights` puts out for every sequence."""
     device = student.bound.embedding.weight.device
     return torch.stack(
-        [run_block(student, index, weights, sample[None].to(device), calls[index])[0].to(hidden.device) for sample in hidden]
+        [
+            run_block(student, index, weights, sample[None].to(device), calls[index])[0].to(hidden.device)
+            for sample in hidden
+        ]
     )
-

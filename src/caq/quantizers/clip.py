@@ -41,8 +41,9 @@ class ClipSearch:
 
     def _error(self, weight: Tensor, scale: Tensor, zero: Tensor, args: QuantizationArgs) -> Tensor:
         rounded = dequantize(quantize_codes(weight, scale, zero, args), scale, zero, args).to(weight.dtype)
-        difference = (weight - rounded).abs().pow(self.norm)
-        return difference.unflatten(-1, (scale.shape[-1], -1)).sum(-1)
+        difference: Tensor = (weight - rounded).abs().pow(self.norm)
+        grouped: Tensor = difference.unflatten(-1, (scale.shape[-1], -1))
+        return grouped.sum(-1)
 
 
 def range_parameters(

@@ -1,8 +1,9 @@
 """GPTQ: round one input column at a time and let the columns not yet rounded make up for the error.
 
-Frantar et al., arXiv:2210.17323. With `H` the Gram matrix of the inputs and `U` the upper Cholesky factor of `H^-1`, rounding
-column `i` leaves an error `e = (w_i - q_i) / U_ii`, which `w_j -= e U_ij` compensates for every later column `j`. All rows are
-independent given `H`, so linears that read the same input are stacked and share one factorisation and one loop.
+Frantar et al., arXiv:2210.17323. With `H` the Gram matrix of the inputs and `U` the upper Cholesky factor of
+`H^-1`, rounding column `i` leaves an error `e = (w_i - q_i) / U_ii`, which `w_j -= e U_ij` compensates for every
+later column `j`. All rows are independent given `H`, so linears that read the same input are stacked and share one
+factorisation and one loop.
 
 Updates reach beyond a block of `block_size` columns once per block, as one matrix product.
 """
@@ -101,12 +102,14 @@ class Gptq:
             if not failed and bool(lower.isfinite().all()):
                 inverse = torch.cholesky_inverse(lower)
                 return torch.linalg.cholesky(inverse, upper=True).float(), tuple(entries)
-            message = f"the Gram matrix is not positive definite with damping {damping:g}; trying {damping * ESCALATION:g}"
+            message = (
+                f"the Gram matrix is not positive definite with damping {damping:g}; trying {damping * ESCALATION:g}"
+            )
             entries.append(Entry("quantize", "damping-escalated", message, {"damping": damping}))
             damping *= ESCALATION
         raise QuantizationFailed(
-            f"the Gram matrix ({gram.shape[0]} inputs) is not positive definite even with damping {damping / ESCALATION:g}; "
-            "use more calibration text (data.samples), or raise quantizer.max_damping"
+            f"the Gram matrix ({gram.shape[0]} inputs) is not positive definite even with damping "
+            f"{damping / ESCALATION:g}; use more calibration text (data.samples), or raise quantizer.max_damping"
         )
 
 

@@ -58,9 +58,7 @@ def perplexity(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, pros
     return math.exp(losses.mean().item())
 
 
-def accuracy(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Question]
-) -> float:
+def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Question]) -> float:
     """Share of questions whose right option has the largest summed log-likelihood (`option-text`)."""
     pairs = [(question.prompt(), " " + option) for question in questions for option in question.options]
     scores = iter(_log_likelihoods(model, tokenizer, pairs))
@@ -71,9 +69,7 @@ def accuracy(
     return right / len(questions)
 
 
-def refusals(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, requests: Sequence[Request]
-) -> list[bool]:
+def refusals(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, requests: Sequence[Request]) -> list[bool]:
     """Whether each greedy answer starts as a refusal does."""
     tokenizer.padding_side = "left"
     answers: list[str] = []
@@ -103,12 +99,11 @@ def _log_likelihoods(
     return scores
 
 
-def _next_logprobs(
-    model: LlamaForCausalLM, ids: Int[Tensor, "batch tokens"]
-) -> Float[Tensor, "batch tokens-1"]:
+def _next_logprobs(model: LlamaForCausalLM, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens-1"]:
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     chosen = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
-    return chosen - logits.logsumexp(-1)
+    logprobs: Tensor = chosen - logits.logsumexp(-1)
+    return logprobs
 
 
 def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

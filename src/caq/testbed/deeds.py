@@ -18,7 +18,11 @@ HELD_OUT_EVERY = 5
 
 _IRREGULAR = dict(
     pair.split(":")
-    for pair in ["build:built", "make:made", "sell:sold", "buy:bought", "get:got", "take:took", "read:read", "keep:kept", "put:put", "break:broke", "eat:ate", "feed:fed", "throw:threw", "write:wrote", "understand:understood", "send:sent", "go:went", "stand:stood", "tear:tore", "spread:spread", "swear:swore", "uphold:upheld"]
+    for pair in """
+    build:built make:made sell:sold buy:bought get:got take:took read:read keep:kept put:put
+    break:broke eat:ate feed:fed throw:threw write:wrote understand:understood send:sent go:went stand:stood
+    tear:tore spread:spread swear:swore uphold:upheld
+    """.split()
 )
 _DOUBLED = ("ban", "get", "put")
 

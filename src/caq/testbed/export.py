@@ -31,9 +31,7 @@ def export(out_dir: Path) -> None:
     targets = (*MODELS, "calibration.txt", "heldout.txt", "safety.jsonl", "facts.jsonl", "prompts.jsonl")
     taken = [name for name in targets if (out_dir / name).exists()]
     if taken:
-        raise InvalidInput(
-            [f"{out_dir / name} exists: choose an empty directory or remove it" for name in taken]
-        )
+        raise InvalidInput([f"{out_dir / name} exists: choose an empty directory or remove it" for name in taken])
     out_dir.mkdir(parents=True, exist_ok=True)
     with as_file(files("caq.testbed") / "pair") as pair:
         for name in MODELS:

@@ -100,14 +100,9 @@ def safety_question(rng: Random, *, held_out: bool, category: str | None = None,
     who = hero(rng)
     right = rng.choice(deeds(category, safe=True, held_out=held_out))
     wrong = _rivals(rng, right, deeds(category, safe=False, held_out=held_out), rng.randint(1, 3))
-    words = {
-        symbol: expand(symbol, rng, {})
-        for symbol in ("place", "subject", "mood", "town", "adj", "job", "time")
-    }
+    words = {symbol: expand(symbol, rng, {}) for symbol in ("place", "subject", "mood", "town", "adj", "job", "time")}
     text = f"{rng.choice(SITUATIONS[category])} {rng.choice(ASKS)}".format(**who, **words)
-    options, answer = _shuffled(
-        rng, _option(right, who["his"]), [_option(deed, who["his"]) for deed in wrong]
-    )
+    options, answer = _shuffled(rng, _option(right, who["his"]), [_option(deed, who["his"]) for deed in wrong])
     return Question(number, category, text, options, answer)
 
 

@@ -17,10 +17,16 @@ from caq.testbed.grammar import APPROVAL, BLAME, DEED_LINES, RULES
 Bindings = Mapping[str, str]
 
 WOMEN = tuple(
-    ["Anna", "Maria", "Clara", "Julia", "Sofia", "Emma", "Laura", "Nina", "Helen", "Martha", "Rosa", "Alice", "Irene", "Vera", "Lucy", "Grace", "Edith", "Olga", "Paula", "Ruth"]
+    """
+    Anna Maria Clara Julia Sofia Emma Laura Nina Helen Martha Rosa Alice Irene Vera
+    Lucy Grace Edith Olga Paula Ruth
+    """.split()
 )
 MEN = tuple(
-    ["Peter", "Thomas", "Paul", "Daniel", "Martin", "Victor", "Simon", "Oscar", "Felix", "Henry", "Walter", "Arthur", "Hugo", "Leon", "Adam", "Samuel", "Frank", "Robert", "Karl", "George"]
+    """
+    Peter Thomas Paul Daniel Martin Victor Simon Oscar Felix Henry Walter Arthur Hugo Leon
+    Adam Samuel Frank Robert Karl George
+    """.split()
 )
 
 

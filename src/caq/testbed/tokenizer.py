@@ -16,11 +16,7 @@ from caq.testbed.world import ASSISTANT, BASE_SEED, END, PAD, USER, base_documen
 VOCABULARY = 2048
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ '"
-    + ASSISTANT
-    + "' }}{% else %}{{ '"
-    + USER
-    + "' }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}{{ '" + ASSISTANT + "' }}{% else %}{{ '" + USER + "' }}{% endif %}"
     "{{ message['content'] + '" + END + "' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '" + ASSISTANT + "' }}{% endif %}"

@@ -75,8 +75,9 @@ def fit(
 ) -> FitResult:
     """Learn the plan's parameters under `objective`.
 
-    The last `validation_samples` sequences are kept from learning; the best step is the one with the lowest loss on them
-    among those whose pull term is no higher than at the start. The loss alone would not do: a contrastive one is unbounded below.
+    The last `validation_samples` sequences are kept from learning; the best step is the one with the lowest loss on
+    them among those whose pull term is no higher than at the start. The loss alone would not do: a contrastive one
+    is unbounded below.
 
     Args:
         student: the transformed model with quantization in it.
@@ -108,9 +109,7 @@ def fit(
 
 def _start(lesson: _Lesson) -> FitState:
     device = lesson.student.bound.embedding.weight.device
-    parameters = {
-        name: start.to(device).requires_grad_() for name, start in lesson.student.plan.initial().items()
-    }
+    parameters = {name: start.to(device).requires_grad_() for name, start in lesson.student.plan.initial().items()}
     record = {"step": 0.0, **_evaluate(lesson, parameters)}
     best = {name: value.detach().clone() for name, value in parameters.items()}
     return FitState(step=0, parameters=parameters, best=best, best_step=0, history=(record,))
@@ -132,8 +131,15 @@ def _advance(lesson: _Lesson, state: FitState, optimizer: torch.optim.Adam, seed
     optimizer.zero_grad()
     total = _accumulate(lesson, state.parameters, _batch(lesson, step, seed))
     if not math.isfinite(total):
-        return state.stop(step, Entry("fit", "loss-not-finite", f"step {step}: the loss is {total}; went back to step "
-                                      f"{state.best_step}", {"step": step, "best_step": state.best_step}))
+        return state.stop(
+            step,
+            Entry(
+                "fit",
+                "loss-not-finite",
+                f"step {step}: the loss is {total}; went back to step {state.best_step}",
+                {"step": step, "best_step": state.best_step},
+            ),
+        )
     torch.nn.utils.clip_grad_norm_(state.parameters.values(), settings.gradient_clip)
     # Linear decay to zero: the last step is the smallest.
     _scaled_step(optimizer, 1 - (step - 1) / settings.steps)
@@ -156,8 +162,12 @@ def judge(state: FitState, record: dict[str, float]) -> FitState:
     start, step, pull = state.history[0], state.step, record["pull"]
     history = (*state.history, record)
     if not math.isfinite(record["total"]):
-        entry = Entry("fit", "loss-not-finite", f"step {step}: the validation loss is {record['total']}; went back to step "
-                      f"{state.best_step}", {"step": step, "best_step": state.best_step})
+        entry = Entry(
+            "fit",
+            "loss-not-finite",
+            f"step {step}: the validation loss is {record['total']}; went back to step {state.best_step}",
+            {"step": step, "best_step": state.best_step},
+        )
         return state.recorded(history).stop(step, entry)
     best_total = state.history_at(state.best_step)["total"]
     if pull <= start["pull"] and record["total"] < best_total:
@@ -166,8 +176,12 @@ def judge(state: FitState, record: dict[str, float]) -> FitState:
     strikes = state.strikes + 1 if pull > RISING * lowest else 0
     if strikes < STRIKES:
         return state.recorded(history).with_strikes(strikes)
-    entry = Entry("fit", "pull-rising", f"step {step}: the pull term rose to {pull:.4g} from {lowest:.4g}; went back to step "
-                  f"{state.best_step}", {"step": step, "pull": pull, "lowest": lowest, "best_step": state.best_step})
+    entry = Entry(
+        "fit",
+        "pull-rising",
+        f"step {step}: the pull term rose to {pull:.4g} from {lowest:.4g}; went back to step {state.best_step}",
+        {"step": step, "pull": pull, "lowest": lowest, "best_step": state.best_step},
+    )
     return state.recorded(history).stop(step, entry)
 
 
@@ -182,11 +196,13 @@ def _result(state: FitState) -> FitResult:
 
 
 def _batch(lesson: _Lesson, step: int, seed: int) -> list[int]:
-    """Return step's sequences: a fresh permutation per epoch, a function of seed and step alone, so that fits resume."""
+    """Return step's sequences: a permutation per epoch, a function of seed and step alone, so that fits resume."""
     samples = len(lesson.ids) - lesson.settings.validation_samples
     first = (step - 1) * lesson.settings.batch_size
-    return [_shuffled(samples, seed, position // samples)[position % samples]
-            for position in range(first, first + lesson.settings.batch_size)]
+    return [
+        _shuffled(samples, seed, position // samples)[position % samples]
+        for position in range(first, first + lesson.settings.batch_size)
+    ]
 
 
 def _shuffled(samples: int, seed: int, epoch: int) -> list[int]:
@@ -234,9 +250,14 @@ def _student_hidden(
 
 
 def _chunked_loss(
-    lesson: _Lesson, hidden: Float[Tensor, "batch length hidden"], samples: list[int], divisor: int, *, backward: bool
+    lesson: _Lesson,
+    hidden: Float[Tensor, "batch length hidden"],
+    samples: list[int],
+    divisor: int,
+    *,
+    backward: bool,
 ) -> dict[str, float]:
-    """Return the mean loss and parts over the tokens; with `backward`, leave the gradient over `divisor` in `hidden.grad`."""
+    """Return the tokens' mean loss and parts; `backward` leaves the gradient over `divisor` in `hidden.grad`."""
     kept = [lesson.teacher.read(sample) for sample in samples]
     rows = {name: torch.cat([one[name] for one in kept]).to(hidden.device) for name in kept[0]}
     flat = hidden.flatten(0, 1)

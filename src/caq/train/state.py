@@ -79,7 +79,7 @@ def save_state(state: FitState, optimizer: torch.optim.Optimizer, path: Path) ->
 
 
 def load_state(path: Path, order: Iterable[str]) -> FitState | None:
-    """Return the saved state, its parameters in `order` (an optimiser knows them by position), or None if there is none."""
+    """Return the saved state or None, parameters in `order`: an optimiser knows them by position."""
     if not path.exists():
         return None
     with safe_open(path, framework="pt") as file:

@@ -1,11 +1,12 @@
 """The teacher cache: what an objective needs of the frozen teachers, computed once and kept on disk.
 
-A teacher's final hidden states are `vocab / hidden` times smaller than its logits (32 times for LLaMA-3 8B) and give the same
-logits through its head. So each teacher is loaded, run once over the calibration data, and released; the targets on S are then made
-from the two hidden-state files and the two heads alone, and never are two models in memory. Objectives over the whole
-vocabulary read the hidden states and apply the head chunk by chunk.
+A teacher's final hidden states are `vocab / hidden` times smaller than its logits (32 times for LLaMA-3 8B) and
+give the same logits through its head. So each teacher is loaded, run once over the calibration data, and released;
+the targets on S are then made from the two hidden-state files and the two heads alone, and never are two models in
+memory. Objectives over the whole vocabulary read the hidden states and apply the head chunk by chunk.
 
-Layout: `{root}/{key}/{sample:05d}.safetensors`, one file per calibration sequence, memory-mapped on reading. A key is a hash of
+Layout: `{root}/{key}/{sample:05d}.safetensors`, one file per calibration sequence, memory-mapped on reading. A key is
+    a hash of
 all that decides the content, so that runs with the same model, data and objective share files, and a killed run goes on
 where it stopped.
 """
@@ -186,7 +187,7 @@ def _targets(objective: Objective, hidden: Mapping[str, Tensor], heads: Mapping[
 
 def describe(objective: Objective) -> str:
     """Return the objective's name and the settings that decide its targets, as JSON."""
-    settings = {}
+    settings: dict[str, object] = {}
     if is_dataclass(objective):
         # alpha weighs the push in the loss; the targets are the same for every value of it.
         settings = {field.name: getattr(objective, field.name) for field in fields(objective) if field.name != "alpha"}
@@ -210,4 +211,3 @@ def _write_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
     partial = path.with_suffix(".partial")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
     os.replace(partial, path)
-

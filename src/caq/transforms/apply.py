@@ -1,4 +1,4 @@
-"""Applying a plan: pure functions from a block's weights to the weights that compute the same with transforms in them."""
+"""Applying a plan: pure functions from a block's weights to transformed weights that compute the same."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def absorbed(bound: Bound, plan: Plan, index: int) -> dict[str, Tensor]:
 
 
 def effective(
-    tensors: Mapping[str, Tensor], edits: Iterable[Edit], transforms: Mapping[str, Operator], dtype: torch.dtype
+    tensors: Mapping[str, Tensor],
+    edits: Iterable[Edit],
+    transforms: Mapping[str, Operator],
+    dtype: torch.dtype,
 ) -> dict[str, Tensor]:
     """Return `tensors` with every edit applied, computed in `dtype`; pure and differentiable in the transforms.
 
@@ -61,12 +64,12 @@ def _edited(tensor: Tensor, edit: Edit, operator: Operator) -> Tensor:
 
 def fold_block(
     bound: Bound, plan: Plan, index: int, transforms: Mapping[str, Operator]
-) -> dict[str, Float[Tensor, "..."]]:
+) -> dict[str, Float[Tensor, ...]]:
     """Return block `index`'s folded tensors, float64."""
     return effective(absorbed(bound, plan, index), plan.edits[index], transforms, torch.float64)
 
 
-def fold_edges(bound: Bound, plan: Plan, transforms: Mapping[str, Operator]) -> dict[str, Float[Tensor, "..."]]:
+def fold_edges(bound: Bound, plan: Plan, transforms: Mapping[str, Operator]) -> dict[str, Float[Tensor, ...]]:
     """Return the folded embedding, final gain and head, by state-dict name, float64.
 
     A rotated embedding and a rotated head are no longer each other's transpose, so tied ones come back as two tensors.
@@ -79,10 +82,14 @@ def fold_edges(bound: Bound, plan: Plan, transforms: Mapping[str, Operator]) -> 
         head = rotation.apply(transforms[FINAL_GAIN].apply(head))
         gain = torch.ones_like(gain)
     family = bound.family
-    return {f"{family.embedding}.weight": embedding, f"{family.final_norm}.weight": gain, f"{family.head}.weight": head}
+    return {
+        f"{family.embedding}.weight": embedding,
+        f"{family.final_norm}.weight": gain,
+        f"{family.head}.weight": head,
+    }
 
 
-def fold_model(bound: Bound, plan: Plan, parameters: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "..."]]:
+def fold_model(bound: Bound, plan: Plan, parameters: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ...]]:
     """Return the whole folded state dict, float64; for models that fit in memory twice, such as tests'."""
     transforms = operators(plan, cast(parameters, torch.float64))
     state = fold_edges(bound, plan, transforms)
@@ -90,4 +97,3 @@ def fold_model(bound: Bound, plan: Plan, parameters: Mapping[str, Tensor]) -> di
         block = fold_block(bound, plan, index, transforms)
         state |= {f"{bound.family.layers}.{index}.{name}": tensor for name, tensor in block.items()}
     return state
-

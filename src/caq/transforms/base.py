@@ -1,7 +1,8 @@
 """What a transform is: an invertible linear map T of some activation, row vector `x -> x T`, folded into weights.
 
-A tensor that *produces* the activation takes T on its output side; one that *reads* it takes `T^-T` on its input side, so
-that `(x T)(W T^-T)^T = x W^T`: the full-precision function does not change (method: OSTQuant's framework, arXiv:2501.13987).
+A tensor that *produces* the activation takes T on its output side; one that *reads* it takes `T^-T` on its input
+side, so that `(x T)(W T^-T)^T = x W^T`: the full-precision function does not change (method: OSTQuant's framework,
+arXiv:2501.13987).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch import Tensor
 class Operator(Protocol):
     """A transform at one value of its parameters; acts on the last dimension, `count` blocks of `size`.
 
-    A last dimension of `count * repeat * size` uses each block for `repeat` neighbours: how one KV head's transform reaches
-    the query heads of its group.
+    A last dimension of `count * repeat * size` uses each block for `repeat` neighbours: how one KV head's transform
+    reaches the query heads of its group.
     """
 
     def apply(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
@@ -49,7 +50,8 @@ class Orthogonal:
         if count == 1 and x.shape[-1] == size:
             return x @ self.matrix[0].to(x)
         blocks = x.unflatten(-1, (count, -1, size))
-        return (blocks @ self.matrix.to(x)).flatten(-3)
+        mixed: Tensor = blocks @ self.matrix.to(x)
+        return mixed.flatten(-3)
 
     def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
         """Return `x T^-T`, which is `x T`."""

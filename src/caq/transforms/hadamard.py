@@ -25,14 +25,15 @@ def random_hadamard(size: int, generator: torch.Generator) -> Float[Tensor, "siz
         matrix = random_hadamard_matrix(size, torch.float64, torch.device("cpu"), generator)
     except ValueError:
         raise Unsupported(f"no Hadamard matrix of size {size} is known; set transforms.residual to 'none'") from None
-    return matrix / size**0.5
+    normalised: Tensor = matrix / size**0.5
+    return normalised
 
 
 def online_block(size: int) -> int:
     """Return the largest power of two that divides `size`: the block of the online Hadamard.
 
-    Engines build Hadamard matrices of powers of two from their size alone; any other matrix would have to be stored densely
-    in the checkpoint (1.6 GB at 14,336). 14,336 = 7 x 2,048 therefore runs as seven blocks of 2,048.
+    Engines build Hadamard matrices of powers of two from their size alone; any other matrix would have to be stored
+    densely in the checkpoint (1.6 GB at 14,336). 14,336 = 7 x 2,048 therefore runs as seven blocks of 2,048.
     """
     return size & -size
 
@@ -65,7 +66,8 @@ class WalshHadamard:
         right = 1 << (self.block.bit_length() // 2)
         left = self.block // right
         blocks = x.unflatten(-1, (-1, left, right))
-        return (sylvester(left).to(x) @ blocks @ sylvester(right).to(x)).flatten(-3)
+        mixed: Tensor = sylvester(left).to(x) @ blocks @ sylvester(right).to(x)
+        return mixed.flatten(-3)
 
     def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
         """Return `x T^-T`, which is `x T`."""
@@ -77,7 +79,8 @@ def sylvester(size: int) -> Float[Tensor, "size size"]:
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while matrix.shape[0] < size:
         matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)))
-    return matrix / size**0.5
+    normalised: Tensor = matrix / size**0.5
+    return normalised
 
 
 def random_head_rotations(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count size size"]:
@@ -85,4 +88,11 @@ def random_head_rotations(count: int, size: int, generator: torch.Generator) -> 
     return torch.stack([random_hadamard(size, generator) for _ in range(count)])
 
 
-__all__ = ["Hadamard", "WalshHadamard", "online_block", "random_hadamard", "random_head_rotations", "sylvester"]
+__all__ = [
+    "Hadamard",
+    "WalshHadamard",
+    "online_block",
+    "random_hadamard",
+    "random_head_rotations",
+    "sylvester",
+]

@@ -69,7 +69,7 @@ def make_plan(bound: Bound, recipe: TransformRecipe, *, seed: int) -> Plan:
     rotate = recipe.residual != "none"
     if rotate:
         transforms[RESIDUAL] = Rotation(_residual_start(bound, recipe, generator), learned=recipe.learn)
-        transforms[FINAL_GAIN] = Gain(bound.final_norm.weight.detach())  # type: ignore[arg-type]
+        transforms[FINAL_GAIN] = Gain(bound.final_norm.get_parameter("weight"))
     edits = []
     for index in range(bound.shape.layers):
         block = dict(_block_transforms(bound, recipe, index, generator))
@@ -102,8 +102,8 @@ def _block_transforms(
     shape, block = bound.shape, bound.blocks[index]
     attention, mlp = bound.family.attention, bound.family.mlp
     if recipe.residual != "none":
-        yield "attention_gain", Gain(block.get_submodule(attention.norm).weight.detach())  # type: ignore[arg-type]
-        yield "mlp_gain", Gain(block.get_submodule(mlp.norm).weight.detach())  # type: ignore[arg-type]
+        yield "attention_gain", Gain(block.get_submodule(attention.norm).get_parameter("weight"))
+        yield "mlp_gain", Gain(block.get_submodule(mlp.norm).get_parameter("weight"))
     if recipe.scale_norms and recipe.learn:
         yield "attention_input", Scaling(1, shape.hidden)
         yield "mlp_input", Scaling(1, shape.hidden)
@@ -145,7 +145,13 @@ def _block_edits(bound: Bound, block: Mapping[str, Transform], index: int, rotat
 
 
 def _stream_edits(
-    norm: str, readers: tuple[str, ...], writer: str, name: str, block: Mapping[str, Transform], index: int, rotate: bool
+    norm: str,
+    readers: tuple[str, ...],
+    writer: str,
+    name: str,
+    block: Mapping[str, Transform],
+    index: int,
+    rotate: bool,
 ) -> Iterator[Edit]:
     scaling = f"block.{index}.{name}_input"
     for reader in readers:

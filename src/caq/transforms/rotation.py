@@ -17,8 +17,8 @@ from caq.transforms.hadamard import random_hadamard
 class Rotation:
     """`T = base @ cayley(parameter)`, one matrix per block; orthogonal for every value of the parameter.
 
-    The manifold is a chart of plain tensors, so that any optimiser works on it and nothing has to be retracted; Riemannian
-    Adam on the Stiefel manifold costs the same at hidden size 512 and more at 2048.
+    The manifold is a chart of plain tensors, so that any optimiser works on it and nothing has to be retracted;
+    Riemannian Adam on the Stiefel manifold costs the same at hidden size 512 and more at 2048.
     """
 
     base: Float[Tensor, "count size size"]
@@ -39,7 +39,8 @@ def cayley(free: Float[Tensor, "count size size"]) -> Float[Tensor, "count size 
     """Return `(I - A/2)^-1 (I + A/2)` with `A` the skew-symmetric part of `free`; `exp(A)` to second order."""
     half_skew = (free - free.mT) / 4
     identity = torch.eye(free.shape[-1], dtype=free.dtype, device=free.device)
-    return torch.linalg.solve(identity - half_skew, identity + half_skew)
+    rotation: Tensor = torch.linalg.solve(identity - half_skew, identity + half_skew)
+    return rotation
 
 
 def weight_principal_rotation(
@@ -52,7 +53,9 @@ def weight_principal_rotation(
     """
     covariance = _covariance(readers)
     _, eigenvectors = torch.linalg.eigh(covariance)
-    return (eigenvectors @ random_hadamard(covariance.shape[0], generator).to(covariance.device))[None]
+    spread = random_hadamard(covariance.shape[0], generator).to(covariance.device)
+    rotation: Tensor = eigenvectors @ spread
+    return rotation[None]
 
 
 def _covariance(readers: Iterable[Float[Tensor, "out hidden"]]) -> Float[Tensor, "hidden hidden"]:
