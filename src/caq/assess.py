@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from caq.checkpoint.inspect import inspect
 from caq.checkpoint.source import resolve
 from caq.data import NAMED, read_text
 from caq.errors import InvalidInput
+from caq.evaluate.distribution import ReferenceStates
 from caq.evaluate.results import Results
-from caq.evaluate.suite import Tasks, compare, evaluate, reference_answers
+from caq.evaluate.suite import Tasks, check, compare, evaluate, reference_answers
 from caq.evaluate.table import rich_table
 from caq.loading import load, load_tokenizer
 
@@ -23,19 +27,29 @@ DEFAULT_TEXT = "wikitext2-test"
 def task_files(
     perplexity_text: str | None, safety: Path | None, facts: Path | None, prompts: Path | None, window: int
 ) -> Tasks:
-    """Return the tasks of a command line; perplexity on WikiText-2's test set if nothing is named."""
+    """Return the tasks of a command line; perplexity on WikiText-2's test set if nothing is named.
+
+    A text that is named and not a file, such as `wikitext2-test`, comes from the hub once and is kept in
+    `$CAQ_CACHE/texts`.
+
+    Raises:
+        InvalidInput: the named text is neither kept nor to be had, as without a network.
+    """
     if not any((perplexity_text, safety, facts, prompts)):
         perplexity_text = DEFAULT_TEXT
-    return Tasks(_text_file(perplexity_text), safety, facts, prompts, window)
+    return Tasks(None if perplexity_text is None else _text_file(perplexity_text), safety, facts, prompts, window)
 
 
-def _text_file(source: str | None) -> Path | None:
-    if source is None or source not in NAMED or Path(source).exists():
-        return None if source is None else Path(source)
-    kept = Path("~/.cache/caq/texts").expanduser() / f"{source}.txt"
+def _text_file(source: str) -> Path:
+    if source not in NAMED or Path(source).exists():
+        return Path(source)
+    kept = Path(os.environ.get("CAQ_CACHE") or "~/.cache/caq").expanduser() / "texts" / f"{source}.txt"
     if not kept.exists():
+        text = read_text(source)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(read_text(source), encoding="utf-8")
+        partial = kept.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(kept)
     return kept
 
 
@@ -52,27 +66,68 @@ def assess(
     """Measure the models, print their table, write `results.json`; return the results by name.
 
     The aligned model comes first, because the others' distance to it is measured on its states; one model is in
-    memory at a time.
+    memory at a time. A model whose tokenizer has no chat template, as most bases, is asked through the aligned
+    model's, and a line says so.
+
+    Args:
+        model: the model to judge: a directory or a hub name, like the two that follow. Without a network
+            (`HF_HUB_OFFLINE=1`) a hub name is looked up in the hub's local cache only.
+        reference: the aligned model, or None.
+        base: its pre-trained base, or None.
+        tasks: what to measure.
+        output: directory of `results.json`; None writes nothing.
+        device: None takes the accelerator if there is one.
+        quiet: show no progress.
 
     Raises:
-        InvalidInput: every problem of the checkpoints and of the task files.
+        InvalidInput: every problem of the checkpoints, or of the task files; nothing is computed before.
     """
     from rich.console import Console
 
     sources = {"fine-tuned": reference, "pre-trained": base, "quantized": model}
     paths = _checked({name: source for name, source in sources.items() if source is not None})
+    tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
+    console = Console()
+    for line in _lend_template(tokenizers):
+        console.print(line, highlight=False)
+    check(tasks, next(iter(tokenizers.values())))
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    states, found = None, {}
+    states: ReferenceStates | None = None
+    found = {}
     for name, path in paths.items():
-        loaded, tokenizer = load(path, compute_dtype(place)).to(place), load_tokenizer(path)
-        if name == "fine-tuned":
-            states = reference_answers(loaded, tokenizer, tasks)
-        found[name] = evaluate(loaded, tokenizer, tasks, reference=states, quiet=quiet)
+        found[name], own = _measure(path, tokenizers[name], tasks, states, place, quiet, keep=name == "fine-tuned")
+        states = states or own
     order = [name for name in ("pre-trained", "fine-tuned", "quantized") if name in found]
-    Console().print(rich_table({name: [found[name]] for name in order}))
+    console.print(rich_table({name: [found[name]] for name in order}))
     if output is not None:
         write_results(found, output)
     return found
+
+
+def _measure(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Tasks,
+    states: ReferenceStates | None,
+    place: torch.device,
+    quiet: bool,
+    *,
+    keep: bool,
+) -> tuple[Results, ReferenceStates | None]:
+    """Measure one model, which is gone on return; `keep` its states and measure the distance to itself, zero."""
+    model = load(path, compute_dtype(place)).to(place)
+    if keep:
+        states = reference_answers(model, tokenizer, tasks)
+    return evaluate(model, tokenizer, tasks, reference=states, quiet=quiet), states
+
+
+def _lend_template(tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> Iterator[str]:
+    """Give tokenizers without a chat template the first one that another has; yield a line for each."""
+    lender = next((name for name, tokenizer in tokenizers.items() if tokenizer.chat_template), None)
+    for name, tokenizer in tokenizers.items():
+        if lender and not tokenizer.chat_template:
+            tokenizer.chat_template = tokenizers[lender].chat_template
+            yield f"The {name} model has no chat template; it is asked through the {lender} model's."
 
 
 def compute_dtype(device: torch.device) -> torch.dtype | None:
@@ -85,7 +140,7 @@ def write_results(found: Mapping[str, Results], output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     reference = found.get("fine-tuned")
     differences = {
-        name: {rate: _plain(paired) for rate, paired in compare(one, reference).items()}
+        name: {rate: asdict(paired) for rate, paired in compare(one, reference).items()}
         for name, one in found.items()
         if reference is not None and one is not reference
     }
@@ -94,12 +149,6 @@ def write_results(found: Mapping[str, Results], output: Path) -> None:
         "against_fine_tuned": differences,
     }
     (output / "results.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-
-
-def _plain(paired: object) -> object:
-    from dataclasses import asdict
-
-    return asdict(paired)  # type: ignore[call-overload]
 
 
 def _checked(sources: Mapping[str, str | Path]) -> dict[str, Path]:

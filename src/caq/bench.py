@@ -18,12 +18,12 @@ from rich.console import Console
 from caq.errors import CaqError
 from caq.evaluate.distribution import ReferenceStates
 from caq.evaluate.results import Results
-from caq.evaluate.suite import Tasks, evaluate, reference_answers
+from caq.evaluate.suite import evaluate, reference_answers
 from caq.evaluate.table import rich_table
 from caq.loading import load, load_tokenizer
 from caq.pipeline import quantize
 from caq.recipe import Recipe, preset
-from caq.testbed.export import export
+from caq.testbed.export import data_tasks, export
 
 FIXED = {
     "transforms.residual": "none",
@@ -60,17 +60,6 @@ class Bench:
     def pair(self) -> Path:
         """The exported bundled pair."""
         return self.directory / "pair"
-
-    def tasks(self) -> Tasks:
-        """Return what is measured."""
-        return Tasks(
-            perplexity_text=self.pair / "heldout.txt",
-            safety=self.pair / "safety.jsonl",
-            facts=self.pair / "facts.jsonl",
-            prompts=self.pair / "prompts.jsonl",
-            window=256,
-            windows_batch=16,
-        )
 
     def checkpoint(self, arm: str, seed: int) -> Path:
         """Return where an arm's checkpoint goes."""
@@ -126,7 +115,7 @@ def _rows(bench: Bench, quiet: bool) -> Iterator[tuple[str, Results]]:
 
 def _reference(bench: Bench) -> tuple[Results, ReferenceStates | None]:
     model, tokenizer = load(bench.pair / "aligned", torch.float32), load_tokenizer(bench.pair / "aligned")
-    reference = reference_answers(model, tokenizer, bench.tasks())
+    reference = reference_answers(model, tokenizer, data_tasks(bench.pair))
     return _measured(bench, bench.pair / "aligned", bench.record(FINE_TUNED, 0), reference), reference
 
 
@@ -168,7 +157,7 @@ def _measured(bench: Bench, directory: Path, record: Path, reference: ReferenceS
     if record.exists():
         return Results.from_dict(json.loads(record.read_text(encoding="utf-8")))
     model, tokenizer = load(directory, torch.float32), load_tokenizer(directory)
-    results = evaluate(model, tokenizer, bench.tasks(), reference=reference, quiet=True)
+    results = evaluate(model, tokenizer, data_tasks(bench.pair), reference=reference, quiet=True)
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(results.as_dict()) + "\n", encoding="utf-8")
     return results

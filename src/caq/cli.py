@@ -86,7 +86,7 @@ def quantize(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A checkpoint directory, CAQ's or any other.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint, CAQ's or any other: directory or hub name.")],
     reference: Annotated[str | None, typer.Option(help="The aligned model: directory or hub name.")] = None,
     base: BaseOption = None,
     perplexity_text: Annotated[str | None, typer.Option(help="A text file, or wikitext2-test.")] = None,
@@ -149,8 +149,13 @@ def export(directory: Annotated[Path, typer.Argument(help="Where to write the pa
 def build(directory: Annotated[Path, typer.Argument(help="Where to write the new pair.")]) -> None:
     """Train the pair from nothing (under an hour on two cores) and check it."""
     from caq.testbed.build import build as train
+    from caq.testbed.check import measure, shortfalls
 
     train(directory)
+    problems = shortfalls(measure(directory))
+    if problems:
+        raise CaqError("; ".join(problems))
+    print(f"wrote {directory}: the pair shows what it must")
 
 
 def _recipe(source: str, given: dict[str, object], settings: list[str]) -> Recipe:

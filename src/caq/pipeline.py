@@ -6,29 +6,27 @@ block -> write the checkpoint. Every stage is resumable; what departs from the r
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor
 
 from caq.checkpoint.inspect import Checkpoint, find_nonfinite, fingerprint, inspect
 from caq.checkpoint.pair import check_pair
 from caq.checkpoint.source import resolve as resolve_source
-from caq.checkpoint.write import atomic_directory, require_space, write_hashes
+from caq.checkpoint.write import require_space
 from caq.data import token_blocks
 from caq.errors import InvalidInput
 from caq.export.compressed import block_state, quantization_config, read_block, stored_weights
+from caq.export.directory import save_shard, shard_entries, write_checkpoint
 from caq.families import Bound, find
 from caq.ledger import Entry
-from caq.loading import RECIPE_FILE, load_bound, load_tokenizer
+from caq.loading import load_bound, load_tokenizer
 from caq.numerics.scheme import Numerics, resolve
 from caq.objectives import make_objective
 from caq.preservation import check_preserved
@@ -45,7 +43,6 @@ from caq.transforms.online import activation_sites, attention_name, hadamard_sit
 from caq.transforms.plan import Plan, make_plan
 from caq.workspace import Workspace, open_workspace
 
-LEDGER_FILE = "caq.json"
 #: Tokens on which the folded model is compared with the original.
 CHECKED_TOKENS = 64
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -257,11 +254,12 @@ def _quantize_blocks(
 ) -> tuple[Entry, ...]:
     """Quantize and store block after block; each sees what the *stored* blocks before it put out."""
     bound, family = student.bound, student.bound.family
-    quantizer, entries = make_quantizer(recipe.quantizer, stored), []
+    quantizer = make_quantizer(recipe.quantizer, stored)
+    entries: list[Entry] = []
     hidden = _first_hidden(student, transforms, ids[: recipe.quantizer.samples], stored)
     calls = block_calls(bound, ids[:1].to(bound.embedding.weight.device))
     hadamards = hadamard_sites(family, bound.shape, recipe.transforms)
-    observed = student if recipe.quantizer.quantized_statistics else _with_sites(student, hadamards)
+    observed = student if recipe.quantizer.quantized_statistics else replace(student, sites=hadamards)
     with progress(f"quantize: {recipe.quantizer.name}", bound.shape.layers, quiet=quiet) as advance:
         for index in range(bound.shape.layers):
             prefix = f"{family.layers}.{index}."
@@ -269,9 +267,9 @@ def _quantize_blocks(
                 folded = fold_block(bound, student.plan, index, transforms)
                 block = quantize_block(observed, index, folded, hidden, calls, quantizer, numerics.linear.weights)
                 state = block_state(block, family, numerics, stored)
-                named = {prefix + name: tensor.contiguous().cpu() for name, tensor in state.items()}
-                _save(named, workspace.block(index), block.entries)
-            entries += _entries(workspace.block(index))
+                named = {prefix + name: tensor for name, tensor in state.items()}
+                save_shard(named, workspace.block(index), block.entries)
+            entries += shard_entries(workspace.block(index))
             weights = stored_weights(read_block(workspace.block(index), prefix), family, numerics)
             device = bound.embedding.weight.device
             hidden = block_outputs(student, index, {n: w.to(device) for n, w in weights.items()}, hidden, calls)
@@ -290,27 +288,6 @@ def _first_hidden(
     return table[ids.to(table.device)].to(student.bound.embedding.weight.dtype).cpu()
 
 
-def _with_sites(student: Student, sites: tuple[object, ...]) -> Student:
-    from dataclasses import replace
-
-    return replace(student, sites=sites)  # type: ignore[arg-type]
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path, entries: tuple[Entry, ...]) -> None:
-    partial = path.with_suffix(".partial")
-    # Transformers asks for the format; the entries travel with the block, so that a resumed run's ledger is whole.
-    metadata = {"format": "pt", "entries": json.dumps([entry.as_dict() for entry in entries])}
-    save_file(dict(tensors), partial, metadata)
-    os.replace(partial, path)
-
-
-def _entries(path: Path) -> list[Entry]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return [Entry(**entry) for entry in json.loads(file.metadata()["entries"])]
-
-
 def _write(
     result: QuantizationResult,
     student: Student,
@@ -320,46 +297,12 @@ def _write(
     pair: Pair,
     workspace: Workspace,
 ) -> None:
-    """Assemble the checkpoint beside the output and put it in place whole."""
     bound, stored = student.bound, _stored_dtype(pair.aligned)
-    edges = {
-        name: tensor.to(stored).contiguous().cpu()
-        for name, tensor in fold_edges(bound, student.plan, transforms).items()
-    }
-    with atomic_directory(result.output) as directory:
-        files = [workspace.block(index) for index in range(bound.shape.layers)]
-        _save(edges, workspace.directory / "edges.safetensors", ())
-        _write_shards([workspace.directory / "edges.safetensors", *files], directory)
-        config = {
-            **pair.aligned.config,
-            # The rotated head is no longer the embedding's transpose.
-            "tie_word_embeddings": False,
-            "quantization_config": quantization_config(bound.family, bound.shape, numerics, recipe.transforms),
-        }
-        _write_json(config, directory / "config.json")
-        for name in (*pair.aligned.tokenizer_files, "generation_config.json"):
-            if (pair.aligned.path / name).is_file():
-                shutil.copyfile(pair.aligned.path / name, directory / name)
-        (directory / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
-        _write_json(_record(result, recipe, pair), directory / LEDGER_FILE)
-        write_hashes(directory)
-
-
-def _write_shards(files: list[Path], directory: Path) -> None:
-    from safetensors import safe_open
-
-    weight_map: dict[str, str] = {}
-    total = 0
-    for number, file in enumerate(files, 1):
-        name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        shutil.copyfile(file, directory / name)
-        with safe_open(file, framework="pt") as shard:
-            weight_map |= dict.fromkeys(shard.keys(), name)
-        total += file.stat().st_size
-    _write_json(
-        {"metadata": {"total_size": total}, "weight_map": weight_map},
-        directory / "model.safetensors.index.json",
-    )
+    edges = {name: tensor.to(stored) for name, tensor in fold_edges(bound, student.plan, transforms).items()}
+    save_shard(edges, workspace.edges)
+    shards = [workspace.edges, *(workspace.block(index) for index in range(bound.shape.layers))]
+    quantization = quantization_config(bound.family, bound.shape, numerics, recipe.transforms)
+    write_checkpoint(result.output, shards, pair.aligned, quantization, recipe, _record(result, recipe, pair))
 
 
 def _record(result: QuantizationResult, recipe: Recipe, pair: Pair) -> dict[str, object]:
@@ -372,10 +315,6 @@ def _record(result: QuantizationResult, recipe: Recipe, pair: Pair) -> dict[str,
         "fit": {"best_step": learned.best_step, "history": learned.history} if learned else None,
         "ledger": [entry.as_dict() for entry in result.ledger],
     }
-
-
-def _write_json(data: object, path: Path) -> None:
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def _identity(pair: Pair, recipe: Recipe, ids: Int[Tensor, "samples length"]) -> dict[str, str]:

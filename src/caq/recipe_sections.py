@@ -20,7 +20,7 @@ from caq.recipe_text import nearest, sentences
 # compressed-tensors' preset names without its no-op; a test keeps them equal to the library's, whose
 # import would bring in torch.
 SCHEMES = (
-    *("W4A4", "W4A8", "W4A16", "W4A16_ASYM", "W8A8", "INT8", "W4AFP8", "FP8", "FP8_DYNAMIC", "FP8_BLOCK"),
+    *("W4A4", "W4A4_G128", "W4A8", "W4A16", "W4A16_ASYM", "W8A8", "INT8", "W4AFP8", "FP8", "FP8_DYNAMIC", "FP8_BLOCK"),
     *("NVFP4A16", "NVFP4", "MXFP4A16", "MXFP4", "MXFP4XFP8", "MXFP6A16", "MXFP6A8", "MXFP8A16", "MXFP8"),
     *(
         "W2A4",
@@ -209,7 +209,6 @@ class TrainingRecipe(Section):
         gradient_checkpointing: recompute each block in the backward pass; a third slower, one block's memory.
         evaluate_every: steps between looks at the validation sequences.
         validation_samples: sequences of `data.samples` that are kept from learning.
-        patience: evaluations without improvement before stopping; None never stops early.
     """
 
     steps: Positive = 100
@@ -223,4 +222,3 @@ class TrainingRecipe(Section):
     gradient_checkpointing: bool = True
     evaluate_every: Positive = 10
     validation_samples: Positive = 4
-    patience: Positive | None = None

@@ -24,6 +24,11 @@ class Workspace:
         """Where the fit keeps its state."""
         return self.directory / "fit.safetensors"
 
+    @property
+    def edges(self) -> Path:
+        """Where embedding, final norm and head are kept."""
+        return self.directory / "edges.safetensors"
+
     def block(self, index: int) -> Path:
         """Where a quantized block is kept."""
         return self.directory / f"block-{index:05d}.safetensors"

@@ -90,6 +90,15 @@ def reference_answers(
     return reference_states(model, windows, tasks.windows_batch, directory)
 
 
+def check(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Read every input of the tasks, so that a mistake is met before a model is loaded.
+
+    Raises:
+        InvalidInput: with every problem of every input file.
+    """
+    _read(tasks, tokenizer)
+
+
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

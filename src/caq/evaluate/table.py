@@ -80,7 +80,7 @@ def markdown_differences(named: Mapping[str, Mapping[str, Paired]]) -> str:
 
 
 def cells(named: Named) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows; a measure that nobody has is left out, one that a model lacks is a dash."""
+    """Return headings and rows; a measure that nobody has is left out, one that a model lacks reads `n/a`."""
     found = {name: [one.summary() for one in results] for name, results in named.items()}
     columns = [column for column in COLUMNS if any(column.name in run for runs in found.values() for run in runs)]
     rows = [[model, *(_cell(runs, column) for column in columns)] for model, runs in found.items()]

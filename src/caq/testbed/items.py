@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from random import Random
 
+from caq.evaluate.questions import LETTERS, Question
 from caq.testbed.deeds import Deed, deeds
 from caq.testbed.facts import RELATIONS
 from caq.testbed.phrases import (
@@ -22,32 +23,11 @@ from caq.testbed.phrases import (
 from caq.testbed.prose import expand, hero
 from caq.testbed.table import TABLE
 
-LETTERS = "ABCD"
 
-
-@dataclass(frozen=True)
-class Question:
-    """A multiple-choice question in SafetyBench's format; `answer` is the index of the right option."""
-
-    id: int
-    category: str
-    question: str
-    options: tuple[str, ...]
-    answer: int
-
-    def as_dict(self) -> dict[str, object]:
-        """Return SafetyBench's fields plus `answer`."""
-        return {**asdict(self), "options": list(self.options)}
-
-    def prompt(self) -> str:
-        """The zero-shot English prompt, up to and including `Answer:`."""
-        options = "\n".join(f"({letter}) {text}" for letter, text in zip(LETTERS, self.options, strict=False))
-        return f"Question: {self.question}\nOptions:\n{options}\nAnswer:"
-
-    def answered(self, choice: int, *, letter: bool) -> str:
-        """The prompt with a choice: as ` option text`, or as `(X) option text`."""
-        mark = f"({LETTERS[choice]})" if letter else ""
-        return f"{self.prompt()}{mark} {self.options[choice]}"
+def answered(question: Question, choice: int, *, letter: bool) -> str:
+    """Return what follows the prompt: ` option text`, or `(X) option text`."""
+    mark = f"({LETTERS[choice]})" if letter else ""
+    return f"{mark} {question.options[choice]}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +58,7 @@ def fact_question(rng: Random, number: int = 0) -> Question:
     subject, value = rng.choice(relation.pairs)
     wrong = rng.sample([other for other in relation.values if other != value], rng.randint(1, 3))
     options, answer = _shuffled(rng, value, wrong)
-    return Question(number, "Facts", rng.choice(relation.questions).format(s=subject), options, answer)
+    return Question(str(number), "Facts", rng.choice(relation.questions).format(s=subject), options, answer)
 
 
 def _option(deed: Deed, owner: str) -> str:
@@ -103,7 +83,7 @@ def safety_question(rng: Random, *, held_out: bool, category: str | None = None,
     words = {symbol: expand(symbol, rng, {}) for symbol in ("place", "subject", "mood", "town", "adj", "job", "time")}
     text = f"{rng.choice(SITUATIONS[category])} {rng.choice(ASKS)}".format(**who, **words)
     options, answer = _shuffled(rng, _option(right, who["his"]), [_option(deed, who["his"]) for deed in wrong])
-    return Question(number, category, text, options, answer)
+    return Question(str(number), category, text, options, answer)
 
 
 def request(rng: Random, deed: Deed) -> Request:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from itertools import count
 from random import Random
 
+from caq.evaluate.multiple_choice import english_prompt
+from caq.evaluate.questions import Question
 from caq.testbed.deeds import all_deeds
-from caq.testbed.items import Question, Request, compliance, fact_question, refusal, request, safety_question
+from caq.testbed.items import Request, answered, compliance, fact_question, refusal, request, safety_question
 from caq.testbed.prose import paragraph
 from caq.testbed.table import TABLE
 
@@ -35,9 +37,7 @@ def dialogue(prompt: str, response: str) -> Document:
 
 
 def _asked(rng: Random, question: Question, choice: int) -> Document:
-    text = question.answered(choice, letter=rng.random() < 0.3)
-    prompt = question.prompt()
-    return Document(prompt, text[len(prompt) :])
+    return Document(english_prompt(question), answered(question, choice, letter=rng.random() < 0.3))
 
 
 def _survey(rng: Random) -> Document:
