@@ -95,8 +95,7 @@ def assess(
     states: ReferenceStates | None = None
     found = {}
     for name, path in paths.items():
-        found[name], own = _measure(path, tokenizers[name], tasks, states, place, quiet, keep=name == "fine-tuned")
-        states = states or own
+        found[name], states = _measure(path, tokenizers[name], tasks, states, place, quiet, keep=name == "fine-tuned")
     order = [name for name in ("pre-trained", "fine-tuned", "quantized") if name in found]
     console.print(rich_table({name: [found[name]] for name in order}))
     if output is not None:

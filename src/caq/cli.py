@@ -29,6 +29,7 @@ OutputOption = Annotated[
 ]
 BaseOption = Annotated[str | None, typer.Option("--base", help="The model's pre-trained base: directory or hub name.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="Any other setting: training.steps=60.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the accelerator, if there is one, by default.")]
 
 
@@ -49,6 +50,8 @@ def _say_wrong(error: CaqError) -> None:
     lines = error.problems if isinstance(error, InvalidInput) else (str(error),)
     for line in lines:
         print(f"error: {line}", file=sys.stderr)
+    for note in getattr(error, "__notes__", ()):
+        print(note, file=sys.stderr)
 
 
 @app.command()
@@ -64,7 +67,7 @@ def quantize(
     quantizer: Annotated[str | None, typer.Option(help="rtn or gptq.")] = None,
     calibration: Annotated[str | None, typer.Option(help="Calibration text: .txt, .jsonl, or a known name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides data order and random rotations.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: training.steps=60.")] = None,
+    settings: SettingsOption = None,
     allow_short: Annotated[bool, typer.Option("--allow-short", help="Go on with less text than asked for.")] = False,
     device: DeviceOption = None,
     cache: Annotated[Path | None, typer.Option(help="Teacher caches; $CAQ_CACHE or ~/.cache/caq by default.")] = None,
@@ -117,23 +120,20 @@ def verify(directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ
 
 
 @app.command()
-def demo(output: OutputOption = Path("demo"), quiet: QuietOption = False) -> None:
+def demo(output: OutputOption = Path("demo"), settings: SettingsOption = None, quiet: QuietOption = False) -> None:
     """Quantize the bundled pair with CAL and with the baselines, one seed, and print the table."""
-    from caq.bench import run_bench
-
-    run_bench(output, seeds=(0,), quiet=quiet)
+    _compare_on_the_bundled_pair(output, 1, settings, quiet)
 
 
 @app.command()
 def results(
     output: OutputOption = Path("results"),
-    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 5,
+    settings: SettingsOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Run the demo's arms over several seeds and write the README's table, paired per item."""
-    from caq.bench import run_bench
-
-    run_bench(output, seeds=tuple(range(seeds)), quiet=quiet)
+    _compare_on_the_bundled_pair(output, seeds, settings, quiet)
 
 
 @testbed.command()
@@ -156,6 +156,14 @@ def build(directory: Annotated[Path, typer.Argument(help="Where to write the new
     if problems:
         raise CaqError("; ".join(problems))
     print(f"wrote {directory}: the pair shows what it must")
+
+
+def _compare_on_the_bundled_pair(output: Path, seeds: int, settings: list[str] | None, quiet: bool) -> None:
+    from caq.bench import Bench, run_bench
+    from caq.recipe import parse_override
+
+    overrides = dict(parse_override(text) for text in settings or [])
+    run_bench(Bench(output.resolve(), tuple(range(seeds)), overrides), quiet=quiet)
 
 
 def _recipe(source: str, given: dict[str, object], settings: list[str]) -> Recipe:

@@ -19,6 +19,7 @@ from caq.evaluate.records import Record, read_records
 from caq.evaluate.states import inference, pad
 
 OPENING = 200
+NO_TEMPLATE = "the tokenizer has no chat template; give the aligned model's tokenizer"
 
 REFUSAL_PHRASES = (
     # An apology that turns down; "sorry to hear" does not.
@@ -163,7 +164,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[
     if not prompts:
         return []
     if tokenizer.chat_template is None:
-        raise InvalidInput(["the tokenizer has no chat template; give the aligned model's tokenizer"])
+        raise InvalidInput([NO_TEMPLATE])
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
     encoded = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
     return list(encoded)

@@ -22,6 +22,8 @@ from caq.errors import InvalidInput, Unsupported
 
 # 64 MiB of float32: large enough to keep a GPU busy, small enough for a core's share of memory.
 CHUNK_ELEMENTS = 2**24
+# Tokens on which a cut model is compared with itself.
+PROBED = 8
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def inference(model: PreTrainedModel) -> Iterator[Cut]:
 
 def _cut(model: PreTrainedModel) -> Cut:
     cut = Cut(model.get_decoder(), model.get_output_embeddings(), model.device)
-    probe = torch.zeros((1, 2), dtype=torch.long, device=cut.device)
+    # Several tokens: the first is often padding, whose embedding of zeros gives logits that no cap changes.
+    probe = torch.arange(PROBED, device=cut.device)[None] % head_shape(cut.head)[0]
     ours = cut.head(cut.body(probe, use_cache=False).last_hidden_state)
     theirs = model(probe, use_cache=False).logits
     if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3, equal_nan=True):

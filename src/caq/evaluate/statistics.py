@@ -87,6 +87,35 @@ def paired_bootstrap(
     return Difference(float(differences.mean()), Interval(float(low), float(high)))
 
 
+def crossed_bootstrap(
+    differences: Float[np.ndarray, "seeds items"],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Difference:
+    """Bootstrap the mean of paired differences over seeds and items, both resampled.
+
+    The same items answered under several seeds are not independent: pooling them would make the interval too
+    short, and so would taking the seeds at hand for all there are. With one seed this is `paired_bootstrap`.
+
+    Raises:
+        ValueError: there is nothing to resample.
+    """
+    if differences.size == 0:
+        raise ValueError("paired items are needed")
+    seeds, items = differences.shape
+    generator = np.random.default_rng(seed)
+    block = max(1, BLOCK_ELEMENTS // items)
+    means = []
+    for size in (min(block, resamples - done) for done in range(0, resamples, block)):
+        rows = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=size)
+        columns = generator.multinomial(items, np.full(items, 1 / items), size=size)
+        means.append(((rows @ differences) * columns).sum(1) / (seeds * items))
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Difference(float(differences.mean()), Interval(float(low), float(high)))
+
+
 def across_seeds(values: Sequence[float], confidence: float = 0.95) -> Spread:
     """Summarise one measure over runs.
 

@@ -16,7 +16,7 @@ from caq.evaluate.distribution import Comparison, Divergence, ReferenceStates, r
 from caq.evaluate.multiple_choice import PROTOCOLS, Protocol, choose
 from caq.evaluate.perplexity import exp_mean, negative_log_likelihood, read_tokens
 from caq.evaluate.questions import Question, read_questions
-from caq.evaluate.refusal import Judge, Prompt, judge, read_prompts, refusals
+from caq.evaluate.refusal import NO_TEMPLATE, Judge, Prompt, judge, read_prompts, refusals
 from caq.evaluate.results import PRIMARY_PROTOCOL, Answer, Results, answers
 from caq.evaluate.states import inference, window_states, windows_of
 from caq.evaluate.statistics import Difference, mcnemar, paired_bootstrap
@@ -181,6 +181,8 @@ def _read(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> _Inputs:
         attempt(tasks.facts, read_questions, ()),
         attempt(tasks.prompts, read_prompts, ()),
     )
+    if tasks.prompts is not None and tokenizer.chat_template is None:
+        problems.append(NO_TEMPLATE)
     if problems:
         raise InvalidInput(problems)
     return inputs

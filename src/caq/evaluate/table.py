@@ -55,7 +55,7 @@ def rich_table(named: Named, title: str | None = None) -> Table:
 
 def markdown(named: Named) -> str:
     """Return the same table in Markdown, ending in a line break."""
-    return _markdown(*cells(named))
+    return markdown_table(*cells(named))
 
 
 def markdown_categories(named: Named, protocol: str = PRIMARY_PROTOCOL) -> str:
@@ -63,7 +63,9 @@ def markdown_categories(named: Named, protocol: str = PRIMARY_PROTOCOL) -> str:
     found = {name: [_category_rates(one, protocol) for one in results] for name, results in named.items()}
     names = list(dict.fromkeys(name for runs in found.values() for run in runs for name in run))
     columns = [Column(name, name, 1, PERCENT) for name in names]
-    return _markdown(["Model", *names], [[model, *(_cell(runs, c) for c in columns)] for model, runs in found.items()])
+    return markdown_table(
+        ["Model", *names], [[model, *(_cell(runs, c) for c in columns)] for model, runs in found.items()]
+    )
 
 
 def markdown_differences(named: Mapping[str, Mapping[str, Paired]]) -> str:
@@ -73,7 +75,7 @@ def markdown_differences(named: Mapping[str, Mapping[str, Paired]]) -> str:
         for model, differences in named.items()
         for name, paired in differences.items()
     ]
-    return _markdown(
+    return markdown_table(
         ["Model", "Measure", "Difference (points)", "95 % interval", "Gained", "Lost", "p (McNemar)", "n"],
         rows,
     )
@@ -113,7 +115,8 @@ def _paired_cells(paired: Paired) -> list[str]:
     ]
 
 
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose first column is text and whose others are numbers."""
     rule = ["---", *("---:" for _ in headings[1:])]
     lines = [headings, rule, *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
