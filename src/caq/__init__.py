@@ -9,18 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from caq.evaluate.suite import Tasks, evaluate
     from caq.loading import load
     from caq.pipeline import QuantizationResult, quantize
     from caq.recipe import Recipe, preset
 
-__all__ = ["QuantizationResult", "Recipe", "Tasks", "evaluate", "load", "preset", "quantize"]
+__all__ = ["QuantizationResult", "Recipe", "load", "preset", "quantize"]
 
 _HOMES = {
     "QuantizationResult": "caq.pipeline",
     "Recipe": "caq.recipe",
-    "Tasks": "caq.evaluate.suite",
-    "evaluate": "caq.evaluate.suite",
     "load": "caq.loading",
     "preset": "caq.recipe",
     "quantize": "caq.pipeline",

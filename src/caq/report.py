@@ -132,6 +132,8 @@ def _amounts(found: Runs) -> list[str]:
             continue
         pairs = [(a.summary(), b.summary()) for a, b in zip(found[ours], found[theirs], strict=True)]
         for name in AMOUNTS:
+            if name not in pairs[0][0]:
+                continue
             spread = across_seeds([a[name] - b[name] for a, b in pairs])
             assert spread.interval is not None
             bounds = f"[{spread.interval.low:+.4f}, {spread.interval.high:+.4f}]"

@@ -24,7 +24,10 @@ def random_hadamard(size: int, generator: torch.Generator) -> Float[Tensor, "siz
     try:
         matrix = random_hadamard_matrix(size, torch.float64, torch.device("cpu"), generator)
     except ValueError:
-        raise Unsupported(f"no Hadamard matrix of size {size} is known; set transforms.residual to 'none'") from None
+        raise Unsupported(
+            f"no Hadamard matrix of size {size} is known; if it is the hidden size, set transforms.residual: none, "
+            "if a head's, transforms.rotate_value_output: false"
+        ) from None
     normalised: Tensor = matrix / size**0.5
     return normalised
 
