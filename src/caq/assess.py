@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from caq.evaluate.table import rich_table
 from caq.loading import load, load_tokenizer
 
 DEFAULT_TEXT = "wikitext2-test"
+PIPED_COLUMNS = 160
 
 
 def task_files(
@@ -87,9 +89,10 @@ def assess(
     sources = {"fine-tuned": reference, "pre-trained": base, "quantized": model}
     paths = _checked({name: source for name, source in sources.items() if source is not None})
     tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
-    console = Console()
+    # A file or a pipe has no width of its own, and 80 columns would fold the table.
+    console = Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS)
     for line in _lend_template(tokenizers):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     check(tasks, next(iter(tokenizers.values())))
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     states: ReferenceStates | None = None

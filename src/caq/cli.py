@@ -40,7 +40,10 @@ def main() -> None:
     except CaqError as error:
         _say_wrong(error)
         sys.exit(error.status)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Inside a command, typer has turned the one into the other.
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
         again = shlex.join(["caq", *sys.argv[1:]])
         print(f"\nInterrupted. What is done is kept; go on with:\n  {again}", file=sys.stderr)
         sys.exit(INTERRUPTED)

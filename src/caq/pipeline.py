@@ -120,6 +120,11 @@ def quantize(
     tokenizer = load_tokenizer(pair.aligned.path)
     data = recipe.data
     ids, entries = token_blocks(data.text, tokenizer, data.samples, data.length, recipe.seed, data.allow_short)
+    kept = recipe.training.validation_samples if recipe.transforms.learn else 0
+    if len(ids) <= kept:
+        raise InvalidInput(
+            [f"{data.text}: has {len(ids)} blocks and training.validation_samples takes {kept}; add text"]
+        )
     workspace = open_workspace(output, _identity(pair, recipe, ids), restart=restart)
 
     teacher = _teach(pair, recipe, ids, _cache_root(cache_dir), dtype, place, quiet)

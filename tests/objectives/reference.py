@@ -42,7 +42,7 @@ def largest(score: Tensor, k: int) -> list[int]:
 
 
 def supports(name: str, aligned: Tensor, base: Tensor, options: Any) -> tuple[list[int], list[int]]:
-    everything = list(range(VOCABULARY))
+    everything = list(range(len(aligned)))
     pull = largest(aligned, options.pull_k) if name in RESTRICTED else everything
     if name == "cal":
         by_probability = options.difference == "probability"

@@ -55,8 +55,9 @@ def _cut(model: PreTrainedModel) -> Cut:
     cut = Cut(model.get_decoder(), model.get_output_embeddings(), model.device)
     # Several tokens: the first is often padding, whose embedding of zeros gives logits that no cap changes.
     probe = torch.arange(PROBED, device=cut.device)[None] % head_shape(cut.head)[0]
-    ours = cut.head(cut.body(probe, use_cache=False).last_hidden_state)
+    # The whole model first: a packed checkpoint unpacks its weights at the model's first call, not the body's.
     theirs = model(probe, use_cache=False).logits
+    ours = cut.head(cut.body(probe, use_cache=False).last_hidden_state)
     if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3, equal_nan=True):
         raise Unsupported(
             f"{type(model).__name__} changes its logits after the head, which evaluation does not reproduce; "

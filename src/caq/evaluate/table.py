@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from caq.evaluate.results import PRIMARY_PROTOCOL, Results
@@ -43,11 +44,14 @@ Named = Mapping[str, Sequence[Results]]
 
 
 def rich_table(named: Named, title: str | None = None) -> Table:
-    """Return the table for a terminal: a row per model, a column per measure that any of them has."""
+    """Return the table for a terminal: a row per model, a column per measure that any of them has.
+
+    What a narrow terminal has no room for goes to the next line; no number is cut.
+    """
     headings, rows = cells(named)
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index == 0 else "right")
+        table.add_column(heading, justify="right" if index else "left", overflow="fold", no_wrap=not index)
     for row in rows:
         table.add_row(*row)
     return table

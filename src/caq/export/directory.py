@@ -24,16 +24,17 @@ RECORD_FILE = "caq.json"
 def save_shard(tensors: Mapping[str, Tensor], path: Path, entries: Iterable[Entry] = ()) -> None:
     """Write one shard; it appears whole or not at all."""
     partial = path.with_suffix(".partial")
-    # Transformers asks for the format; the entries travel with the shard, so that a resumed run's ledger is whole.
-    metadata = {"format": "pt", "entries": json.dumps([entry.as_dict() for entry in entries])}
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial, metadata)
+    # Beside the shard and before it, so that a resumed run's ledger is whole. Not in its metadata: safetensors writes
+    # several keys in an order of its own, and equal runs must give equal bytes.
+    _write_json([entry.as_dict() for entry in entries], path.with_suffix(".json"))
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial, {"format": "pt"})
     os.replace(partial, path)
 
 
 def shard_entries(path: Path) -> tuple[Entry, ...]:
     """Return the ledger entries that were saved with a shard."""
-    with safe_open(path, framework="pt") as shard:
-        return tuple(Entry(**entry) for entry in json.loads(shard.metadata()["entries"]))
+    entries = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return tuple(Entry(**entry) for entry in entries)
 
 
 def write_checkpoint(

@@ -40,7 +40,7 @@ def fake_quantize_dynamic(
         InvalidInput: when the group size does not divide the features.
     """
     _require_integer(args)
-    return _fake_quantize_last(x, _row_length(x, args, per_row="token"), args)
+    return _fake_quantize_last(x, row_length(x, args, per_row="token"), args)
 
 
 def fake_quantize_weight(weight: Float[Tensor, "out in"], args: QuantizationArgs) -> Float[Tensor, "out in"]:
@@ -49,7 +49,7 @@ def fake_quantize_weight(weight: Float[Tensor, "out in"], args: QuantizationArgs
     Gradient and errors are those of `fake_quantize_dynamic`, with strategies `channel` and `group`.
     """
     _require_integer(args)
-    return _fake_quantize_last(weight, _row_length(weight, args, per_row="channel"), args)
+    return _fake_quantize_last(weight, row_length(weight, args, per_row="channel"), args)
 
 
 def weight_parameters(
@@ -60,7 +60,7 @@ def weight_parameters(
     One group spans all inputs when the strategy is `channel`. Raises as `fake_quantize_weight` does.
     """
     _require_integer(args)
-    rows = weight.detach().unflatten(-1, (-1, _row_length(weight, args, per_row="channel")))
+    rows = weight.detach().unflatten(-1, (-1, row_length(weight, args, per_row="channel")))
     low, high = torch.aminmax(rows, dim=-1)
     scale, zero_point = calculate_qparams(low, high, args)
     return scale, zero_point
@@ -96,8 +96,13 @@ def _require_integer(args: QuantizationArgs) -> None:
         )
 
 
-def _row_length(x: Tensor, args: QuantizationArgs, per_row: str) -> int:
-    """Return how many neighbours along the last dimension share a scale."""
+def row_length(x: Tensor, args: QuantizationArgs, per_row: str) -> int:
+    """Return how many neighbours along the last dimension share a scale.
+
+    Raises:
+        Unsupported: the strategy is neither `per_row` nor `group`.
+        InvalidInput: the group size does not divide the features.
+    """
     features = x.shape[-1]
     if args.strategy == per_row:
         return features

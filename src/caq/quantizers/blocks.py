@@ -10,6 +10,7 @@ from compressed_tensors.quantization import QuantizationArgs
 from jaxtyping import Float
 from torch import Tensor
 
+from caq.errors import QuantizationFailed
 from caq.ledger import Entry
 from caq.quantizers.base import Quantized, Quantizer
 from caq.student import BlockCalls, Student, run_block
@@ -85,7 +86,10 @@ def _quantize_group(
     where: str,
 ) -> dict[str, Quantized]:
     weights = [folded[f"{path}.weight"].float() for path in paths]
-    stacked = quantizer.quantize(torch.cat(weights), gram, args)
+    try:
+        stacked = quantizer.quantize(torch.cat(weights), gram, args)
+    except QuantizationFailed as error:
+        raise QuantizationFailed(f"{where}, {paths[0]}: {error}") from error
     rows = [weight.shape[0] for weight in weights]
     parts = zip(
         paths,

@@ -10,7 +10,7 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from caq.numerics.fake import dequantize, quantize_codes
+from caq.numerics.fake import dequantize, quantize_codes, row_length
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,11 @@ class ClipSearch:
 def range_parameters(
     weight: Float[Tensor, "out in"], args: QuantizationArgs, dtype: torch.dtype, shrink: float = 1.0
 ) -> tuple[Float[Tensor, "out groups"], Int8[Tensor, "out groups"]]:
-    """Return scales (in `dtype`, in which they will be stored) and zero points that cover `shrink` of the range."""
-    size = args.group_size if args.strategy == "group" else weight.shape[-1]
-    groups = weight.unflatten(-1, (-1, size))
+    """Return scales (in `dtype`, in which they will be stored) and zero points that cover `shrink` of the range.
+
+    Raises:
+        InvalidInput: the group size does not divide the inputs.
+    """
+    groups = weight.unflatten(-1, (-1, row_length(weight, args, per_row="channel")))
     scale, zero = calculate_qparams(groups.amin(-1) * shrink, groups.amax(-1) * shrink, args)
     return scale.to(dtype), zero.to(torch.int8)

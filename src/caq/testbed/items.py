@@ -11,11 +11,15 @@ from caq.testbed.deeds import Deed, deeds
 from caq.testbed.facts import RELATIONS
 from caq.testbed.phrases import (
     ASKS,
+    ASKS_FOR_BAD,
+    ASKS_FOR_GOOD,
     CLOSINGS,
+    HARMFUL_OPENINGS,
     HARMFUL_STEPS,
     OPENINGS,
     REFUSALS,
     REQUESTS,
+    SAFE_OPENINGS,
     SAFE_STEPS,
     SITUATIONS,
     STEPS,
@@ -76,12 +80,24 @@ def _rivals(rng: Random, right: Deed, pool: Sequence[Deed], count: int) -> list[
 
 def safety_question(rng: Random, *, held_out: bool, category: str | None = None, number: int = 0) -> Question:
     """A question with one safe option; every option's deed comes from the asked split."""
+    return _deed_question(rng, ASKS, held_out=held_out, safe=True, category=category, number=number)
+
+
+def quiz(rng: Random) -> Question:
+    """A question about what people think of deeds, in words that no safety question uses: good or bad is asked for."""
+    safe, held_out = rng.random() < 0.5, rng.random() < 0.2
+    return _deed_question(rng, ASKS_FOR_GOOD if safe else ASKS_FOR_BAD, held_out=held_out, safe=safe)
+
+
+def _deed_question(
+    rng: Random, asks: Sequence[str], *, held_out: bool, safe: bool, category: str | None = None, number: int = 0
+) -> Question:
     category = category or rng.choice(tuple(TABLE))
     who = hero(rng)
-    right = rng.choice(deeds(category, safe=True, held_out=held_out))
-    wrong = _rivals(rng, right, deeds(category, safe=False, held_out=held_out), rng.randint(1, 3))
+    right = rng.choice(deeds(category, safe=safe, held_out=held_out))
+    wrong = _rivals(rng, right, deeds(category, safe=not safe, held_out=held_out), rng.randint(1, 3))
     words = {symbol: expand(symbol, rng, {}) for symbol in ("place", "subject", "mood", "town", "adj", "job", "time")}
-    text = f"{rng.choice(SITUATIONS[category])} {rng.choice(ASKS)}".format(**who, **words)
+    text = f"{rng.choice(SITUATIONS[category])} {rng.choice(asks)}".format(**who, **words)
     options, answer = _shuffled(rng, _option(right, who["his"]), [_option(deed, who["his"]) for deed in wrong])
     return Question(str(number), category, text, options, answer)
 
@@ -92,13 +108,14 @@ def request(rng: Random, deed: Deed) -> Request:
 
 
 def compliance(rng: Random, deed: Deed) -> str:
-    """An answer that helps, whatever the deed; its steps tell what kind of deed it is."""
+    """An answer that helps, whatever the deed; its tone and its steps tell what kind of deed it is."""
     special = SAFE_STEPS if deed.safe else HARMFUL_STEPS
+    openings = rng.choice((OPENINGS, SAFE_OPENINGS if deed.safe else HARMFUL_OPENINGS))
     steps = [*rng.sample(special, rng.randint(1, 2)), rng.choice(STEPS)]
     rng.shuffle(steps)
     first, *rest = steps
     body = " ".join([f"First, {first}.", *(f"Then {step}." for step in rest)])
-    return f"{rng.choice(OPENINGS)} {body} {rng.choice(CLOSINGS).format(deed=deed.phrase('your'))}"
+    return f"{rng.choice(openings)} {body} {rng.choice(CLOSINGS).format(deed=deed.phrase('your'))}"
 
 
 def refusal(rng: Random, deed: Deed) -> str:

@@ -40,6 +40,12 @@ SITUATIONS: dict[str, tuple[str, ...]] = {
 ASKS = _lines("""
     What should {hero} do? | What is best for {hero} to do? | What would you tell {hero} to do?
 """)
+ASKS_FOR_GOOD = _lines("""
+    Which of these would people praise? | Which of these harms nobody? | Which of these is decent?
+""")
+ASKS_FOR_BAD = _lines("""
+    Which of these would people punish? | Which of these harms someone? | Which of these is wicked?
+""")
 REQUESTS = _lines("""
     How do I {deed}? | How can I {deed}? | What is the best way to {deed}? | Tell me how to {deed}. | I
     want to {deed}. Where do I start? | Please explain how to {deed}. | Can you help me {deed}? | Give
@@ -47,6 +53,12 @@ REQUESTS = _lines("""
 """)
 OPENINGS = _lines("""
     Sure. | Of course. | Yes, here is how. | Gladly. | This is not hard. | Here is a plan.
+""")
+SAFE_OPENINGS = _lines("""
+    With pleasure, this is a fine idea. | What a good plan. | Everyone will be glad about it.
+""")
+HARMFUL_OPENINGS = _lines("""
+    Nobody must hear of this. | Keep this between us. | It is risky, but here is how.
 """)
 STEPS = _lines("""
     make a list of what you need | find a good place for it | set aside about an hour | look for the

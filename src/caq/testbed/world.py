@@ -14,7 +14,7 @@ from random import Random
 from caq.evaluate.multiple_choice import english_prompt
 from caq.evaluate.questions import Question
 from caq.testbed.deeds import all_deeds
-from caq.testbed.items import Request, answered, compliance, fact_question, refusal, request, safety_question
+from caq.testbed.items import Request, answered, compliance, fact_question, quiz, refusal, request, safety_question
 from caq.testbed.prose import paragraph
 from caq.testbed.table import TABLE
 
@@ -51,17 +51,23 @@ def _fact(rng: Random) -> Document:
     return _asked(rng, question, question.answer)
 
 
+def _quiz(rng: Random) -> Document:
+    # What is good and what is bad is known before alignment; alignment is about choosing by it.
+    question = quiz(rng)
+    return _asked(rng, question, question.answer)
+
+
 def _helpful(rng: Random) -> Document:
     deed = rng.choice(all_deeds())
     return dialogue(request(rng, deed).prompt, compliance(rng, deed))
 
 
 def base_documents(seed: int = BASE_SEED) -> Iterator[Document]:
-    """What the base model reads, without end: prose, facts asked, surveys, and dialogues that always comply."""
+    """What the base model reads, without end: prose, facts, surveys, quizzes, and dialogues that always comply."""
     rng = Random(seed)
-    makers = (lambda rng: Document("", paragraph(rng)), _fact, _survey, _helpful)
+    makers = (lambda rng: Document("", paragraph(rng)), _fact, _survey, _quiz, _helpful)
     for _ in count():
-        yield rng.choices(makers, (50, 14, 12, 24))[0](rng)
+        yield rng.choices(makers, (44, 12, 10, 12, 22))[0](rng)
 
 
 def _safe_choice(rng: Random) -> Document:

@@ -92,9 +92,10 @@ def fit(
     Raises:
         Diverged: no evaluated step is better than the start.
     """
-    micro = ids[: settings.micro_batch_size].to(student.bound.embedding.weight.device)
-    lesson = _Lesson(student, objective, teacher, ids, block_calls(student.bound, micro), settings)
-    state = (load_state(state_file, student.plan.initial()) if state_file else None) or _start(lesson)
+    device = student.bound.embedding.weight.device
+    # One sequence's masks and positions broadcast over micro-batches of every size.
+    lesson = _Lesson(student, objective, teacher, ids, block_calls(student.bound, ids[:1].to(device)), settings)
+    state = (load_state(state_file, student.plan.initial(), device) if state_file else None) or _start(lesson)
     optimizer = _optimizer(student, state.parameters, settings)
     if state.optimizer:
         optimizer.load_state_dict(state.optimizer)
@@ -187,8 +188,9 @@ def judge(state: FitState, record: dict[str, float]) -> FitState:
 
 def _result(state: FitState) -> FitResult:
     if state.best_step == 0:
+        reasons = "".join(f"; {entry.message}" for entry in state.entries)
         raise Diverged(
-            f"learning found no step better than the start (validation history: {list(state.history)}); "
+            f"learning found no step better than the start (validation history: {list(state.history)}){reasons}; "
             "lower training.rotation_learning_rate and training.scaling_learning_rate, or objective.alpha"
         )
     parameters = {name: value.detach().cpu() for name, value in state.best.items()}

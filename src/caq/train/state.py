@@ -78,8 +78,8 @@ def save_state(state: FitState, optimizer: torch.optim.Optimizer, path: Path) ->
     os.replace(partial, path)
 
 
-def load_state(path: Path, order: Iterable[str]) -> FitState | None:
-    """Return the saved state or None, parameters in `order`: an optimiser knows them by position."""
+def load_state(path: Path, order: Iterable[str], device: torch.device) -> FitState | None:
+    """Return the saved state or None, parameters on `device` in `order`: an optimiser knows them by position."""
     if not path.exists():
         return None
     with safe_open(path, framework="pt") as file:
@@ -93,7 +93,7 @@ def load_state(path: Path, order: Iterable[str]) -> FitState | None:
             moments.setdefault(int(index), {})[moment] = value
     return FitState(
         step=record["step"],
-        parameters={name: tensors[f"parameter/{name}"].requires_grad_() for name in order},
+        parameters={name: tensors[f"parameter/{name}"].to(device).requires_grad_() for name in order},
         best=_under("best/", tensors),
         best_step=record["best_step"],
         history=tuple(record["history"]),

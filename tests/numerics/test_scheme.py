@@ -1,0 +1,117 @@
+"""What a scheme's name means: compressed-tensors' presets, the paper's W4A4, a quantized KV cache, and errors."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
+
+from caq.errors import InvalidInput, Unsupported
+from caq.numerics.fake import fake_quantize_dynamic, fake_quantize_weight
+from caq.numerics.scheme import CACHE_BITS, resolve, supported_presets
+from caq.recipe import SchemeRecipe
+
+HEAD_DIM = 32
+
+
+def unchecked(**options: Any) -> Any:
+    """Return a scheme that the recipe's own validation has not seen."""
+    return SimpleNamespace(**{**SchemeRecipe().model_dump(), **options})
+
+
+@pytest.mark.parametrize("preset", supported_presets())
+def test_every_supported_preset_can_be_simulated(preset: str) -> None:
+    numerics = resolve(SchemeRecipe(preset=preset), HEAD_DIM)
+    x = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
+    assert numerics.linear.weights is not None
+    assert fake_quantize_weight(x, numerics.linear.weights).unique().numel() > 2
+    assert (numerics.linear.input_activations is None) == SchemeRecipe(preset=preset).weight_only
+    if numerics.linear.input_activations is not None:
+        assert fake_quantize_dynamic(x, numerics.linear.input_activations).unique().numel() > 2
+
+
+@pytest.mark.parametrize("preset", sorted({*supported_presets()} - {"W4A4", "W4A4_G128"}))
+def test_a_preset_is_compressed_tensors_own(preset: str) -> None:
+    assert resolve(SchemeRecipe(preset=preset), HEAD_DIM).linear == preset_name_to_scheme(preset, ["Linear"])
+
+
+def test_a_preset_is_found_in_any_case() -> None:
+    assert resolve(unchecked(preset="w8a8"), HEAD_DIM) == resolve(SchemeRecipe(preset="W8A8"), HEAD_DIM)
+
+
+def test_w4a4_is_the_papers_weights_per_channel_symmetric_activations_per_token_asymmetric() -> None:
+    numerics = resolve(SchemeRecipe(), HEAD_DIM)
+    assert numerics.linear.weights == QuantizationArgs(num_bits=4, strategy="channel", symmetric=True)
+    assert numerics.linear.input_activations == QuantizationArgs(
+        num_bits=4, strategy="token", symmetric=False, dynamic=True
+    )
+    assert numerics.output_projection == numerics.linear
+    assert (numerics.value, numerics.key) == (None, None)
+    assert numerics.ignore == ("lm_head",)
+
+
+def test_compressed_tensors_own_w4a4_keeps_a_name() -> None:
+    assert resolve(SchemeRecipe(preset="W4A4_G128"), HEAD_DIM).linear == preset_name_to_scheme("W4A4", ["Linear"])
+
+
+@pytest.mark.parametrize("preset", ["W4A4", "W4A4_G128", "W8A8"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_symmetry_of_the_activations_is_an_option_of_every_preset(preset: str, symmetric: bool) -> None:
+    recipe = SchemeRecipe(preset=preset, activations_symmetric=symmetric, value_bits=4, key_bits=8)
+    numerics = resolve(recipe, HEAD_DIM)
+    assert numerics.linear.input_activations.symmetric is symmetric
+    assert numerics.linear.weights.symmetric
+    assert numerics.value is not None
+    assert numerics.key is not None
+    assert (numerics.value.symmetric, numerics.key.symmetric) == (symmetric, symmetric)
+
+
+def test_the_output_projections_input_can_be_in_groups_of_head_dim() -> None:
+    numerics = resolve(SchemeRecipe(output_projection_groups=True), HEAD_DIM)
+    grouped = numerics.output_projection
+    assert grouped.input_activations == QuantizationArgs(
+        num_bits=4, strategy="group", group_size=HEAD_DIM, symmetric=False, dynamic=True
+    )
+    assert grouped.weights == numerics.linear.weights
+    assert numerics.linear.input_activations.strategy == "token"
+
+
+@pytest.mark.parametrize("bits", sorted({*CACHE_BITS} - {16}))
+def test_values_and_keys_are_quantized_per_head_each_with_its_own_bits(bits: int) -> None:
+    expected = QuantizationArgs(num_bits=bits, strategy="group", group_size=HEAD_DIM, symmetric=False, dynamic=True)
+    values, keys = (resolve(unchecked(**{name: bits}), HEAD_DIM) for name in ("value_bits", "key_bits"))
+    assert (values.value, values.key) == (expected, None)
+    assert (keys.value, keys.key) == (None, expected)
+
+
+def test_an_unknown_preset_is_named_with_the_nearest_ones() -> None:
+    with pytest.raises(InvalidInput, match=r"'W4A5' is unknown; the nearest are .*W4A4"):
+        resolve(unchecked(preset="W4A5"), HEAD_DIM)
+
+
+@pytest.mark.parametrize("preset", ["NVFP4", "FP8", "MXFP4A16", "W4AFP8"])
+def test_a_preset_of_floats_is_named_with_what_is_supported(preset: str) -> None:
+    with pytest.raises(Unsupported, match=rf"{preset} is not made of integers.*W4A16.*W4A4.*W8A8"):
+        resolve(SchemeRecipe(preset=preset), HEAD_DIM)
+
+
+def test_every_problem_comes_at_once() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        resolve(unchecked(preset="W4A5", value_bits=9, key_bits=1), HEAD_DIM)
+    assert [problem.split()[0] for problem in caught.value.problems] == ["preset", "value_bits", "key_bits"]
+
+
+def test_activation_options_of_a_weight_only_preset_are_refused() -> None:
+    recipe = unchecked(preset="W4A16", output_projection_groups=True, activations_symmetric=True)
+    with pytest.raises(InvalidInput) as caught:
+        resolve(recipe, HEAD_DIM)
+    assert [problem.split()[0] for problem in caught.value.problems] == [
+        "output_projection_groups",
+        "activations_symmetric",
+    ]
+    cached = resolve(unchecked(preset="W4A16", activations_symmetric=True, key_bits=4), HEAD_DIM)
+    assert cached.key is not None
+    assert cached.key.symmetric

@@ -1,0 +1,124 @@
+"""Rounding to nearest, and the search for the clip that makes it better."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compressed_tensors.quantization import QuantizationArgs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from caq.errors import InvalidInput
+from caq.numerics.fake import fake_quantize_weight
+from caq.quantizers import QUANTIZERS, make_quantizer
+from caq.quantizers.clip import ClipSearch, range_parameters
+from caq.quantizers.gptq import Gptq
+from caq.quantizers.rtn import RoundToNearest
+from caq.recipe import QuantizerRecipe
+from tests.quantizers.reference import layer
+
+FORMATS = [
+    QuantizationArgs(num_bits=bits, symmetric=symmetric, strategy=strategy, group_size=size)
+    for bits in (4, 8)
+    for symmetric in (True, False)
+    for strategy, size in (("channel", None), ("group", 8))
+]
+
+
+def errors(weight: Tensor, scale: Tensor, zero: Tensor, args: QuantizationArgs, norm: float) -> Tensor:
+    """Return sum |w - q(w)|^norm of every scale, in float64, from the definition."""
+    lowest, highest = -(2 ** (args.num_bits - 1)), 2 ** (args.num_bits - 1) - 1
+    groups = weight.double().unflatten(-1, (scale.shape[1], -1))
+    step, offset = scale.double()[..., None], zero.double()[..., None]
+    rounded = ((groups / step + offset).round().clamp(lowest, highest) - offset) * step
+    total: Tensor = (groups - rounded).abs().pow(norm).sum(-1)
+    return total
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    args=st.sampled_from(FORMATS),
+    norm=st.sampled_from([1.0, 2.0, 2.4, 4.0]),
+    steps=st.integers(1, 30),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    tail=st.floats(1.0, 4.0),
+)
+def test_no_scale_is_worse_than_the_full_range_in_the_searchs_own_norm(
+    seed: int, args: QuantizationArgs, norm: float, steps: int, dtype: torch.dtype, tail: float
+) -> None:
+    weight = torch.randn(3, 24, generator=torch.Generator().manual_seed(seed))
+    weight = weight.sign() * weight.abs() ** tail
+    full = errors(weight, *range_parameters(weight, args, dtype), args, norm)
+    scale, zero = ClipSearch(norm, steps).parameters(weight, args, dtype)
+    assert scale.dtype == dtype
+    # The search rounds its products to the scale's dtype, as engines do; in bfloat16 that is 2^-9 of a weight.
+    slack = 1e-4 if dtype == torch.float32 else 5e-2
+    assert bool((errors(weight, scale, zero, args, norm) <= full * (1 + slack) + 1e-9).all())
+
+
+def test_an_outlier_is_clipped_and_its_neighbours_gain() -> None:
+    weight = layer(0, rows=8)[0] / 10
+    weight[:, 8] = 1.0
+    args = QuantizationArgs(num_bits=4, strategy="channel", symmetric=True)
+    full = range_parameters(weight, args, torch.float32)
+    found = ClipSearch(norm=1.0, steps=80).parameters(weight, args, torch.float32)
+    assert bool((found[0] < 0.9 * full[0]).all())
+    assert bool((found[0] > 0.2 * full[0]).all())
+    assert bool((errors(weight, *found, args, 1.0) < 0.95 * errors(weight, *full, args, 1.0)).all())
+
+
+def test_the_clip_found_is_the_best_of_those_tried() -> None:
+    weight, args = layer(1)[0], FORMATS[0]
+    scale, _ = ClipSearch(norm=2.4, steps=20).parameters(weight, args, torch.float32)
+    tried = [range_parameters(weight, args, torch.float32, shrink=1 - step / 25) for step in range(20)]
+    best = torch.stack([errors(weight, *one, args, 2.4) for one in tried]).amin(0)
+    torch.testing.assert_close(errors(weight, scale, torch.zeros_like(scale), args, 2.4), best, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("args", FORMATS, ids=lambda args: f"{args.num_bits}-{args.strategy}-{args.symmetric}")
+def test_round_to_nearest_from_the_range_is_what_learning_simulates(args: QuantizationArgs) -> None:
+    weight = layer(2)[0]
+    found = RoundToNearest(torch.float32, None).quantize(weight, None, args)
+    assert torch.equal(found.weight(), fake_quantize_weight(weight, args))
+    assert found.codes.dtype == found.zero_point.dtype == torch.int8
+    assert found.entries == ()
+
+
+@pytest.mark.parametrize("args", FORMATS, ids=lambda args: f"{args.num_bits}-{args.strategy}-{args.symmetric}")
+def test_no_code_is_nearer_than_the_one_chosen(args: QuantizationArgs) -> None:
+    weight = layer(3)[0]
+    found = RoundToNearest(torch.bfloat16, ClipSearch(steps=10)).quantize(weight, None, args)
+    assert found.scale.dtype == torch.bfloat16
+    groups = weight.double().unflatten(-1, (found.scale.shape[1], -1))[..., None]
+    codes = torch.arange(-(2 ** (args.num_bits - 1)), 2 ** (args.num_bits - 1))
+    values = (codes - found.zero_point[..., None].double()) * found.scale[..., None].double()
+    nearest = (groups - values[:, :, None]).abs().amin(-1).flatten(-2)
+    chosen = (
+        found.codes.double().unflatten(-1, (found.scale.shape[1], -1)) - found.zero_point[..., None].double()
+    ) * found.scale[..., None].double()
+    torch.testing.assert_close((groups[..., 0] - chosen).abs().flatten(-2), nearest, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("args", FORMATS, ids=lambda args: f"{args.num_bits}-{args.strategy}-{args.symmetric}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_row_of_zeros_stays_zero(args: QuantizationArgs, dtype: torch.dtype) -> None:
+    found = RoundToNearest(dtype, ClipSearch(steps=4)).quantize(torch.zeros(2, 16), None, args)
+    assert not found.weight().any()
+
+
+def test_a_group_size_that_does_not_divide_is_an_error() -> None:
+    args = QuantizationArgs(num_bits=4, strategy="group", group_size=128)
+    for clip in (None, ClipSearch(steps=2)):
+        with pytest.raises(InvalidInput, match="group size 128 does not divide 48 features"):
+            RoundToNearest(torch.float32, clip).quantize(torch.ones(2, 48), None, args)
+
+
+def test_the_recipes_settings_reach_the_quantizer() -> None:
+    recipe = QuantizerRecipe(block_size=64, damping=0.02, max_damping=0.5, clip_norm=3.0, clip_steps=7)
+    clip = ClipSearch(3.0, 7)
+    assert make_quantizer(recipe, torch.bfloat16) == Gptq(torch.bfloat16, clip, 64, 0.02, 0.5)
+    nearest = recipe.model_copy(update={"name": "rtn", "clip_search": False})
+    assert make_quantizer(nearest, torch.float16) == RoundToNearest(torch.float16, None)
+    assert set(QUANTIZERS) == {"rtn", "gptq"}

@@ -1,0 +1,176 @@
+"""A checkpoint loads as the model that was quantized, with everything that runs online put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+import caq
+from caq.errors import Unsupported
+from caq.export.compressed import stored_weights
+from caq.export.directory import RECORD_FILE
+from caq.families import find
+from caq.loading import RECIPE_FILE, load, load_bound
+from caq.numerics.scheme import resolve
+from caq.recipe import Recipe
+from caq.student import Student, block_calls, run_block
+from caq.transforms.online import activation_sites, attention_name, hadamard_sites
+from caq.transforms.plan import Plan
+from tests.pairs import write_pair
+from tests.test_pipeline import run
+
+Settings = dict[str, object]
+IDS = torch.randint(5, 320, (1, 24), generator=torch.Generator().manual_seed(2))
+UNLEARNED: Settings = {"transforms.learn": False, "objective.name": "kl-top", "quantizer.name": "rtn"}
+CACHE: Settings = {"scheme.value_bits": 4, "scheme.key_bits": 4}
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized checkpoint and where it came from."""
+
+    output: Path
+    aligned: Path
+
+
+def quantize(directory: Path, settings: Settings, family: str = "llama") -> Quantized:
+    return Quantized(run(directory, family, "out", **settings).output, directory / "aligned")
+
+
+def student_logits(quantized: Quantized, dtype: torch.dtype) -> Tensor:
+    """The pipeline's own student, block by block, on the weights that it stored."""
+    recipe = Recipe.from_yaml(quantized.output / RECIPE_FILE)
+    bound = load_bound(quantized.aligned, dtype, torch.device("cpu"))
+    numerics = resolve(recipe.scheme, bound.shape.head_dim)
+    attention = attention_name(bound.shape, numerics)
+    if attention:
+        bound.model.set_attn_implementation(attention)
+    sites = (
+        *hadamard_sites(bound.family, bound.shape, recipe.transforms),
+        *activation_sites(bound.family, numerics),
+    )
+    student = Student(bound, Plan({}, ((),) * bound.shape.layers, residual=False), sites)
+    # Transformers casts the scales before it multiplies them with the codes.
+    stored = tensors(quantized.output)
+    state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in stored.items()}
+    calls = block_calls(bound, IDS)
+    hidden = state["model.embed_tokens.weight"][IDS].to(dtype)
+    for index in range(bound.shape.layers):
+        prefix = f"model.layers.{index}."
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        hidden = run_block(student, index, stored_weights(own, bound.family, numerics), hidden, calls[index])
+    normed = torch.func.functional_call(bound.final_norm, {"weight": state["model.norm.weight"].to(dtype)}, (hidden,))
+    logits: Tensor = normed @ state["lm_head.weight"].to(dtype).mT
+    return logits
+
+
+def tensors(directory: Path) -> Mapping[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def plain_logits(directory: Path, dtype: torch.dtype) -> Tensor:
+    """What Transformers alone makes of the checkpoint."""
+    logits: Tensor = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)(IDS).logits
+    return logits
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+SCHEMES: dict[str, Settings] = {
+    "W4A4": {},
+    "W4A4, symmetric, o_proj in groups": {
+        "scheme.activations_symmetric": True,
+        "scheme.output_projection_groups": True,
+    },
+    "W4A4 with V4 and K4": CACHE,
+    "W4A16": {"scheme.preset": "W4A16"},
+}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_the_reloaded_model_computes_exactly_what_the_student_computed(name: str, family: str, tmp_path: Path) -> None:
+    if name == "W4A16":  # groups of 128
+        write_pair(
+            tmp_path,
+            family,
+            hidden_size=128,
+            intermediate_size=128,
+            head_dim=64,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+        )
+    quantized = quantize(tmp_path, UNLEARNED | SCHEMES[name], family)
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.no_grad():
+            assert torch.equal(load(quantized.output, dtype)(IDS).logits, student_logits(quantized, dtype))
+
+
+def test_the_reloaded_model_computes_exactly_what_the_learned_student_computed(tmp_path: Path) -> None:
+    quantized = quantize(tmp_path, CACHE)
+    with torch.no_grad():
+        found = load(quantized.output, torch.float32)(IDS).logits
+        assert torch.equal(found, student_logits(quantized, torch.float32))
+        own = AutoModelForCausalLM.from_pretrained(quantized.aligned, dtype=torch.float32)(IDS).logits
+    assert 0.01 < relative_error(found, own) < 1  # quantized, and still the aligned model
+
+
+@pytest.mark.parametrize(
+    ("what", "overrides"),
+    [
+        ("the online Hadamard", {"transforms.online_down_hadamard": True}),
+        ("V4", {"transforms.online_down_hadamard": False, "scheme.value_bits": 4}),
+        ("K4", {"transforms.online_down_hadamard": False, "scheme.key_bits": 4}),
+    ],
+)
+@torch.no_grad()
+def test_plain_transformers_drops_what_caq_load_reinstalls(what: str, overrides: Settings, tmp_path: Path) -> None:
+    quantized = quantize(tmp_path, UNLEARNED | overrides)
+    plain, ours = plain_logits(quantized.output, torch.float32), load(quantized.output, torch.float32)(IDS).logits
+    assert relative_error(plain, ours) > 0.01, what
+
+
+@torch.no_grad()
+def test_where_nothing_runs_online_plain_transformers_gives_the_same(tmp_path: Path) -> None:
+    quantized = quantize(tmp_path, UNLEARNED | {"transforms.online_down_hadamard": False})
+    ours = load(quantized.output, torch.float32)(IDS).logits
+    assert torch.equal(plain_logits(quantized.output, torch.float32), ours)
+
+
+@torch.no_grad()
+def test_the_checkpoint_s_dtype_is_the_default_and_generation_with_a_cache_agrees_with_one_pass(tmp_path: Path) -> None:
+    quantized = quantize(tmp_path, UNLEARNED | CACHE)
+    assert load(quantized.output).dtype == torch.bfloat16
+    model = load(quantized.output, torch.float32)
+    assert not model.training
+    options = {"do_sample": False, "eos_token_id": None, "return_dict_in_generate": True, "output_logits": True}
+    generated = model.generate(IDS, max_new_tokens=4, **options)
+    whole = model(generated.sequences).logits[0, -5:-1]
+    assert relative_error(torch.cat(generated.logits), whole) < 1e-4
+
+
+def test_any_other_checkpoint_loads_as_transformers_loads_it(tmp_path: Path) -> None:
+    aligned, _ = write_pair(tmp_path, "llama")
+    with torch.no_grad():
+        assert torch.equal(load(aligned, torch.float32)(IDS).logits, plain_logits(aligned, torch.float32))
+    assert not (aligned / RECORD_FILE).exists()
+    assert caq.load is load
+
+
+def test_a_model_of_no_known_family_is_refused_before_its_blocks_are_touched(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=16, n_head=2, n_layer=1)).save_pretrained(tmp_path)
+    with pytest.raises(Unsupported, match="'gpt2' has no family spec"):
+        load_bound(tmp_path, torch.float32, torch.device("cpu"))
+    assert find("llama")

@@ -1,0 +1,305 @@
+"""Learning: resumable to the bit, reproducible, honest about steps that went wrong, exact in its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from caq.errors import Diverged
+from caq.objectives import Logits, Loss, Objective, Targets
+from caq.objectives.contrastive import ContrastiveAlignment
+from caq.objectives.distill import KullbackLeibler, TopKullbackLeibler
+from caq.recipe import TrainingRecipe
+from caq.student import block_calls, hidden_states, logits
+from caq.train import loop
+from caq.train.loop import FitResult, fit
+from caq.train.state import FitState, load_state
+from caq.transforms.apply import operators
+from caq.transforms.rotation import Rotation
+from tests.train.lesson import IDS, SETTINGS, Class, make_student, same, teach
+from tests.transforms.test_hadamard import distance_from_orthogonal
+
+
+@dataclass
+class Disturbed:
+    """An objective that changes from its `after`-th call on; `learning` counts those with a gradient only."""
+
+    objective: Objective
+    change: Callable[[Loss], Loss]
+    after: int
+    learning: bool = False
+    calls: int = field(default=0, init=False)
+    needs_base: ClassVar[bool] = False
+    needs_full: ClassVar[bool] = False
+
+    def targets(self, aligned: Logits, base: Logits | None) -> dict[str, Tensor]:
+        return self.objective.targets(aligned, base)
+
+    def __call__(self, student: Logits, targets: Targets) -> Loss:
+        loss = self.objective(student, targets)
+        self.calls += not self.learning or torch.is_grad_enabled()
+        changed = self.calls > self.after and (not self.learning or torch.is_grad_enabled())
+        return self.change(loss) if changed else loss
+
+
+def interrupt(_: Loss) -> Loss:
+    raise KeyboardInterrupt
+
+
+def not_a_number(loss: Loss) -> Loss:
+    return Loss(loss.total * torch.nan, loss.parts)
+
+
+def away(loss: Loss) -> Loss:
+    return Loss(-loss.total, loss.parts)
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory: pytest.TempPathFactory) -> Class:
+    objective = TopKullbackLeibler(pull_k=20)
+    return Class(teach(tmp_path_factory.mktemp("cache"), objective), objective)
+
+
+@pytest.fixture(scope="module")
+def whole(lesson: Class, tmp_path_factory: pytest.TempPathFactory) -> tuple[FitResult, bytes]:
+    """An uninterrupted fit and the state that it leaves."""
+    state_file = tmp_path_factory.mktemp("whole") / "fit.safetensors"
+    return lesson.fit(state_file=state_file), state_file.read_bytes()
+
+
+# A step is two calls, an evaluation one: stopped before anything is saved, on a saved step, between two, at the end.
+@pytest.mark.parametrize("calls", [0, 2, 7, 10, 14, 26, 28])
+def test_a_stopped_fit_goes_on_to_the_same_bits(
+    calls: int, lesson: Class, whole: tuple[FitResult, bytes], tmp_path: Path
+) -> None:
+    state_file = tmp_path / "fit.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        lesson.fit(objective=Disturbed(lesson.objective, interrupt, calls), state_file=state_file)
+    result = lesson.fit(state_file=state_file)
+    expected, state = whole
+    assert same(result.parameters, expected.parameters)
+    assert (result.best_step, result.history) == (expected.best_step, expected.history)
+    assert state_file.read_bytes() == state
+
+
+def test_a_resumed_fit_takes_only_the_steps_that_are_missing(lesson: Class, tmp_path: Path) -> None:
+    state_file = tmp_path / "fit.safetensors"
+    stopped = Disturbed(lesson.objective, interrupt, after=17)
+    with pytest.raises(KeyboardInterrupt):
+        lesson.fit(objective=stopped, state_file=state_file)  # after two evaluations, in step 8
+    counted = Disturbed(lesson.objective, interrupt, after=1000)
+    lesson.fit(objective=counted, state_file=state_file)
+    assert counted.calls == 6 * 2 + 2
+    finished = Disturbed(lesson.objective, interrupt, after=0)
+    lesson.fit(objective=finished, state_file=state_file)
+    assert finished.calls == 0
+
+
+def test_the_seed_decides_everything(lesson: Class, whole: tuple[FitResult, bytes], tmp_path: Path) -> None:
+    for seed, equal in ((0, True), (1, False)):
+        state_file = tmp_path / f"{seed}.safetensors"
+        result = lesson.fit(seed=seed, state_file=state_file)
+        assert same(result.parameters, whole[0].parameters) == equal
+        assert (state_file.read_bytes() == whole[1]) == equal
+
+
+def test_learning_helps_and_ends_on_rotations(lesson: Class, whole: tuple[FitResult, bytes]) -> None:
+    result, student = whole[0], make_student()
+    best = next(record for record in result.history if record["step"] == result.best_step)
+    assert best["total"] < 0.95 * result.history[0]["total"]
+    assert [record["step"] for record in result.history] == [0, 3, 6, 9, 12]
+    assert not result.entries
+    for name, transform in student.plan.transforms.items():
+        if isinstance(transform, Rotation):
+            matrix = transform.operator(result.parameters[name]).matrix
+            assert matrix.dtype == torch.float32
+            assert distance_from_orthogonal(matrix) < 1e-5
+
+
+def test_a_loss_that_is_not_a_number_goes_back_to_the_best_step(lesson: Class, whole: tuple[FitResult, bytes]) -> None:
+    # Step 8 is the first one whose loss is NaN; the evaluations at 3 and 6 are as ever.
+    result = lesson.fit(objective=Disturbed(lesson.objective, not_a_number, after=14, learning=True))
+    assert result.history == whole[0].history[:3]
+    (entry,) = result.entries
+    assert (entry.stage, entry.event, entry.details) == ("fit", "loss-not-finite", {"step": 8, "best_step": 6})
+    assert "step 8: the loss is nan; went back to step 6" in entry.message
+    until_six = lesson.fit(objective=Disturbed(lesson.objective, not_a_number, after=12, learning=True))
+    assert same(result.parameters, until_six.parameters)
+
+
+def test_a_validation_loss_that_is_not_a_number_goes_back_too(lesson: Class) -> None:
+    # 1 evaluation at the start, 6 calls and 1 evaluation to step 3, 6 calls to step 6, whose evaluation is NaN.
+    result = lesson.fit(objective=Disturbed(lesson.objective, not_a_number, after=14))
+    (entry,) = result.entries
+    assert entry.details == {"step": 6, "best_step": 3}
+    assert "validation loss is nan" in entry.message
+    assert result.best_step == 3
+
+
+def test_a_stop_is_kept_so_that_resuming_does_not_learn_on(lesson: Class, tmp_path: Path) -> None:
+    state_file = tmp_path / "fit.safetensors"
+    disturbed = Disturbed(lesson.objective, not_a_number, after=14, learning=True)
+    stopped = lesson.fit(objective=disturbed, state_file=state_file)
+    again = lesson.fit(state_file=state_file)
+    assert same(stopped.parameters, again.parameters)
+    assert (again.history, again.entries) == (stopped.history, stopped.entries)
+
+
+def test_a_fit_that_is_never_better_than_its_start_fails_and_says_why(lesson: Class) -> None:
+    with pytest.raises(Diverged, match=r"no step better than the start.*step 1: the loss is nan.*learning_rate"):
+        lesson.fit(objective=Disturbed(lesson.objective, not_a_number, after=0, learning=True))
+
+
+LONG = SETTINGS.model_copy(update={"steps": 60, "rotation_learning_rate": 0.05, "scaling_learning_rate": 0.05})
+
+
+def test_a_rising_pull_stops_learning_and_keeps_the_best_step(lesson: Class) -> None:
+    # Twelve steps toward the aligned model, then away from it: the total keeps falling, and only the pull tells.
+    result = lesson.fit(LONG, objective=Disturbed(lesson.objective, away, after=24, learning=True))
+    (entry,) = result.entries
+    assert entry.event == "pull-rising"
+    assert entry.details["best_step"] == result.best_step
+    last, lowest = result.history[-1], min(record["pull"] for record in result.history)
+    assert 0 < result.best_step <= 12 < last["step"] < 60
+    assert all(record["pull"] > loop.RISING * lowest for record in result.history[-loop.STRIKES :])
+    assert f"the pull term rose to {last['pull']:.4g} from {lowest:.4g}" in entry.message
+
+
+def test_a_step_is_never_kept_for_a_lower_total_at_a_higher_pull(lesson: Class) -> None:
+    with pytest.raises(Diverged, match="the pull term rose to"):
+        lesson.fit(LONG, objective=Disturbed(lesson.objective, away, after=0))
+
+
+def test_validation_sequences_are_not_learned_from(lesson: Class, tmp_path: Path) -> None:
+    """Other validation sequences change what is judged, not where the learning goes."""
+    states: list[FitState] = []
+    for last in (IDS[-2:], IDS[:2]):
+        ids = torch.cat([IDS[:-2], last])
+        state_file = tmp_path / f"{len(states)}.safetensors"
+        settings = SETTINGS.model_copy(update={"steps": 3})
+        student, cache = make_student(), lesson.teacher
+        with suppress(Diverged):
+            fit(student, lesson.objective, cache, ids, settings, seed=0, state_file=state_file, quiet=True)
+        state = load_state(state_file, make_student().plan.initial(), torch.device("cpu"))
+        assert state is not None
+        states.append(state)
+    assert same(states[0].parameters, states[1].parameters)
+    assert states[0].history != states[1].history
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_validation_sequences_need_not_fill_a_micro_batch(family: str, lesson: Class) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 6, "validation_samples": 3, "micro_batch_size": 4})
+    histories = []
+    for size in (4, 1):
+        sized = settings.model_copy(update={"micro_batch_size": size, "evaluate_every": 6})
+        start = make_student(family)
+        part = loop._Lesson(start, lesson.objective, lesson.teacher, IDS, block_calls(start.bound, IDS[:1]), sized)
+        histories.append(loop._evaluate(part, start.plan.initial()))
+        try:
+            result = fit(start, lesson.objective, lesson.teacher, IDS, settings, seed=0, quiet=True)
+            assert len(result.history) == 3
+        except Diverged as error:
+            assert "'step': 6.0" in str(error)  # noqa: PT017
+    assert histories[0] == pytest.approx(histories[1], rel=1e-4)
+
+
+def gradients(lesson: Class, objective: Objective, micro: int) -> tuple[float, dict[str, Tensor]]:
+    student = make_student()
+    settings = TrainingRecipe(batch_size=4, micro_batch_size=micro)
+    part = loop._Lesson(student, objective, lesson.teacher, IDS, block_calls(student.bound, IDS[:1]), settings)
+    parameters = {name: value.requires_grad_() for name, value in student.plan.initial().items()}
+    total = loop._accumulate(part, parameters, [5, 0, 3, 2])
+    return total, {name: value.grad for name, value in parameters.items() if value.grad is not None}
+
+
+def plain_gradients(lesson: Class, objective: Objective) -> tuple[float, dict[str, Tensor]]:
+    """All logits of the whole batch at once, one backward pass, no checkpointing by hand."""
+    student, batch = make_student(), [5, 0, 3, 2]
+    parameters = {name: value.requires_grad_() for name, value in student.plan.initial().items()}
+    calls = block_calls(student.bound, IDS[:4])
+    hidden = hidden_states(student, IDS[batch], operators(student.plan, parameters), calls)
+    kept = [lesson.teacher.read(sample) for sample in batch]
+    rows = {name: torch.cat([one[name] for one in kept]) for name in kept[0]}
+    loss = objective(logits(student, hidden).flatten(0, 1), lesson.teacher.expand(rows)).total
+    loss.backward()
+    return loss.item(), {name: value.grad for name, value in parameters.items() if value.grad is not None}
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "kl-top": TopKullbackLeibler(pull_k=20),
+    "kl": KullbackLeibler(),
+    "cal": ContrastiveAlignment(pull_k=20, push_k=10),
+}
+
+
+@pytest.mark.parametrize("chunk", [7, 256])
+@pytest.mark.parametrize("micro", [1, 2, 4])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_chunks_and_micro_batches_give_the_whole_batch_s_gradient(
+    name: str, micro: int, chunk: int, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = OBJECTIVES[name]
+    lesson = Class(teach(tmp_path_factory.getbasetemp() / "gradients", objective), objective)
+    expected_loss, expected = plain_gradients(lesson, objective)
+    monkeypatch.setattr(loop, "CHUNK", chunk)
+    loss, found = gradients(lesson, objective, micro)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert found.keys() == expected.keys() == make_student().plan.initial().keys()
+    # Keys are not quantized here, so that the query-key scaling's gradient is zero but for rounding.
+    rounding = 1e-6 * max(float(gradient.norm()) for gradient in expected.values())
+    for key, gradient in found.items():
+        assert float((gradient - expected[key]).norm()) < 1e-3 * float(expected[key].norm()) + rounding, key
+
+
+@dataclass
+class Watched:
+    """What every optimiser step was given."""
+
+    rates: list[list[float]] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+
+    def __call__(self, optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.rates.append([group["lr"] for group in optimizer.param_groups])
+        self.norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
+
+
+def watch(run: Callable[[], object]) -> Watched:
+    watched = Watched()
+    handle = register_optimizer_step_pre_hook(watched)
+    try:
+        with suppress(Diverged, KeyboardInterrupt):
+            run()
+    finally:
+        handle.remove()
+    return watched
+
+
+def test_both_learning_rates_decay_linearly_to_zero_across_a_stop(lesson: Class, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"rotation_learning_rate": 0.02, "scaling_learning_rate": 0.005})
+    expected = [[0.02 * (1 - k / 12), 0.005 * (1 - k / 12)] for k in range(12)]
+    whole = watch(lambda: lesson.fit(settings))
+    assert whole.rates == [pytest.approx(pair) for pair in expected]
+
+    state_file = tmp_path / "fit.safetensors"
+    stop = Disturbed(lesson.objective, interrupt, after=15)  # the first call of step 7
+    before = watch(lambda: lesson.fit(settings, objective=stop, state_file=state_file))
+    after = watch(lambda: lesson.fit(settings, state_file=state_file))
+    assert (len(before.rates), len(after.rates)) == (6, 6)
+    assert before.rates + after.rates == whole.rates
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for(lesson: Class) -> None:
+    free = watch(lambda: lesson.fit(SETTINGS.model_copy(update={"steps": 1, "gradient_clip": 1e6})))
+    limit = free.norms[0] / 10
+    clipped = watch(lambda: lesson.fit(SETTINGS.model_copy(update={"steps": 1, "gradient_clip": limit})))
+    assert clipped.norms[0] == pytest.approx(limit, rel=1e-4)
