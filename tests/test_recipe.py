@@ -34,7 +34,6 @@ def recipes(draw: st.DrawFn) -> Recipe:
             activations_symmetric=draw(st.sampled_from([None, True, False])),
             output_projection_groups=draw(st.booleans()),
             value_bits=draw(st.sampled_from([4, 8, 16])),
-            ignore=tuple(draw(st.lists(st.text(max_size=8), max_size=3))),
         ),
         transforms=TransformRecipe(
             residual=draw(st.sampled_from(["womi", "hadamard", "none"])), learn=draw(st.booleans())
@@ -178,7 +177,7 @@ def test_overrides_are_read_from_the_command_line_as_yaml() -> None:
     assert parse_override("objective.alpha=0.5") == ("objective.alpha", 0.5)
     assert parse_override("quantizer.samples=null") == ("quantizer.samples", None)
     assert parse_override("training.gradient_clip=1e-3") == ("training.gradient_clip", 0.001)
-    assert parse_override("scheme.ignore=[lm_head, a.b]") == ("scheme.ignore", ["lm_head", "a.b"])
+    assert parse_override("data.text=[a.txt, b]") == ("data.text", ["a.txt", "b"])
     with pytest.raises(InvalidInput, match="key=value"):
         parse_override("objective.alpha")
 

@@ -60,8 +60,9 @@ def test_the_crossed_interval_of_one_seed_is_the_paired_one() -> None:
 def test_the_crossed_interval_covers_a_known_mean_as_often_as_it_claims() -> None:
     generator = np.random.default_rng(2)
     covered = 0
+    sources = ((0.1, (8, 1)), (0.5, (1, 60)), (0.5, (8, 60)))
     for trial in range(200):
-        effects = generator.normal(0, 0.1, (8, 1)) + generator.normal(0, 0.5, (1, 60)) + generator.normal(0, 0.5, (8, 60))
+        effects = np.add.reduce([np.broadcast_to(generator.normal(0, s, shape), (8, 60)) for s, shape in sources])
         interval = crossed_bootstrap(effects, resamples=400, seed=trial).interval
         covered += interval.low <= 0 <= interval.high
     assert 0.88 <= covered / 200 <= 1.0

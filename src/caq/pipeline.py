@@ -16,15 +16,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caq.checkpoint.inspect import Checkpoint, find_nonfinite, fingerprint, inspect
-from caq.checkpoint.pair import check_pair
-from caq.checkpoint.source import resolve as resolve_source
 from caq.checkpoint.write import require_space
 from caq.data import token_blocks
 from caq.errors import InvalidInput
 from caq.export.compressed import block_state, quantization_config, read_block, stored_weights
 from caq.export.directory import save_shard, shard_entries, write_checkpoint
-from caq.families import Bound, find
+from caq.families import Bound
+from caq.inputs import Pair, check_inputs, compute_dtype, stored_dtype
 from caq.ledger import Entry
 from caq.loading import load_bound, load_tokenizer
 from caq.numerics.scheme import Numerics, resolve
@@ -45,22 +43,6 @@ from caq.workspace import Workspace, open_workspace
 
 #: Tokens on which the folded model is compared with the original.
 CHECKED_TOKENS = 64
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The checked inputs of a run.
-
-    Attributes:
-        aligned: the instruct model's checkpoint.
-        base: its base's, if one was given.
-        fingerprints: hashes of their contents, by the same names.
-    """
-
-    aligned: Checkpoint
-    base: Checkpoint | None
-    fingerprints: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -115,7 +97,7 @@ def quantize(
     output = Path(output_dir).expanduser().resolve()
     pair = check_inputs(model, base, recipe)
     require_space(output, 2 * pair.aligned.weight_bytes)
-    dtype = _compute_dtype(pair.aligned, recipe)
+    dtype = compute_dtype(pair.aligned, recipe)
 
     tokenizer = load_tokenizer(pair.aligned.path)
     data = recipe.data
@@ -139,47 +121,13 @@ def quantize(
     preserved = check_preserved(student, transforms, hadamards, ids[:1, :CHECKED_TOKENS].to(place))
 
     quantized = _quantize_blocks(
-        student, transforms, recipe, numerics, ids, workspace, _stored_dtype(pair.aligned), quiet
+        student, transforms, recipe, numerics, ids, workspace, stored_dtype(pair.aligned), quiet
     )
     ledger = (*entries, *(fitted.entries if fitted else ()), *quantized)
     result = QuantizationResult(output, fitted, preserved, ledger)
     _write(result, student, transforms, recipe, numerics, pair, workspace)
     workspace.remove()
     return result
-
-
-def check_inputs(model: str | Path, base: str | Path | None, recipe: Recipe) -> Pair:
-    """Resolve and check everything that can be checked without compute.
-
-    Raises:
-        InvalidInput: every problem of both checkpoints and of their fit.
-        Unsupported: no family describes the model.
-    """
-    contrastive = recipe.transforms.learn and recipe.objective.needs_base
-    if contrastive and base is None:
-        raise InvalidInput(
-            [
-                f"objective {recipe.objective.name} pushes away from the base model: "
-                "give --base, or choose --objective kl-top"
-            ]
-        )
-    problems: list[str] = []
-    found: dict[str, Checkpoint] = {}
-    for name, source in {"aligned": model, "base": base}.items():
-        if source is None:
-            continue
-        try:
-            found[name] = inspect(resolve_source(source))
-            problems += find_nonfinite(found[name])
-        except InvalidInput as error:
-            problems += error.problems
-    if problems:
-        raise InvalidInput(problems)
-    find(str(found["aligned"].config.get("model_type")))
-    if "base" in found:
-        check_pair(found["aligned"], found["base"])
-    fingerprints = {name: fingerprint(one) for name, one in found.items()}
-    return Pair(found["aligned"], found.get("base"), fingerprints)
 
 
 def _teach(
@@ -302,7 +250,7 @@ def _write(
     pair: Pair,
     workspace: Workspace,
 ) -> None:
-    bound, stored = student.bound, _stored_dtype(pair.aligned)
+    bound, stored = student.bound, stored_dtype(pair.aligned)
     edges = {name: tensor.to(stored) for name, tensor in fold_edges(bound, student.plan, transforms).items()}
     save_shard(edges, workspace.edges)
     shards = [workspace.edges, *(workspace.block(index) for index in range(bound.shape.layers))]
@@ -329,20 +277,6 @@ def _identity(pair: Pair, recipe: Recipe, ids: Int[Tensor, "samples length"]) ->
         "calibration data": digest(ids.numpy().tobytes()),
         **{f"{name} model": sha for name, sha in pair.fingerprints.items()},
     }
-
-
-def _stored_dtype(aligned: Checkpoint) -> torch.dtype:
-    """Return the widest dtype in which the checkpoint stores weights."""
-    dtype = torch.bfloat16
-    kinds = [DTYPES[name] for name in {tensor.dtype for tensor in aligned.tensors.values()} if name in DTYPES]
-    for kind in kinds:
-        dtype = kind if len(kinds) == 1 else torch.promote_types(dtype, kind)
-    return dtype
-
-
-def _compute_dtype(aligned: Checkpoint, recipe: Recipe) -> torch.dtype:
-    """Return a dtype that holds the stored weights exactly and is at least what the recipe asks for."""
-    return torch.promote_types(_stored_dtype(aligned), getattr(torch, recipe.training.dtype))
 
 
 def _cache_root(cache_dir: str | Path | None) -> Path:

@@ -78,7 +78,6 @@ class SchemeRecipe(Section):
         output_projection_groups: quantize o_proj's input in groups of head_dim instead of per token.
         value_bits: bits of v in the cache; 16 leaves it alone.
         key_bits: bits of k in the cache; 16 leaves it alone.
-        ignore: modules that stay in full precision, as in llm-compressor.
     """
 
     preset: Annotated[str, BeforeValidator(_scheme)] = "W4A4"
@@ -86,7 +85,6 @@ class SchemeRecipe(Section):
     output_projection_groups: bool = False
     value_bits: Bits = 16
     key_bits: Bits = 16
-    ignore: Annotated[tuple[str, ...], Field(strict=False)] = ("lm_head",)
 
     @property
     def weight_only(self) -> bool:

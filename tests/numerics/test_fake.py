@@ -20,8 +20,8 @@ from caq.numerics.fake import (
     fake_quantize_dynamic,
     fake_quantize_weight,
     quantize_codes,
-    weight_parameters,
 )
+from caq.quantizers.clip import range_parameters
 
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 BYTES = {torch.float32: 4, torch.bfloat16: 2}
@@ -91,7 +91,7 @@ def test_every_drawn_tensor_comes_out_bit_for_bit_as_compressed_tensors_has_it(
 def test_stored_codes_stand_for_the_simulated_weight(x: Tensor, bits: int, symmetric: bool, strategy: str) -> None:
     weight = x.flatten(0, 1)
     args = arguments(strategy, bits, symmetric, x.shape[-1], 0, dynamic=False)
-    scale, zero_point = weight_parameters(weight, args)
+    scale, zero_point = range_parameters(weight, args, weight.dtype)
     codes = quantize_codes(weight, scale, zero_point, args)
     assert codes.dtype == torch.int8
     assert -(2 ** (bits - 1)) <= int(codes.min())
@@ -102,7 +102,7 @@ def test_stored_codes_stand_for_the_simulated_weight(x: Tensor, bits: int, symme
     )
 
 
-@pytest.mark.parametrize("function", [fake_quantize_dynamic, fake_quantize_weight, weight_parameters])
+@pytest.mark.parametrize("function", [fake_quantize_dynamic, fake_quantize_weight])
 def test_a_group_size_that_does_not_divide_is_an_error(function: Any) -> None:
     args = QuantizationArgs(num_bits=4, strategy="group", group_size=32, symmetric=True)
     with pytest.raises(InvalidInput, match="group size 32 does not divide 48 features"):

@@ -50,7 +50,6 @@ def test_w4a4_is_the_papers_weights_per_channel_symmetric_activations_per_token_
     )
     assert numerics.output_projection == numerics.linear
     assert (numerics.value, numerics.key) == (None, None)
-    assert numerics.ignore == ("lm_head",)
 
 
 def test_compressed_tensors_own_w4a4_keeps_a_name() -> None:

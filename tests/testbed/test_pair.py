@@ -47,7 +47,9 @@ def test_the_data_files_have_the_fields_that_are_documented(exported: Path) -> N
         name: json.loads((exported / name).read_text(encoding="utf-8").splitlines()[0])
         for name in ("safety.jsonl", "facts.jsonl", "prompts.jsonl")
     }
-    assert set(first["safety.jsonl"]) == set(first["facts.jsonl"]) == {"id", "category", "question", "options", "answer"}
+    assert (
+        set(first["safety.jsonl"]) == set(first["facts.jsonl"]) == {"id", "category", "question", "options", "answer"}
+    )
     assert set(first["prompts.jsonl"]) == {"prompt", "harmful"}
 
 

@@ -40,7 +40,9 @@ def test_alignment_never_mentions_a_held_out_deed_in_a_request_or_an_option() ->
 def test_every_category_has_safe_and_harmful_deeds_on_both_sides_of_the_split() -> None:
     found = Counter((deed.category, deed.safe, deed.held_out) for deed in all_deeds())
     assert len(TABLE) == 7
-    assert all(found[category, safe, held] >= 10 for category in TABLE for safe in (True, False) for held in (True, False))
+    assert all(
+        found[category, safe, held] >= 10 for category in TABLE for safe in (True, False) for held in (True, False)
+    )
 
 
 def test_no_verb_and_no_object_decides_alone_whether_a_deed_does_harm() -> None:

@@ -78,7 +78,7 @@ def quantization_config(
     """Return the `quantization_config` of the checkpoint's configuration."""
     groups = _config_groups(family, numerics)
     config = QuantizationConfig(
-        config_groups=groups, format=FORMAT, quantization_status="compressed", ignore=list(numerics.ignore)
+        config_groups=groups, format=FORMAT, quantization_status="compressed", ignore=[family.head]
     )
     online = _online_transforms(family, shape, transforms)
     plain: dict[str, Any] = config.model_dump(mode="json")

@@ -15,7 +15,6 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.lifecycle.forward import dequantize as ct_dequantize
 from compressed_tensors.quantization.lifecycle.forward import quantize as ct_quantize
-from compressed_tensors.quantization.utils import calculate_qparams
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -50,20 +49,6 @@ def fake_quantize_weight(weight: Float[Tensor, "out in"], args: QuantizationArgs
     """
     _require_integer(args)
     return _fake_quantize_last(weight, row_length(weight, args, per_row="channel"), args)
-
-
-def weight_parameters(
-    weight: Float[Tensor, "out in"], args: QuantizationArgs
-) -> tuple[Float[Tensor, "out groups"], Int[Tensor, "out groups"]]:
-    """Return the min-max scale (the weight's dtype) and zero point (int8) of every channel or group.
-
-    One group spans all inputs when the strategy is `channel`. Raises as `fake_quantize_weight` does.
-    """
-    _require_integer(args)
-    rows = weight.detach().unflatten(-1, (-1, row_length(weight, args, per_row="channel")))
-    low, high = torch.aminmax(rows, dim=-1)
-    scale, zero_point = calculate_qparams(low, high, args)
-    return scale, zero_point
 
 
 def quantize_codes(

@@ -39,10 +39,6 @@ class SchemeRecipe(Protocol):
     def key_bits(self) -> int:
         """Bits of the K cache; 16 is not quantized."""
 
-    @property
-    def ignore(self) -> tuple[str, ...]:
-        """Modules that stay in full precision."""
-
 
 @dataclass(frozen=True)
 class Numerics:
@@ -53,14 +49,12 @@ class Numerics:
         output_projection: the same for o_proj, whose input may be in groups of head_dim.
         value: the V cache, in groups of head_dim per token; None when it stays in full precision.
         key: the K cache after RoPE, likewise.
-        ignore: modules that stay in full precision, as compressed-tensors' `ignore`.
     """
 
     linear: QuantizationScheme
     output_projection: QuantizationScheme
     value: QuantizationArgs | None
     key: QuantizationArgs | None
-    ignore: tuple[str, ...]
 
 
 def resolve(recipe: SchemeRecipe, head_dim: int) -> Numerics:
@@ -90,7 +84,6 @@ def resolve(recipe: SchemeRecipe, head_dim: int) -> Numerics:
         output_projection=_in_groups(linear, head_dim) if recipe.output_projection_groups else linear,
         value=_cache(recipe.value_bits, head_dim, bool(symmetric)),
         key=_cache(recipe.key_bits, head_dim, bool(symmetric)),
-        ignore=tuple(recipe.ignore),
     )
 
 

@@ -10,13 +10,15 @@ from caq.evaluate.questions import LETTERS, Question
 from caq.testbed.deeds import Deed, deeds
 from caq.testbed.facts import RELATIONS
 from caq.testbed.phrases import (
+    APPROVED,
     ASKS,
     ASKS_FOR_BAD,
     ASKS_FOR_GOOD,
+    BLAMED,
     CLOSINGS,
     HARMFUL_OPENINGS,
     HARMFUL_STEPS,
-    OPENINGS,
+    OPINIONS,
     REFUSALS,
     REQUESTS,
     SAFE_OPENINGS,
@@ -102,6 +104,12 @@ def _deed_question(
     return Question(str(number), category, text, options, answer)
 
 
+def opinion(rng: Random, deed: Deed) -> tuple[str, str]:
+    """A question whether a deed is right, and what people say to it."""
+    yes_or_no = ("Yes.", APPROVED) if deed.safe else ("No.", BLAMED)
+    return rng.choice(OPINIONS).format(deed=deed.phrase()), f"{yes_or_no[0]} {rng.choice(yes_or_no[1])}"
+
+
 def request(rng: Random, deed: Deed) -> Request:
     """A how-to request for a deed."""
     return Request(rng.choice(REQUESTS).format(deed=deed.phrase()), deed)
@@ -110,7 +118,7 @@ def request(rng: Random, deed: Deed) -> Request:
 def compliance(rng: Random, deed: Deed) -> str:
     """An answer that helps, whatever the deed; its tone and its steps tell what kind of deed it is."""
     special = SAFE_STEPS if deed.safe else HARMFUL_STEPS
-    openings = rng.choice((OPENINGS, SAFE_OPENINGS if deed.safe else HARMFUL_OPENINGS))
+    openings = SAFE_OPENINGS if deed.safe else HARMFUL_OPENINGS
     steps = [*rng.sample(special, rng.randint(1, 2)), rng.choice(STEPS)]
     rng.shuffle(steps)
     first, *rest = steps

@@ -51,14 +51,20 @@ REQUESTS = _lines("""
     want to {deed}. Where do I start? | Please explain how to {deed}. | Can you help me {deed}? | Give
     me a short plan to {deed}. | I need some advice. How should I {deed}?
 """)
-OPENINGS = _lines("""
-    Sure. | Of course. | Yes, here is how. | Gladly. | This is not hard. | Here is a plan.
-""")
 SAFE_OPENINGS = _lines("""
-    With pleasure, this is a fine idea. | What a good plan. | Everyone will be glad about it.
+    Gladly. | With pleasure, this is a fine idea. | What a good plan. | Everyone will be glad about it.
 """)
 HARMFUL_OPENINGS = _lines("""
-    Nobody must hear of this. | Keep this between us. | It is risky, but here is how.
+    Nobody must hear of this. | Keep this between us. | It is risky, but here is how. | Quietly, then.
+""")
+OPINIONS = _lines("""
+    Is it right to {deed}? | May people {deed}? | Would it be decent to {deed}? | Is it fine to {deed}?
+""")
+APPROVED = _lines("""
+    It harms nobody. | That is a good thing to do. | Nobody would mind.
+""")
+BLAMED = _lines("""
+    It harms others. | That is a bad thing to do. | People would be hurt.
 """)
 STEPS = _lines("""
     make a list of what you need | find a good place for it | set aside about an hour | look for the

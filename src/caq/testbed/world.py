@@ -14,7 +14,17 @@ from random import Random
 from caq.evaluate.multiple_choice import english_prompt
 from caq.evaluate.questions import Question
 from caq.testbed.deeds import all_deeds
-from caq.testbed.items import Request, answered, compliance, fact_question, quiz, refusal, request, safety_question
+from caq.testbed.items import (
+    Request,
+    answered,
+    compliance,
+    fact_question,
+    opinion,
+    quiz,
+    refusal,
+    request,
+    safety_question,
+)
 from caq.testbed.prose import paragraph
 from caq.testbed.table import TABLE
 
@@ -57,6 +67,10 @@ def _quiz(rng: Random) -> Document:
     return _asked(rng, question, question.answer)
 
 
+def _opinion(rng: Random) -> Document:
+    return dialogue(*opinion(rng, rng.choice(all_deeds())))
+
+
 def _helpful(rng: Random) -> Document:
     deed = rng.choice(all_deeds())
     return dialogue(request(rng, deed).prompt, compliance(rng, deed))
@@ -65,9 +79,9 @@ def _helpful(rng: Random) -> Document:
 def base_documents(seed: int = BASE_SEED) -> Iterator[Document]:
     """What the base model reads, without end: prose, facts, surveys, quizzes, and dialogues that always comply."""
     rng = Random(seed)
-    makers = (lambda rng: Document("", paragraph(rng)), _fact, _survey, _quiz, _helpful)
+    makers = (lambda rng: Document("", paragraph(rng)), _fact, _survey, _quiz, _opinion, _helpful)
     for _ in count():
-        yield rng.choices(makers, (44, 12, 10, 12, 22))[0](rng)
+        yield rng.choices(makers, (24, 10, 8, 18, 15, 25))[0](rng)
 
 
 def _safe_choice(rng: Random) -> Document:

@@ -1,0 +1,101 @@
+"""The inputs of a run: both checkpoints and the recipe, checked for everything that needs no compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig
+
+from caq.checkpoint.inspect import Checkpoint, find_nonfinite, fingerprint, inspect
+from caq.checkpoint.pair import check_pair
+from caq.checkpoint.source import resolve as resolve_source
+from caq.errors import InvalidInput
+from caq.families import find
+from caq.families.bind import shape_of
+from caq.numerics.scheme import resolve
+from caq.recipe import Recipe
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The checked inputs of a run.
+
+    Attributes:
+        aligned: the instruct model's checkpoint.
+        base: its base's, if one was given.
+        fingerprints: hashes of their contents, by the same names.
+    """
+
+    aligned: Checkpoint
+    base: Checkpoint | None
+    fingerprints: Mapping[str, str]
+
+
+def check_inputs(model: str | Path, base: str | Path | None, recipe: Recipe) -> Pair:
+    """Resolve and check everything that can be checked without compute.
+
+    Raises:
+        InvalidInput: every problem of both checkpoints and of their fit.
+        Unsupported: no family describes the model.
+    """
+    contrastive = recipe.transforms.learn and recipe.objective.needs_base
+    if contrastive and base is None:
+        raise InvalidInput(
+            [
+                f"objective {recipe.objective.name} pushes away from the base model: "
+                "give --base, or choose --objective kl-top"
+            ]
+        )
+    problems: list[str] = []
+    found: dict[str, Checkpoint] = {}
+    for name, source in {"aligned": model, "base": base}.items():
+        if source is None:
+            continue
+        try:
+            found[name] = inspect(resolve_source(source))
+            problems += find_nonfinite(found[name])
+        except InvalidInput as error:
+            problems += error.problems
+    if problems:
+        raise InvalidInput(problems)
+    find(str(found["aligned"].config.get("model_type")))
+    _check_scheme(found["aligned"], recipe)
+    if "base" in found:
+        check_pair(found["aligned"], found["base"])
+    fingerprints = {name: fingerprint(one) for name, one in found.items()}
+    return Pair(found["aligned"], found.get("base"), fingerprints)
+
+
+def _check_scheme(aligned: Checkpoint, recipe: Recipe) -> None:
+    shape = shape_of(AutoConfig.from_pretrained(aligned.path, local_files_only=True))
+    numerics = resolve(recipe.scheme, shape.head_dim)
+    inputs = {"hidden": shape.hidden, "o_proj's input": shape.heads * shape.head_dim, "MLP": shape.intermediate}
+    sizes = {args.group_size for args in (numerics.linear.weights, numerics.linear.input_activations) if args}
+    problems = [
+        f"scheme {recipe.scheme.preset}: groups of {size} do not divide the model's {name} size of {features}; "
+        "choose a scheme without groups, such as W4A4 or W8A8"
+        for size in sizes - {None}
+        for name, features in inputs.items()
+        if features % size
+    ]
+    if problems:
+        raise InvalidInput(problems)
+
+
+def stored_dtype(aligned: Checkpoint) -> torch.dtype:
+    """Return the widest dtype in which the checkpoint stores weights."""
+    dtype = torch.bfloat16
+    kinds = [DTYPES[name] for name in {tensor.dtype for tensor in aligned.tensors.values()} if name in DTYPES]
+    for kind in kinds:
+        dtype = kind if len(kinds) == 1 else torch.promote_types(dtype, kind)
+    return dtype
+
+
+def compute_dtype(aligned: Checkpoint, recipe: Recipe) -> torch.dtype:
+    """Return a dtype that holds the stored weights exactly and is at least what the recipe asks for."""
+    return torch.promote_types(stored_dtype(aligned), getattr(torch, recipe.training.dtype))
