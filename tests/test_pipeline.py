@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from caq.loading import load, load_tokenizer
+from caq.numerics.scheme import supported_presets
 from caq.pipeline import QuantizationResult, quantize
 from caq.recipe import Recipe
 from tests.pairs import write_pair
@@ -49,3 +51,20 @@ def test_every_family_goes_through(family: str, tmp_path: Path) -> None:
     config = json.loads((result.output / "config.json").read_text())
     assert config["quantization_config"]["format"] == "pack-quantized"
     assert not (tmp_path / ".out.work").exists()
+
+
+@pytest.mark.parametrize("preset", supported_presets())
+def test_every_preset_is_written_so_that_it_loads(preset: str, tmp_path: Path) -> None:
+    write_pair(
+        tmp_path,
+        "llama",
+        hidden_size=128,
+        intermediate_size=128,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+    )
+    settings: dict[str, Any] = {"scheme.preset": preset, "transforms.learn": False}
+    result = run(tmp_path, "llama", **settings)
+    ids = load_tokenizer(result.output)("The keeper of the lamp", return_tensors="pt")["input_ids"]
+    assert bool(load(result.output, torch.float32)(ids).logits.isfinite().all())

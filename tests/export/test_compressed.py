@@ -35,7 +35,6 @@ SCHEMES = {
     "W4A4 grouped o": SchemeRecipe(output_projection_groups=True, value_bits=4),
     "W4A4_G128": SchemeRecipe(preset="W4A4_G128"),
     "W4A16": SchemeRecipe(preset="W4A16"),
-    "W4A16_ASYM": SchemeRecipe(preset="W4A16_ASYM"),
     "W8A8": SchemeRecipe(preset="W8A8"),
     "W3A16": SchemeRecipe(preset="W3A16"),
 }

@@ -114,3 +114,8 @@ def test_activation_options_of_a_weight_only_preset_are_refused() -> None:
     cached = resolve(unchecked(preset="W4A16", activations_symmetric=True, key_bits=4), HEAD_DIM)
     assert cached.key is not None
     assert cached.key.symmetric
+
+
+def test_packed_zero_points_are_refused_until_transformers_loads_them() -> None:
+    with pytest.raises(Unsupported, match=r"W4A16_ASYM packs the weights' zero points.*W4A16"):
+        resolve(SchemeRecipe(preset="W4A16_ASYM"), HEAD_DIM)

@@ -69,10 +69,10 @@ def _rows(checkpoint: Checkpoint) -> int:
 
 def _vocabularies(ours: Mapping[str, int], theirs: Mapping[str, int]) -> Iterator[str]:
     for here, there, where in ((ours, theirs, "the aligned model"), (theirs, ours, "the base")):
-        only = [token for token in here if token not in there]
+        only = sorted(token for token in here if token not in there)
         if only:
             yield f"tokenizer: {len(only):,} tokens are only in {where}: {_some(only)}"
-    moved = [token for token in ours if token in theirs and ours[token] != theirs[token]]
+    moved = sorted(token for token in ours if token in theirs and ours[token] != theirs[token])
     if moved:
         yield f"tokenizer: {len(moved):,} tokens have other ids in the base: {_some(moved)}"
 

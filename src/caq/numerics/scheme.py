@@ -89,12 +89,17 @@ def resolve(recipe: SchemeRecipe, head_dim: int) -> Numerics:
 
 def supported_presets() -> tuple[str, ...]:
     """Return the names `resolve` accepts, sorted."""
-    integer = (name for name, preset in PRESET_SCHEMES.items() if preset and _is_integer(preset))
-    return tuple(sorted({*integer, "W4A4_G128"}))
+    usable = (name for name, preset in PRESET_SCHEMES.items() if preset and not _obstacle(preset))
+    return tuple(sorted({*usable, "W4A4_G128"}))
 
 
-def _is_integer(preset: dict[str, QuantizationArgs]) -> bool:
-    return all(args.type == "int" for args in preset.values())
+def _obstacle(preset: dict[str, QuantizationArgs]) -> str | None:
+    """Return why a preset cannot be used, or None."""
+    if any(args.type != "int" for args in preset.values()):
+        return "is not made of integers, which is all that can be learned through so far"
+    if not preset["weights"].symmetric:
+        return "packs the weights' zero points, which Transformers cannot load with compressed-tensors 0.20"
+    return None
 
 
 def _preset_problems(preset: str) -> Iterator[str]:
@@ -102,10 +107,7 @@ def _preset_problems(preset: str) -> Iterator[str]:
     if name in supported:
         return
     if name in PRESET_SCHEMES:
-        raise Unsupported(
-            f"preset {name} is not made of integers, which is all that can be learned through so far; "
-            f"supported: {', '.join(supported)}"
-        )
+        raise Unsupported(f"preset {name} {_obstacle(PRESET_SCHEMES[name])}; supported: {', '.join(supported)}")
     near = get_close_matches(name, [*supported, *PRESET_SCHEMES], n=3, cutoff=0.0)
     yield f"preset {preset!r} is unknown; the nearest are {', '.join(dict.fromkeys(near))}"
 
