@@ -24,8 +24,8 @@ test-slow: setup
 	$(TEST_ENV) $(RUN)/pytest -m slow
 
 lint: setup
-	$(RUN)/ruff check src tests
-	$(RUN)/ruff format --check src tests
+	$(RUN)/ruff check src tests benchmarks
+	$(RUN)/ruff format --check src tests benchmarks
 	$(RUN)/mypy
 
 results: setup

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +18,10 @@ from caq.errors import InvalidInput
 from caq.evaluate.distribution import ReferenceStates
 from caq.evaluate.results import Results
 from caq.evaluate.suite import Tasks, check, compare, evaluate, reference_answers
-from caq.evaluate.table import rich_table
+from caq.evaluate.table import rich_table, wide_console
 from caq.loading import load, load_tokenizer
 
 DEFAULT_TEXT = "wikitext2-test"
-PIPED_COLUMNS = 160
 
 
 def task_files(
@@ -84,13 +82,10 @@ def assess(
     Raises:
         InvalidInput: every problem of the checkpoints, or of the task files; nothing is computed before.
     """
-    from rich.console import Console
-
     sources = {"fine-tuned": reference, "pre-trained": base, "quantized": model}
     paths = _checked({name: source for name, source in sources.items() if source is not None})
     tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
-    # A file or a pipe has no width of its own, and 80 columns would fold the table.
-    console = Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS)
+    console = wide_console()
     for line in _lend_template(tokenizers):
         console.print(line, highlight=False, soft_wrap=True)
     check(tasks, next(iter(tokenizers.values())))

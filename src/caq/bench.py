@@ -20,7 +20,7 @@ from caq.errors import CaqError
 from caq.evaluate.distribution import ReferenceStates
 from caq.evaluate.results import Results
 from caq.evaluate.suite import evaluate, reference_answers
-from caq.evaluate.table import rich_table
+from caq.evaluate.table import rich_table, wide_console
 from caq.loading import load, load_tokenizer
 from caq.pipeline import quantize
 from caq.recipe import Recipe, preset
@@ -108,7 +108,7 @@ def run_bench(bench: Bench, *, quiet: bool = False) -> dict[str, list[Results]]:
     """Run every arm for every seed; print rows as they come, then the table; write `results.json` and `report.md`."""
     if not (bench.pair / "aligned" / "config.json").exists():
         export(bench.pair)
-    console = Console()
+    console = wide_console()
     found: dict[str, list[Results]] = {}
     for name, results in _rows(bench, quiet):
         found.setdefault(name, []).append(results)

@@ -61,7 +61,7 @@ def _cut(model: PreTrainedModel) -> Cut:
     if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3, equal_nan=True):
         raise Unsupported(
             f"{type(model).__name__} changes its logits after the head, which evaluation does not reproduce; "
-            "use a family that `caq families` lists"
+            "give a model without logit caps or scales"
         )
     return cut
 

@@ -5,10 +5,12 @@ Each model has one or more results, one per seed: one is shown as it is, several
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from caq.evaluate.results import PRIMARY_PROTOCOL, Results
@@ -39,8 +41,14 @@ COLUMNS = (
     Column("same_top", "Same top % ↑", 1, PERCENT),
 )
 MISSING = "n/a"
+PIPED_COLUMNS = 160
 
 Named = Mapping[str, Sequence[Results]]
+
+
+def wide_console() -> Console:
+    """Return a console on standard output; where that is a file or a pipe, wide enough not to fold the table."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS)
 
 
 def rich_table(named: Named, title: str | None = None) -> Table:
