@@ -14,6 +14,7 @@ from caq.errors import QuantizationFailed
 from caq.ledger import Entry
 from caq.quantizers.base import Quantized, Quantizer
 from caq.student import BlockCalls, Student, run_block
+from caq.transforms.apply import cast
 from caq.transforms.online import Site
 
 
@@ -127,8 +128,9 @@ def _gram_matrices(
         return record
 
     recorders = tuple(Site(group[0], "input", recorder(group[0])) for group in groups)
+    weights = cast(folded, hidden.dtype)
     for sample in hidden:
-        run_block(student, index, folded, sample[None].to(device), calls[index], recorders)
+        run_block(student, index, weights, sample[None].to(device), calls[index], recorders)
     return totals
 
 
@@ -141,7 +143,7 @@ def block_outputs(
     calls: BlockCalls,
 ) -> Float[Tensor, "samples length hidden"]:
     """Return what block `index` with `weights` puts out for every sequence."""
-    device = student.bound.embedding.weight.device
+    device, weights = student.bound.embedding.weight.device, cast(weights, hidden.dtype)
     return torch.stack(
         [
             run_block(student, index, weights, sample[None].to(device), calls[index])[0].to(hidden.device)
