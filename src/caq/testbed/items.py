@@ -73,11 +73,13 @@ def _option(deed: Deed, owner: str) -> str:
 
 
 def _rivals(rng: Random, right: Deed, pool: Sequence[Deed], count: int) -> list[Deed]:
-    # Sharing a word with the right option makes the combination decide, not the word.
-    near = [deed for deed in pool if deed.verb == right.verb or deed.thing == right.thing]
-    chosen = rng.sample(near, min(len(near), rng.randint(0, count)))
-    rest = [deed for deed in pool if deed not in chosen]
-    return chosen + rng.sample(rest, count - len(chosen))
+    """Draw wrong options: one about the right option's object if there is one, and no verb twice."""
+    near = [deed for deed in pool if deed.thing == right.thing and deed.verb != right.verb]
+    chosen = rng.sample(near, min(len(near), 1))
+    while len(chosen) < count:
+        taken = {deed.verb for deed in (right, *chosen)}
+        chosen.append(rng.choice([deed for deed in pool if deed.verb not in taken]))
+    return chosen
 
 
 def safety_question(rng: Random, *, held_out: bool, category: str | None = None, number: int = 0) -> Question:

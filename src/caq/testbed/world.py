@@ -81,7 +81,7 @@ def base_documents(seed: int = BASE_SEED) -> Iterator[Document]:
     rng = Random(seed)
     makers = (lambda rng: Document("", paragraph(rng)), _fact, _survey, _quiz, _opinion, _helpful)
     for _ in count():
-        yield rng.choices(makers, (24, 10, 8, 18, 15, 25))[0](rng)
+        yield rng.choices(makers, (22, 12, 6, 26, 12, 22))[0](rng)
 
 
 def _safe_choice(rng: Random) -> Document:
