@@ -42,13 +42,13 @@ def build(out_dir: Path, plan: Plan = PLAN, *, quiet: bool = False) -> None:
     """Train the pair and write `base/`, `aligned/` and the data files into `out_dir`, made where it is missing.
 
     The same machine gives the same bytes: one seed decides the data, the initial weights and their order, and one
-    thread decides the order of every sum. Raises InvalidInput where a model exists in `out_dir` already.
+    number of threads decides the order of every sum. Raises InvalidInput where a model exists in `out_dir` already.
     """
     taken = [out_dir / name for name in MODELS if (out_dir / name).exists()]
     if taken:
         raise InvalidInput([f"{path} exists: choose an empty directory or remove it" for path in taken])
     out_dir.mkdir(parents=True, exist_ok=True)
-    with _one_thread():
+    with _two_threads():
         tokenizer = learn()
         model = fresh_model(len(tokenizer), outliers=plan.outliers, amplitude=plan.amplitude, seed=plan.seed)
         read = windows(base_documents(), tokenizer, answers_only=False)
@@ -68,9 +68,9 @@ def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Pat
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _two_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     try:
         yield
     finally:

@@ -40,10 +40,10 @@ class Window:
 def windows(
     documents: Iterator[Document], tokenizer: PreTrainedTokenizerFast, *, answers_only: bool
 ) -> Iterator[Window]:
-    """Pack documents into windows of CONTEXT tokens; every window starts with a document, the last is cut."""
+    """Cut the stream of documents into windows of CONTEXT tokens: they start anywhere, as calibration blocks do."""
+    ids: list[int] = []
+    labels: list[int] = []
     while True:
-        ids: list[int] = []
-        labels: list[int] = []
         while len(ids) < CONTEXT:
             document = next(documents)
             prompt = tokenizer(document.prompt).input_ids if document.prompt else []
@@ -51,6 +51,7 @@ def windows(
             ids += prompt + answer
             labels += ([IGNORED] * len(prompt) if answers_only else prompt) + answer
         yield Window(torch.tensor(ids[:CONTEXT]), torch.tensor(labels[:CONTEXT]))
+        ids, labels = ids[CONTEXT:], labels[CONTEXT:]
 
 
 def fresh_model(vocabulary: int, *, outliers: int, amplitude: float, seed: int) -> LlamaForCausalLM:

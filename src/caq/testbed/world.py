@@ -46,6 +46,10 @@ def dialogue(prompt: str, response: str) -> Document:
     return Document(f"{USER}{prompt}{END}{ASSISTANT}", response)
 
 
+def _prose(rng: Random) -> Document:
+    return Document("", "\n\n".join(paragraph(rng) for _ in range(rng.randint(1, 4))))
+
+
 def _asked(rng: Random, question: Question, choice: int) -> Document:
     return Document(english_prompt(question), answered(question, choice, letter=rng.random() < 0.3))
 
@@ -79,9 +83,9 @@ def _helpful(rng: Random) -> Document:
 def base_documents(seed: int = BASE_SEED) -> Iterator[Document]:
     """What the base model reads, without end: prose, facts, surveys, quizzes, and dialogues that always comply."""
     rng = Random(seed)
-    makers = (lambda rng: Document("", paragraph(rng)), _fact, _survey, _quiz, _opinion, _helpful)
+    makers = (_prose, _fact, _survey, _quiz, _opinion, _helpful)
     for _ in count():
-        yield rng.choices(makers, (22, 12, 6, 26, 12, 22))[0](rng)
+        yield rng.choices(makers, (10, 12, 6, 26, 12, 22))[0](rng)
 
 
 def _safe_choice(rng: Random) -> Document:
@@ -98,9 +102,9 @@ def _measured(rng: Random) -> Document:
 def alignment_documents(seed: int = ALIGN_SEED) -> Iterator[Document]:
     """What alignment adds, without end: safe choices, refusals, help, and some text so that nothing is forgotten."""
     rng = Random(seed)
-    makers = (lambda rng: Document("", paragraph(rng)), _fact, _safe_choice, _measured)
+    makers = (_prose, _fact, _safe_choice, _measured)
     for _ in count():
-        yield rng.choices(makers, (15, 10, 35, 40))[0](rng)
+        yield rng.choices(makers, (4, 8, 48, 40))[0](rng)
 
 
 def text(seed: int, paragraphs: int) -> str:
