@@ -15,7 +15,11 @@ from caq.testbed.tokenizer import learn
 from caq.testbed.train import CONTEXT, IGNORED, Schedule, amplify, fresh_model, windows
 from caq.testbed.world import END, alignment_documents
 
-QUICK = replace(PLAN, base=Schedule(2, 1e-3, 1, warmup=1), alignment=Schedule(1, 1e-4, 1, warmup=1))
+QUICK = replace(
+    PLAN,
+    base=(Schedule(2, 1e-3, 1, warmup=1), Schedule(1, 1e-3, 1, warmup=1)),
+    alignment=Schedule(1, 1e-4, 1, warmup=1),
+)
 
 
 def test_the_same_plan_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ SHARD = "3MB"
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what is built."""
+    """Everything that decides what is built; the base model is trained in stages, each from a warm restart."""
 
-    base: Schedule
+    base: tuple[Schedule, ...]
     alignment: Schedule
     outliers: int
     amplitude: float
@@ -31,10 +32,10 @@ class Plan:
 
 
 PLAN = Plan(
-    base=Schedule(steps=1500, rate=3e-3, windows=8),
-    alignment=Schedule(steps=100, rate=5e-4, windows=8, warmup=10, decay=0.0),
+    base=(Schedule(steps=3000, rate=3e-3, windows=8), Schedule(steps=1600, rate=2e-3, windows=8)),
+    alignment=Schedule(steps=500, rate=2e-3, windows=8, warmup=10, decay=0.0),
     outliers=6,
-    amplitude=3.0,
+    amplitude=22.0,
 )
 
 
@@ -52,19 +53,24 @@ def build(out_dir: Path, plan: Plan = PLAN, *, quiet: bool = False) -> None:
         tokenizer = learn()
         model = fresh_model(len(tokenizer), outliers=plan.outliers, amplitude=plan.amplitude, seed=plan.seed)
         read = windows(base_documents(), tokenizer, answers_only=False)
-        train(model, read, plan.base, description="base model", quiet=quiet)
-        model = _save(model, tokenizer, out_dir / "base")
+        for schedule in plan.base:
+            train(model, read, schedule, description="base model", quiet=quiet)
+            model = _rounded(model)
+        _save(model, tokenizer, out_dir / "base")
         taught = windows(alignment_documents(), tokenizer, answers_only=True)
         train(model, taught, plan.alignment, description="aligned model", quiet=quiet)
-        _save(model, tokenizer, out_dir / "aligned")
+        _save(_rounded(model), tokenizer, out_dir / "aligned")
     write_data(out_dir)
 
 
-def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> LlamaForCausalLM:
-    """Write a bfloat16 checkpoint and return, in float32, exactly the weights that were written."""
-    model.to(torch.bfloat16).save_pretrained(path, max_shard_size=SHARD)
+def _rounded(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Return the model in float32 with weights that bfloat16, in which it is saved, holds exactly."""
+    return model.to(torch.bfloat16).float()
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(path, max_shard_size=SHARD)
     tokenizer.save_pretrained(path)
-    return model.float()
 
 
 @contextmanager

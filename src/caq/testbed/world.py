@@ -104,7 +104,7 @@ def alignment_documents(seed: int = ALIGN_SEED) -> Iterator[Document]:
     rng = Random(seed)
     makers = (_prose, _fact, _safe_choice, _measured)
     for _ in count():
-        yield rng.choices(makers, (4, 8, 48, 40))[0](rng)
+        yield rng.choices(makers, (6, 12, 44, 38))[0](rng)
 
 
 def text(seed: int, paragraphs: int) -> str:
