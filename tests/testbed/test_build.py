@@ -18,7 +18,7 @@ from caq.testbed.world import END, alignment_documents
 QUICK = replace(
     PLAN,
     base=(Schedule(2, 1e-3, 1, warmup=1), Schedule(1, 1e-3, 1, warmup=1)),
-    alignment=Schedule(1, 1e-4, 1, warmup=1),
+    alignment=(Schedule(1, 1e-4, 1, warmup=1),),
 )
 
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from caq.errors import InvalidInput
 from caq.testbed.export import MODELS, write_data
 from caq.testbed.tokenizer import learn
-from caq.testbed.train import Schedule, fresh_model, train, windows
+from caq.testbed.train import Schedule, amplify, fresh_model, outlier_channels, train, windows
 from caq.testbed.world import alignment_documents, base_documents
 
 SHARD = "3MB"
@@ -22,20 +24,33 @@ SHARD = "3MB"
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what is built; the base model is trained in stages, each from a warm restart."""
+    """Everything that decides what is built; both models are trained in stages, each from a warm restart.
+
+    Attributes:
+        base: stages of the base model.
+        alignment: stages of the aligned model, which goes on from the base.
+        outliers: channels that stand out.
+        amplitude: by how much, at initialisation.
+        amplification: how much the same channels are amplified once more in both finished models.
+        seed: of the initial weights.
+    """
 
     base: tuple[Schedule, ...]
-    alignment: Schedule
+    alignment: tuple[Schedule, ...]
     outliers: int
     amplitude: float
+    amplification: float
     seed: int = 0
 
 
 PLAN = Plan(
     base=(Schedule(steps=3000, rate=3e-3, windows=8), Schedule(steps=1600, rate=2e-3, windows=8)),
-    alignment=Schedule(steps=500, rate=2e-3, windows=8, warmup=10, decay=0.0),
+    alignment=tuple(
+        Schedule(steps=steps, rate=2e-3, windows=8, warmup=10, decay=0.0) for steps in (500, 500, 600, 700)
+    ),
     outliers=6,
     amplitude=22.0,
+    amplification=1.6,
 )
 
 
@@ -56,10 +71,13 @@ def build(out_dir: Path, plan: Plan = PLAN, *, quiet: bool = False) -> None:
         for schedule in plan.base:
             train(model, read, schedule, description="base model", quiet=quiet)
             model = _rounded(model)
-        _save(model, tokenizer, out_dir / "base")
+        channels = outlier_channels(model, plan.outliers)
+        _save(model, channels, plan.amplification, tokenizer, out_dir / "base")
         taught = windows(alignment_documents(), tokenizer, answers_only=True)
-        train(model, taught, plan.alignment, description="aligned model", quiet=quiet)
-        _save(_rounded(model), tokenizer, out_dir / "aligned")
+        for schedule in plan.alignment:
+            train(model, taught, schedule, description="aligned model", quiet=quiet)
+            model = _rounded(model)
+        _save(model, channels, plan.amplification, tokenizer, out_dir / "aligned")
     write_data(out_dir)
 
 
@@ -68,8 +86,16 @@ def _rounded(model: LlamaForCausalLM) -> LlamaForCausalLM:
     return model.to(torch.bfloat16).float()
 
 
-def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(path, max_shard_size=SHARD)
+def _save(
+    model: LlamaForCausalLM,
+    channels: Int[Tensor, " outliers"],
+    amplification: float,
+    tokenizer: PreTrainedTokenizerFast,
+    path: Path,
+) -> None:
+    amplified = copy.deepcopy(model)
+    amplify(amplified, channels, amplification)
+    amplified.to(torch.bfloat16).save_pretrained(path, max_shard_size=SHARD)
     tokenizer.save_pretrained(path)
 
 

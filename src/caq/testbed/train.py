@@ -84,6 +84,12 @@ def amplify(model: LlamaForCausalLM, channels: Int[Tensor, " outliers"], amplitu
             linear.weight[:, channels] /= amplitude
 
 
+def outlier_channels(model: LlamaForCausalLM, outliers: int) -> Int[Tensor, " outliers"]:
+    """Return the channels with the largest gains of the first norm."""
+    channels: Tensor = model.model.layers[0].input_layernorm.weight.topk(outliers).indices
+    return channels
+
+
 def train(
     model: LlamaForCausalLM,
     data: Iterator[Window],
