@@ -38,7 +38,7 @@ FIXED = {
 ARMS: Mapping[str, Mapping[str, object]] = {
     "RTN": {**FIXED, "quantizer.name": "rtn", "quantizer.clip_search": False},
     "GPTQ": FIXED,
-    "Hadamard": {"transforms.residual": "hadamard", "transforms.learn": False},
+    "Hadamard": {"transforms.learn": False},
     "MSE": {"objective.name": "mse"},
     "KL": {"objective.name": "kl"},
     "KL-Top": {"objective.name": "kl-top"},
@@ -95,10 +95,12 @@ def bundled_recipe(pair: Path) -> Recipe:
             "data.text": str(pair / "calibration.txt"),
             "data.samples": 128,
             "data.length": 128,
+            # Every arm with rotations starts from the same one, so that they differ in what is learned alone.
+            "transforms.residual": "hadamard",
             "training.steps": 60,
             "training.batch_size": 8,
             "training.micro_batch_size": 8,
-            "training.validation_samples": 16,
+            "training.validation_samples": 32,
             "training.gradient_checkpointing": False,
         }
     )
