@@ -98,8 +98,8 @@ def bundled_recipe(pair: Path) -> Recipe:
             # Every arm with rotations starts from the same one, so that they differ in what is learned alone.
             "transforms.residual": "hadamard",
             "training.steps": 60,
-            "training.batch_size": 8,
-            "training.micro_batch_size": 8,
+            "training.batch_size": 16,
+            "training.micro_batch_size": 16,
             "training.validation_samples": 32,
             "training.gradient_checkpointing": False,
         }

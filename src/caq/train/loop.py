@@ -75,9 +75,9 @@ def fit(
 ) -> FitResult:
     """Learn the plan's parameters under `objective`.
 
-    The last `validation_samples` sequences are kept from learning; the best step is the one with the lowest loss on
-    them among those whose pull term is no higher than at the start. The loss alone would not do: a contrastive one
-    is unbounded below.
+    The last `validation_samples` sequences are kept from learning; the best step is the one with the lowest pull term
+    on them. The loss would not do: a contrastive one is unbounded below, and falls for a model that leaves the aligned
+    one.
 
     Args:
         student: the transformed model with quantization in it.
@@ -160,7 +160,7 @@ def _scaled_step(optimizer: torch.optim.Adam, factor: float) -> None:
 
 def judge(state: FitState, record: dict[str, float]) -> FitState:
     """Take an evaluation into account: keep the step if it is the best, stop if the pull term keeps rising."""
-    start, step, pull = state.history[0], state.step, record["pull"]
+    step, pull = state.step, record["pull"]
     history = (*state.history, record)
     if not math.isfinite(record["total"]):
         entry = Entry(
@@ -170,8 +170,7 @@ def judge(state: FitState, record: dict[str, float]) -> FitState:
             {"step": step, "best_step": state.best_step},
         )
         return state.recorded(history).stop(step, entry)
-    best_total = state.history_at(state.best_step)["total"]
-    if pull <= start["pull"] and record["total"] < best_total:
+    if pull < state.history_at(state.best_step)["pull"]:
         return state.recorded(history).keep_best(strikes=0)
     lowest = min(past["pull"] for past in history)
     strikes = state.strikes + 1 if pull > RISING * lowest else 0
