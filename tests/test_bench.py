@@ -23,7 +23,7 @@ QUICK: Mapping[str, object] = {
     "training.validation_samples": 2,
     "quantizer.clip_steps": 5,
 }
-KEPT = {name: ARMS[name] for name in ("RTN", "KL-Top", "CAL")}
+KEPT = {name: ARMS[name] for name in ("RTN", "GPTQ", "Hadamard")}
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def test_rows_are_both_models_once_and_every_arm_once_a_seed(bench: Bench) -> No
         PRE_TRAINED: 1,
         FINE_TUNED: 1,
         "RTN": 2,
-        "KL-Top": 2,
-        "CAL": 2,
+        "GPTQ": 2,
+        "Hadamard": 2,
     }
     assert found[FINE_TUNED][0].summary()["kl"] == pytest.approx(0, abs=1e-6)
 
@@ -57,9 +57,9 @@ def test_rows_are_both_models_once_and_every_arm_once_a_seed(bench: Bench) -> No
 def test_the_report_names_seeds_and_recipes(bench: Bench) -> None:
     data = json.loads((bench.directory / "results.json").read_text(encoding="utf-8"))
     assert data["seeds"] == [0, 1]
-    assert data["recipes"]["CAL"] == [bench.recipe("CAL", seed).fingerprint() for seed in (0, 1)]
-    assert "CAL − KL-Top" in data["contrasts"]
-    assert "| CAL |" in (bench.directory / "report.md").read_text(encoding="utf-8")
+    assert data["recipes"]["GPTQ"] == [bench.recipe("GPTQ", seed).fingerprint() for seed in (0, 1)]
+    assert data["against_fine_tuned"]["RTN"]["safety/option-text"]["items"] >= 24
+    assert "| Hadamard |" in (bench.directory / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same_bytes(bench: Bench) -> None:
