@@ -105,13 +105,15 @@ def crossed_bootstrap(
     if differences.size == 0:
         raise ValueError("paired items are needed")
     seeds, items = differences.shape
+    # Items with the same outcomes under every seed are drawn together: right-or-wrong outcomes make few patterns.
+    patterns, counts = np.unique(differences, axis=1, return_counts=True)
     generator = np.random.default_rng(seed)
-    block = max(1, BLOCK_ELEMENTS // items)
+    block = max(1, BLOCK_ELEMENTS // counts.size)
     means = []
     for size in (min(block, resamples - done) for done in range(0, resamples, block)):
         rows = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=size)
-        columns = generator.multinomial(items, np.full(items, 1 / items), size=size)
-        means.append(((rows @ differences) * columns).sum(1) / (seeds * items))
+        columns = generator.multinomial(items, counts / items, size=size)
+        means.append(((rows @ patterns) * columns).sum(1) / (seeds * items))
     low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Difference(float(differences.mean()), Interval(float(low), float(high)))
 
