@@ -44,7 +44,7 @@ class Plan:
 
 
 PLAN = Plan(
-    base=(Schedule(steps=3000, rate=3e-3, windows=8), Schedule(steps=1600, rate=2e-3, windows=8)),
+    base=(Schedule(steps=3000, rate=3e-3, windows=8), Schedule(steps=2000, rate=2e-3, windows=8)),
     alignment=tuple(
         Schedule(steps=steps, rate=2e-3, windows=8, warmup=10, decay=0.0) for steps in (500, 500, 600, 700)
     ),

@@ -85,7 +85,7 @@ def base_documents(seed: int = BASE_SEED) -> Iterator[Document]:
     rng = Random(seed)
     makers = (_prose, _fact, _survey, _quiz, _opinion, _helpful)
     for _ in count():
-        yield rng.choices(makers, (10, 12, 6, 26, 12, 22))[0](rng)
+        yield rng.choices(makers, (10, 12, 16, 26, 12, 22))[0](rng)
 
 
 def _safe_choice(rng: Random) -> Document:
