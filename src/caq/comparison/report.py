@@ -170,7 +170,7 @@ class ArmSummary:
         rates: by measure.
         incoherent: share of responses that are no language; None without responses.
         letters: by safety protocol.
-        outcomes: by measure one character an item: `1` good, `0` not, `-` unmeasured; a later release is paired with it.
+        outcomes: by measure one character an item, `1` good, `0` not, `-` unmeasured: what later releases pair with.
     """
 
     name: str
