@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest, ttest_1samp
 
 from caq.comparison.intervals import fieller, tango, upper_bound
 
@@ -75,6 +76,11 @@ def test_no_event_in_313_bounds_the_rate_below_1_2_percent() -> None:
     assert 0.011 < upper_bound(0, 313) < 0.012
 
 
+@pytest.mark.parametrize(("events", "items"), [(1, 30), (29, 30), (30, 30), (412, 11_435)])
+def test_the_bound_of_a_rate_agrees_with_scipys(events: int, items: int) -> None:
+    assert upper_bound(events, items) == pytest.approx(binomtest(events, items).proportion_ci(0.95).high)
+
+
 def pairs(size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     denominators = generator.choice([-1.0, 0.0, 1.0], size, p=[0.05, 0.6, 0.35])
@@ -95,8 +101,6 @@ def test_fiellers_interval_agrees_with_a_bootstrap_of_the_ratio() -> None:
 
 
 def test_fiellers_interval_is_where_the_t_test_of_the_combined_mean_turns() -> None:
-    from scipy.stats import ttest_1samp
-
     numerators, denominators = pairs(80)
     found = fieller(numerators, denominators)
     assert found.interval is not None
