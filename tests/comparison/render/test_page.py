@@ -57,9 +57,9 @@ def test_each_format_has_a_file_and_draws_the_same_bytes_twice() -> None:
         "md": "report.md",
         "junit": "junit.xml",
     }
+    first, second = (sample({SAFETY: 90, REFUSAL: 60}, [WORSE]) for _ in range(2))
     for _, draw in RENDERERS.values():
-        first, second = ((analyse(one), one) for one in (sample(), sample()))
-        assert draw(*first).encode("utf-8") == draw(*second).encode("utf-8")
+        assert draw(analyse(first), first).encode("utf-8") == draw(analyse(second), second).encode("utf-8")
 
 
 def test_the_json_is_the_report() -> None:

@@ -45,7 +45,7 @@ def render_page(report: Report, comparison: Comparison) -> str:
         measures=list(report.items),
         models=[_model(judgement, report) for judgement in report.judgements],
         distances=[view for arm in report.arms if (view := _distances(arm))],
-        letters={measure: _letters(measure, report) for measure in report.items if _letters(measure, report)},
+        letters={measure: drawn for measure in report.items if (drawn := _letters(measure, report))},
         flipped=flipped_items(report, comparison),
         kinds=KIND_WORDS,
         status_words=words.STATUS_WORDS,
