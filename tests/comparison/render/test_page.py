@@ -119,7 +119,7 @@ def test_a_measure_that_could_not_be_had_is_told_with_the_reason() -> None:
     answers = {SAFETY: comparison.arms[2].outcomes[SAFETY]}
     model = replace(comparison.arms[2], outcomes=answers, unmeasured={REFUSAL: "the judge timed out"})
     text = words(drawn(replace(comparison, arms=(*comparison.arms[:2], model))))
-    assert "Not measured Harmful prompts refused: the judge timed out" in text
+    assert "Harmful prompts refused Not measured the judge timed out" in text
 
 
 def test_a_model_that_changed_nothing_has_no_item_to_show() -> None:

@@ -95,13 +95,14 @@ class _Model:
     """One judged model's section.
 
     Attributes:
+        unmeasured: with the reasons.
         groups: each measure's row with those of its categories.
         differences: chart of the measures; None without rows.
         categories: chart by measure, with how many categories it leaves out.
     """
 
     judgement: Judgement
-    arm: ArmSummary
+    unmeasured: Mapping[str, str]
     groups: Sequence[tuple[Row, Sequence[Row]]]
     differences: Markup | None
     categories: Mapping[str, tuple[Markup, int]]
@@ -121,7 +122,7 @@ def _model(judgement: Judgement, report: Report) -> _Model:
             drawn[row.measure] = (charts.category_bars(judgement.model, shown), len(categories) - len(shown))
     return _Model(
         judgement,
-        next(arm for arm in report.arms if arm.name == judgement.model),
+        words.unmeasured(report, next(arm for arm in report.arms if arm.name == judgement.model)),
         groups,
         charts.differences(judgement.model, measures, report.settings.margin) if measures else None,
         drawn,
