@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from caq.comparison.analyse import analyse
 from caq.comparison.render.page import render_page
@@ -37,6 +37,8 @@ def hostile_page() -> str:
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed; apt-get install chromium brings one")
+    # A busy machine is no fault of the page.
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         # Without its sandbox, because that needs rights which root in a container does not have.
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

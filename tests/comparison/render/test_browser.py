@@ -238,7 +238,7 @@ def test_paper_has_whole_tables_and_open_details_but_no_harm(ordinary_page: str,
     expect(page.locator("#filters")).to_be_hidden()
 
 
-def test_ten_thousand_items_of_four_models_open_in_two_seconds(open_page: Open) -> None:
+def test_ten_thousand_items_of_four_models_take_the_browser_less_than_a_second(open_page: Open) -> None:
     comparison = sample({SAFETY: 7000, REFUSAL: 1500, HELPFULNESS: 1500}, (Model("a", 0.5), Model("b", 0.3)))
     longer = tuple(
         replace(
@@ -253,11 +253,11 @@ def test_ten_thousand_items_of_four_models_open_in_two_seconds(open_page: Open) 
     assert len(text.encode("utf-8")) < 5_000_000
     page, complaints = open_page(text)
     expect(page.locator("article.item").first).to_be_visible()
-    took = []
-    # The best of three, by the browser's own clock: what else the machine does is not the page's doing.
-    for _ in range(3):
-        page.reload()
-        took.append(page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") / 1000)
-    assert 0 < min(took) < 2
+    # The processor time of the page's thread, which is what the page decides; a busy machine makes the clock's longer.
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    page.reload()
+    took = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    assert 0 < took["TaskDuration"] < 1
     assert complaints == []
     assert "do not fit into the page and are in the stored results" in page.locator("#items").inner_text()
