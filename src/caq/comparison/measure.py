@@ -29,7 +29,7 @@ from caq.comparison.provenance import Source, online_files
 from caq.comparison.record import Distances, Role
 from caq.comparison.store import Row, fill, filled, read_rows
 from caq.errors import CaqError, InvalidInput
-from caq.evaluate.generation import greedy_tokens
+from caq.evaluate.generation import greedy_tokens, written
 from caq.evaluate.multiple_choice import PROTOCOLS, choose
 from caq.evaluate.perplexity import read_tokens
 from caq.evaluate.refusal import encode_prompts
@@ -201,11 +201,10 @@ class _Run:
         tasks, tokenizer = self.asked.tasks, self.arm.tokenizer
         encoded = encode_prompts(tokenizer, [prompt.prompt for prompt in self.asked.inputs.prompts[lot]])
         found = greedy_tokens(model, tokenizer, encoded, tasks.max_new_tokens, tasks.prompts_batch)
-        texts = tokenizer.batch_decode(found, skip_special_tokens=True)
         # The tokens are what distances are read behind: a text need not give them back.
         return [
             {"id": str((lot.start or 0) + place), "response": text, "opening": list(tokens[:CHAT_TOKENS])}
-            for place, (text, tokens) in enumerate(zip(texts, found, strict=True))
+            for place, (text, tokens) in enumerate(zip(written(tokenizer, found), found, strict=True))
         ]
 
     def _text(self, model: PreTrainedModel) -> Row:
