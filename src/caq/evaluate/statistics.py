@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import binomtest, t
+from scipy.stats import binomtest, norm, t
 
 # Bounds a block of resamples to 32 MB of counts.
 BLOCK_ELEMENTS = 4_000_000
@@ -46,6 +46,25 @@ class Spread:
 def mcnemar(gained: int, lost: int) -> float:
     """Return the exact two-sided p value that gains and losses among paired items are equally likely."""
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def holm(values: Sequence[float]) -> tuple[float, ...]:
+    """Return Holm's adjusted p values (1979): any below alpha is false with a probability of at most alpha."""
+    ordered = sorted(range(len(values)), key=values.__getitem__)
+    adjusted, highest = [0.0] * len(values), 0.0
+    for rank, index in enumerate(ordered):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
+        adjusted[index] = highest
+    return tuple(adjusted)
+
+
+def wilson(good: int, items: int, confidence: float = 0.95) -> Interval:
+    """Return Wilson's score interval of a share, of at least one item."""
+    z = float(norm.ppf((1 + confidence) / 2))
+    share, spread = good / items, z**2 / items
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
 def paired_bootstrap(
