@@ -6,6 +6,7 @@ prompt and itself. No prompt is computed or stored twice.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.errors import InvalidInput, Unsupported
 from caq.evaluate.states import Cut, chunk_tokens, inference, logits, pad
+from caq.evaluate.tokens import encode
 
 PADDING = -1
 
@@ -34,8 +36,8 @@ class Choice:
 class _Encoded:
     """A choice in tokens: what all continuations share, then the scored tokens, at least one each."""
 
-    shared: list[int]
-    scored: tuple[list[int], ...]
+    shared: array[int]
+    scored: tuple[array[int], ...]
 
     @property
     def length(self) -> int:
@@ -95,13 +97,12 @@ def scores(
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, choices: Sequence[Choice], add_special_tokens: bool) -> list[_Encoded]:
-    texts = [text for c in choices for text in (c.prompt, *(c.prompt + tail for tail in c.continuations))]
-    encoded = tokenizer(texts, add_special_tokens=add_special_tokens, verbose=False)["input_ids"] if texts else ()
-    tokens = iter(encoded)
+    texts = (text for c in choices for text in (c.prompt, *(c.prompt + tail for tail in c.continuations)))
+    tokens = encode(tokenizer, texts, add_special_tokens)
     return [_align(next(tokens), [next(tokens) for _ in choice.continuations]) for choice in choices]
 
 
-def _align(prompt: list[int], wholes: list[list[int]]) -> _Encoded:
+def _align(prompt: array[int], wholes: list[array[int]]) -> _Encoded:
     # A continuation whose tokens vanish in normalisation is still scored, on the prompt's last token.
     start = min(min(_common(prompt, whole), len(whole) - 1) for whole in wholes)
     return _Encoded(prompt[:start], tuple(whole[start:] for whole in wholes))

@@ -18,6 +18,7 @@ from caq.evaluate.refusal import NO_TEMPLATE, Judge, judge
 from caq.evaluate.results import Answer, Failure, answers
 from caq.evaluate.safetybench import NAMES, read_examples, read_safetybench
 from caq.evaluate.safetybench_files import find_file
+from caq.evaluate.tokens import encode
 from caq.recipe_text import nearest
 
 GENERATE = "generate"
@@ -120,8 +121,7 @@ def read_response(question: Question, response: str, judge: Judge = judge) -> An
 def _responses(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: SafetyInputs, batch_size: int
 ) -> tuple[str, ...]:
-    texts = list(prompts(inputs.questions, inputs.form, tokenizer))
-    encoded = tokenizer(texts, add_special_tokens=not inputs.form.chat, verbose=False)["input_ids"]
+    encoded = list(encode(tokenizer, prompts(inputs.questions, inputs.form, tokenizer), not inputs.form.chat))
     context = getattr(model.config, "max_position_embeddings", None)
     problems = [
         f"question {question.id} is {len(ids)} tokens long and its answer up to {ANSWER_TOKENS}, "
