@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from caq.errors import InvalidInput
 from caq.evaluate.extraction import extract_letter
 from caq.evaluate.generation import greedy
+from caq.evaluate.language import contradictions, detect
 from caq.evaluate.multiple_choice import LETTER, OPTION_TEXT, PROTOCOLS, choose
 from caq.evaluate.prompts import LANGUAGES, PromptFormat, prompts
 from caq.evaluate.questions import LETTERS, Question
@@ -41,7 +43,7 @@ class SafetyTask:
             letter, so that it is zero-shot.
         examples: a file of solved examples, such as `dev_en.json`; a name knows its own.
         chat: put the prompt as a user's turn through the chat template.
-        language: `en` or `zh`; None takes that of the name, or else English.
+        language: `en` or `zh`; None takes that of the name, or else that of the script the questions are written in.
     """
 
     questions: Path
@@ -55,10 +57,11 @@ class SafetyTask:
 
 @dataclass(frozen=True)
 class SafetyInputs:
-    """What a safety task reads."""
+    """What a safety task reads; `notes` say in sentences what was found out rather than given."""
 
     questions: tuple[Question, ...]
     form: PromptFormat
+    notes: tuple[str, ...] = ()
 
 
 def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyInputs:
@@ -80,7 +83,7 @@ def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyI
         problems += error.problems
     if problems:
         raise InvalidInput(problems)
-    return SafetyInputs(questions, form)
+    return SafetyInputs(questions, form, _notes(task, form))
 
 
 def answer_safety(
@@ -159,12 +162,16 @@ def _problems(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> list[str]
 
 
 def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:
-    code = task.language or (NAMES[str(task.questions)][1] if str(task.questions) in NAMES else "en")
-    language = LANGUAGES.get(code, LANGUAGES["en"])
+    code = _language(task, questions)
+    problems = contradictions(questions, code, task.questions)
     if not task.shots:
-        return PromptFormat(language, {}, task.chat)
-    examples = read_examples(_examples_file(task))
-    problems = [
+        if problems:
+            raise InvalidInput(problems)
+        return PromptFormat(LANGUAGES[code], {}, task.chat)
+    file = _examples_file(task)
+    examples = read_examples(file)
+    problems += contradictions([*chain.from_iterable(examples.values())], code, file)
+    problems += [
         f"{category}: {len(examples.get(category, ()))} solved examples and {task.shots} asked for; "
         "give a file that has them, or ask for fewer"
         for category in dict.fromkeys(question.category for question in questions)
@@ -172,7 +179,20 @@ def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:
     ]
     if problems:
         raise InvalidInput(problems)
-    return PromptFormat(language, {name: some[: task.shots] for name, some in examples.items()}, task.chat)
+    return PromptFormat(LANGUAGES[code], {name: some[: task.shots] for name, some in examples.items()}, task.chat)
+
+
+def _language(task: SafetyTask, questions: Sequence[Question]) -> str:
+    if task.language is not None and task.language in LANGUAGES:
+        return task.language
+    return NAMES[str(task.questions)][1] if str(task.questions) in NAMES else detect(questions, task.questions)
+
+
+def _notes(task: SafetyTask, form: PromptFormat) -> tuple[str, ...]:
+    if task.language is not None or str(task.questions) in NAMES:
+        return ()
+    how = f"asked in {form.language.name}, by the script of the questions; --language names another"
+    return (f"{task.questions}: {how}.",)
 
 
 def _examples_file(task: SafetyTask) -> Path:

@@ -16,7 +16,5 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], add_special
     """Yield the token ids of every text, in order; no more than `BLOCK_TEXTS` texts are taken at once."""
     left = iter(texts)
     while block := list(islice(left, BLOCK_TEXTS)):
-        encoded = tokenizer(
-            block, add_special_tokens=add_special_tokens, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        yield from (array("i", ids) for ids in encoded)
+        encoded = tokenizer(block, add_special_tokens=add_special_tokens, return_attention_mask=False, verbose=False)
+        yield from (array("i", ids) for ids in encoded["input_ids"])
