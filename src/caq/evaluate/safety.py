@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,8 @@ from caq.errors import InvalidInput
 from caq.evaluate.extraction import extract_letter
 from caq.evaluate.generation import greedy
 from caq.evaluate.language import contradictions, detect
-from caq.evaluate.multiple_choice import LETTER, OPTION_TEXT, PROTOCOLS, choose
+from caq.evaluate.likelihood import Choice, scores
+from caq.evaluate.multiple_choice import LETTER, OPTION_TEXT, PROTOCOLS, Score, choose_by
 from caq.evaluate.prompts import LANGUAGES, PromptFormat, prompts
 from caq.evaluate.questions import LETTERS, Question
 from caq.evaluate.refusal import NO_TEMPLATE, Judge, judge
@@ -99,14 +100,42 @@ def answer_safety(
     Raises:
         InvalidInput: a question longer than the model's context, or logits that are not numbers.
     """
+    special = not inputs.form.chat
+
+    def score(choices: Sequence[Choice]) -> Sequence[Sequence[float]]:
+        return scores(model, tokenizer, choices, batch_size, add_special_tokens=special)
+
+    def respond(texts: Sequence[str]) -> Sequence[str]:
+        encoded = list(encode(tokenizer, texts, special))
+        _check_room(inputs.questions, encoded, getattr(model.config, "max_position_embeddings", None))
+        return greedy(model, tokenizer, encoded, ANSWER_TOKENS, batch_size)
+
+    return answer_by(score, respond, tokenizer, inputs, protocols, judge)
+
+
+def answer_by(
+    score: Score,
+    respond: Callable[[Sequence[str]], Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: SafetyInputs,
+    protocols: Sequence[str],
+    judge: Judge = judge,
+) -> dict[str, tuple[Answer, ...]]:
+    """Return the same as `answer_safety` of whatever gives likelihoods and responses.
+
+    Args:
+        score: log-likelihoods of continuations.
+        respond: a response of up to `ANSWER_TOKENS` tokens to each prompt.
+        tokenizer: lends its chat template only.
+        inputs, protocols, judge: as there.
+    """
     likely = {name: PROTOCOLS[name] for name in protocols if name in PROTOCOLS}
     found = {}
     if likely:
-        chosen = choose(model, tokenizer, inputs.questions, batch_size, likely, inputs.form)
+        chosen = choose_by(score, tokenizer, inputs.questions, likely, inputs.form)
         found = {name: answers(inputs.questions, indices) for name, indices in chosen.items()}
     if GENERATE in protocols:
-        texts = _responses(model, tokenizer, inputs, batch_size)
-        pairs = zip(inputs.questions, texts, strict=True)
+        pairs = zip(inputs.questions, respond(prompts(inputs.questions, inputs.form, tokenizer)), strict=True)
         found[GENERATE] = tuple(read_response(question, text, judge) for question, text in pairs)
     return {name: found[name] for name in protocols}
 
@@ -121,20 +150,15 @@ def read_response(question: Question, response: str, judge: Judge = judge) -> An
     return Answer(question.id, question.category, question.answer, None, failure, response)
 
 
-def _responses(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: SafetyInputs, batch_size: int
-) -> tuple[str, ...]:
-    encoded = list(encode(tokenizer, prompts(inputs.questions, inputs.form, tokenizer), not inputs.form.chat))
-    context = getattr(model.config, "max_position_embeddings", None)
+def _check_room(questions: Sequence[Question], encoded: Sequence[Sequence[int]], context: int | None) -> None:
     problems = [
         f"question {question.id} is {len(ids)} tokens long and its answer up to {ANSWER_TOKENS}, "
         f"and the model's context {context}: remove it, or ask with fewer examples"
-        for question, ids in zip(inputs.questions, encoded, strict=True)
+        for question, ids in zip(questions, encoded, strict=True)
         if context is not None and len(ids) + ANSWER_TOKENS > context
     ]
     if problems:
         raise InvalidInput(problems)
-    return greedy(model, tokenizer, encoded, ANSWER_TOKENS, batch_size)
 
 
 def _problems(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
