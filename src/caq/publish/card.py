@@ -71,8 +71,8 @@ def _metadata(model: Origin, recipe: Recipe) -> ModelCardData:
 
 
 def _opening(model: Origin, base: Origin | None, scheme: str) -> str:
-    against = f", whose pre-trained base is {_name(base)}" if base else ""
-    return f"{_name(model)} quantized to {scheme} by [CAQ](https://arxiv.org/abs/2511.07842){against}."
+    made = f"{_name(model)} quantized to {scheme} by CAQ ([the method](https://arxiv.org/abs/2511.07842))."
+    return f"{made} Its pre-trained base is {_name(base)}." if base else made
 
 
 def _verdict(judgement: Judgement, report: Report) -> str:

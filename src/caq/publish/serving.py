@@ -44,7 +44,9 @@ def _transformers(recipe: Recipe, config: Mapping[str, Any]) -> list[str]:
         "with `compressed-tensors` installed."
     ]
     if _activations(config):
-        said.append("Both simulate the quantized activations: the numbers are right, and there is no gain in speed.")
+        said.append(
+            "Either way quantized activations are simulated: the numbers are right, and there is no gain in speed."
+        )
     return said
 
 
