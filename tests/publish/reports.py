@@ -21,7 +21,7 @@ def rate(value: float, items: int = 200) -> Rate:
 def row(measure: str, instruct: float, model: float, **fields: object) -> Row:
     difference = model - instruct
     whole = Row(
-        *(measure, None, True, rate(instruct), rate(0.4), rate(model), difference),
+        *(measure, None, True, 0, rate(instruct), rate(0.4), rate(model), difference),
         bootstrap=Interval(difference - 0.01, difference + 0.01),
         score=Interval(difference - 0.015, difference + 0.011),
         gained=2,

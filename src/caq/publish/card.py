@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from caq.comparison.report import ArmSummary, Gap, Judgement, Report, Row
+from caq.comparison.wording import points
 from caq.evaluate.statistics import Interval
 from caq.publish.markdown import bullets, plain, table
 from caq.publish.origin import Origin
@@ -80,7 +81,7 @@ def _verdict(judgement: Judgement, report: Report) -> str:
     lines = [f"**{_STATUS.get(verdict.status, 'NOT MEASURED')}.** {plain(verdict.sentence)}"]
     if verdict.reasons:
         lines.append(bullets(map(plain, verdict.reasons)))
-    margin = f"The largest accepted loss is {_points(report.settings.margin)} points"
+    margin = f"The largest accepted loss is {points(report.settings.margin)} points"
     return "\n\n".join([*lines, f"{margin}; `caq compare` decides by the whole interval of the difference."])
 
 
@@ -114,7 +115,7 @@ def _rates(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
-    return table(header, lines) + "\n\nIn every measure more is better; intervals are in brackets."
+    return table(header, lines) + "\n\nIn every measure more is better; 95 % intervals are in brackets."
 
 
 def _recovery(row: Row) -> str:
@@ -144,7 +145,7 @@ def _distances(reference: ArmSummary, summary: ArmSummary) -> list[tuple[str, st
             lines.append((f"KL on {where}, nats: 99 %", "0", f"{distances.p99:.4f}"))
             lines.append((f"Same most likely token on {where}, %", "100", f"{100 * distances.same_top:.1f}"))
     if summary.incoherent is not None and reference.incoherent is not None:
-        lines.append(("Incoherent responses, %", _percent(reference.incoherent), _percent(summary.incoherent)))
+        lines.append(("Incoherent responses, %", points(reference.incoherent), points(summary.incoherent)))
     return lines
 
 
@@ -192,16 +193,9 @@ def _measure(row: Row) -> str:
 
 
 def _rate(value: float, interval: Interval) -> str:
-    return f"{_percent(value)} ({_percent(interval.low)} to {_percent(interval.high)})"
+    return f"{points(value)} ({points(interval.low)} to {points(interval.high)})"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:g}"
+def _signed(difference: float) -> str:
+    text = points(difference)
+    return text if text[0] == "−" or text == "0.0" else f"+{text}"
