@@ -176,7 +176,7 @@ def verify(directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ
 @app.command()
 def card(
     directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")],
-    source: Annotated[Path, typer.Argument(help="A Markdown file.")],
+    source: Annotated[Path, typer.Argument(help="A report.json on it, or a Markdown file of your own.")],
 ) -> None:
     """Put SOURCE into DIRECTORY as its model card, README.md, and keep its hashes true."""
     from caq.publish.readme import put_card

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 from huggingface_hub import hf_hub_download, metadata_load
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not re-exported by name
 
 #: Facts of a model that quantization does not change, by their names in the hub's metadata block.
 INHERITED = ("license", "license_name", "license_link", "language")
@@ -30,11 +32,24 @@ class Origin:
 
 
 def origin(model: str | Path) -> Origin:
-    """Look a model's card up, in its directory or on the hub; without a card, nothing is known of it."""
+    """Look a model's card up, in its directory or on the hub; without a card, nothing is known of it.
+
+    A directory that is gone has a name and no card.
+    """
     local = Path(model).expanduser()
     if local.is_dir():
         return Origin(local.resolve().name, False, _metadata(local / "README.md"))
+    if not _hub_name(str(model)):
+        return Origin(local.name, False)
     return Origin(str(model), True, _metadata(_hub_card(str(model))))
+
+
+def _hub_name(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _hub_card(name: str) -> Path | None:
