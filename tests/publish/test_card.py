@@ -170,6 +170,7 @@ def test_a_report_on_another_model_makes_no_card() -> None:
 
 def test_the_licence_comes_from_the_card_of_a_local_model(tmp_path: Path) -> None:
     assert origin(tmp_path) == Origin(tmp_path.name, False)
+    assert origin(tmp_path / "gone") == Origin("gone", False)
     (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: llama3\ntags: [a]\n---\n# A model\n")
     assert origin(tmp_path) == Origin(tmp_path.name, False, {"license": "other", "license_name": "llama3"})
     (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")

@@ -140,6 +140,13 @@ def test_a_pickle_that_was_written_with_the_checkpoint_is_refused_too(ready: Pat
         files_to_push(ready)
 
 
+def test_a_checkpoint_that_is_not_whole_is_refused_though_its_hashes_are_right(ready: Path) -> None:
+    (ready / "model-00002-of-00003.safetensors").write_bytes(b"short")
+    write_hashes(ready)
+    with pytest.raises(InvalidInput, match=r"model-00002-of-00003\.safetensors"):
+        files_to_push(ready)
+
+
 def test_a_card_that_was_edited_in_place_says_how_to_put_it_in(ready: Path) -> None:
     (ready / "README.md").write_text("# Mine\n")
     with pytest.raises(InvalidInput, match="put your own card in by `caq card"):
