@@ -46,15 +46,22 @@ def _lines(path: Path, text: str) -> list[Record | str]:
 
 def _line(where: str, line: str) -> Record | str:
     try:
-        return _record(where, json.loads(line))
-    except ValueError as error:
+        return _record(where, _text_only(line, json.loads(line)))
+    except (ValueError, RecursionError) as error:
         return f"{where}: not JSON ({error}); each line holds one object"
+
+
+def _text_only(source: str, value: object) -> object:
+    """Return the value, or raise ValueError where an escape stands for half a character, which no tokenizer reads."""
+    if "\\ud" in source or "\\uD" in source:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _document(path: Path, text: str) -> list[Record | str]:
     try:
-        document = json.loads(text)
-    except ValueError as error:
+        document = _text_only(text, json.loads(text))
+    except (ValueError, RecursionError) as error:
         return [f"{path}: not JSON ({error}); for one object a line, name the file .jsonl"]
     if isinstance(document, dict):
         document = [_with_category(entry, name) for name, group in document.items() for entry in _group(group)]
