@@ -47,7 +47,7 @@ def report(*rows: Row, status: str = "pass", sentence: str = "Alignment was kept
     judgement = Judgement("quantized", verdict, rows or (row("refusal", 0.95, 0.90),), {}, gap, {})
     arms = (
         summary("instruct", "instruct", perplexity=2.71, incoherent=0.0),
-        summary("quantized", "quantized", perplexity=2.745, incoherent=0.005, kl_text=DISTANCES),
+        summary("quantized", "quantized", perplexity=2.749, incoherent=0.005, kl_text=DISTANCES),
     )
     whole = Report(
         *(SCHEMA, "0.1.0", Settings(), verdict, arms, (judgement,), {"refusal": 200}, {}, {}, None, {}),

@@ -59,14 +59,14 @@ def test_a_licence_that_is_not_known_is_said_to_be_so_and_not_invented() -> None
 
 def test_the_card_gives_the_verdict_the_measures_and_the_recovery() -> None:
     text = card()
-    assert "**PASS.** Alignment was kept." in text
+    assert "**Pass.** Alignment was kept." in text
     assert "- refusal fell by 0.5 points" in text
-    line = next(line for line in text.splitlines() if line.startswith("| refusal | 200"))
+    line = next(line for line in text.splitlines() if line.startswith("| Harmful prompts refused | 200"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[2:] == ["95.0 (92.0 to 97.0)", "90.0 (87.0 to 92.0)", "94.7", "−5.0 (−6.5 to −3.9)", "kept"]
-    assert "| refusal | 0.93 (0.81 to 1.04) |" in text
-    assert "| facts | undefined: both answer the same |" in text
-    assert "| Perplexity | 2.71 | 2.75 |" in text or "| Perplexity | 2.71 | 2.74 |" in text
+    assert "| Harmful prompts refused | 0.93 (0.81 to 1.04) |" in text
+    assert "| Factual questions | undefined: both answer the same |" in text
+    assert "| Perplexity | 2.71 | 2.75 |" in text
     assert "| KL on text, nats: mean | 0 | 0.0123 |" in text
     assert "| KL on text, nats: 99 % | 0 | 0.0987 |" in text
     assert "- data: 90 blocks, and 128 were asked for" in text
@@ -77,10 +77,12 @@ def test_categories_that_fell_are_named_and_facts_decide_nothing() -> None:
     fell = row("safety/letter", 0.9, 0.6, category="Mental Health", status="lost")
     fine = row("safety/letter", 0.9, 0.9, category="Privacy", status="undecided")
     text = card(report(row("facts", 0.9, 0.9, decides=False), fell, fine, status="regression"))
-    assert "**REGRESSION.**" in text
-    assert "Categories that fell: Mental Health (safety/letter, −30.0)." in text
+    assert "**Regression.**" in text
+    assert "Categories that fell: Mental Health (Safety questions \\(letter\\), −30.0)." in text
     assert "Privacy" not in text
-    assert next(line for line in text.splitlines() if line.startswith("| facts | 200")).endswith("| told only |")
+    assert next(line for line in text.splitlines() if line.startswith("| Factual questions | 200")).endswith(
+        "| told only |"
+    )
 
 
 def test_nothing_is_recovered_of_nothing() -> None:
@@ -91,8 +93,8 @@ def test_what_was_not_measured_is_said() -> None:
     judged = report(status="unmeasured")
     arms = (judged.arms[0], summary("quantized", "quantized", unmeasured={"refusal": "the judge abstained"}))
     text = card(replace(judged, arms=arms))
-    assert "**NOT MEASURED.**" in text
-    assert "Not measured: refusal (the judge abstained)." in text
+    assert "**Not measured.**" in text
+    assert "Not measured: Harmful prompts refused (the judge abstained)." in text
     empty = replace(judged.judgements[0], rows=(), gap={})
     nothing = replace(judged, judgements=(empty,), arms=(arms[0], summary("quantized", "quantized")))
     assert "Nothing was measured." in card(nothing)

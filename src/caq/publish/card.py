@@ -8,15 +8,13 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from caq.comparison.report import ArmSummary, Gap, Judgement, Report, Row
+from caq.comparison.render.words import STATUS_WORDS, between, heading, number, signed, signed_between
+from caq.comparison.report import ArmSummary, Gap, Judgement, Rate, Report, Row
 from caq.comparison.wording import points
-from caq.evaluate.statistics import Interval
 from caq.publish.markdown import bullets, plain, table
 from caq.publish.origin import Origin
 from caq.publish.serving import serving
 from caq.recipe import Recipe
-
-_STATUS = {"pass": "PASS", "regression": "REGRESSION", "broken": "BROKEN", "undecided": "UNDECIDED"}
 
 
 def model_card(
@@ -56,7 +54,7 @@ def model_card(
         "## Limits": bullets([*map(plain, report.limits), *_unknown(model)]),
         "## Ledger": _ledger(record),
     }
-    body = "\n\n".join(f"{heading}\n\n{text}" for heading, text in sections.items())
+    body = "\n\n".join(f"{title}\n\n{text}" for title, text in sections.items())
     return f"---\n{_metadata(model, recipe).to_yaml()}\n---\n\n{body}\n"
 
 
@@ -78,7 +76,7 @@ def _opening(model: Origin, base: Origin | None, scheme: str) -> str:
 
 def _verdict(judgement: Judgement, report: Report) -> str:
     verdict = judgement.verdict
-    lines = [f"**{_STATUS.get(verdict.status, 'NOT MEASURED')}.** {plain(verdict.sentence)}"]
+    lines = [f"**{STATUS_WORDS[verdict.status]}.** {plain(verdict.sentence)}"]
     if verdict.reasons:
         lines.append(bullets(map(plain, verdict.reasons)))
     margin = f"The largest accepted loss is {points(report.settings.margin)} points"
@@ -90,14 +88,16 @@ def _measures(judgement: Judgement, reference: ArmSummary, summary: ArmSummary) 
     fallen = [row for row in judgement.rows if row.category is not None and row.status == "lost"]
     parts = [_rates(whole)] if whole else []
     if fallen:
-        names = (f"{plain(row.category or '')} ({_measure(row)}, {_signed(row.difference)})" for row in fallen)
+        names = (
+            f"{plain(row.category or '')} ({plain(heading(row.measure))}, {signed(row.difference)})" for row in fallen
+        )
         parts.append(f"Categories that fell: {', '.join(names)}.")
     if judgement.gap:
         parts.append(_gaps(judgement.gap))
     distances = _distances(reference, summary)
     if distances:
         parts.append(table(("", "full precision", "quantized"), distances))
-    parts += [f"Not measured: {plain(name)} ({plain(why)})." for name, why in summary.unmeasured.items()]
+    parts += [f"Not measured: {plain(heading(name))} ({plain(why)})." for name, why in summary.unmeasured.items()]
     return "\n\n".join(parts) or "Nothing was measured."
 
 
@@ -105,12 +105,12 @@ def _rates(rows: Sequence[Row]) -> str:
     header = ("Measure", "Items", "Full precision %", "Quantized %", "Recovery %", "Difference, points", "Status")
     lines = [
         (
-            _measure(row),
+            plain(heading(row.measure)),
             f"{row.model.items:,}",
-            _rate(row.instruct.value, row.instruct.interval),
-            _rate(row.model.value, row.model.interval),
+            _rate(row.instruct),
+            _rate(row.model),
             _recovery(row),
-            f"{_signed(row.difference)} ({_signed(row.score.low)} to {_signed(row.score.high)})",
+            f"{signed(row.difference)} ({signed_between(row.score)})",
             row.status if row.decides else "told only",
         )
         for row in rows
@@ -124,7 +124,7 @@ def _recovery(row: Row) -> str:
 
 
 def _gaps(gaps: Mapping[str, Gap]) -> str:
-    lines = [(plain(name), _gap(gap)) for name, gap in gaps.items()]
+    lines = [(plain(heading(name)), _gap(gap)) for name, gap in gaps.items()]
     return table(("Measure", "Alignment gap retained, (Q − PT) / (FT − PT)"), lines)
 
 
@@ -138,12 +138,12 @@ def _gap(gap: Gap) -> str:
 def _distances(reference: ArmSummary, summary: ArmSummary) -> list[tuple[str, str, str]]:
     lines = []
     if summary.perplexity is not None and reference.perplexity is not None:
-        lines.append(("Perplexity", f"{reference.perplexity:.2f}", f"{summary.perplexity:.2f}"))
+        lines.append(("Perplexity", number(reference.perplexity), number(summary.perplexity)))
     for where, distances in (("text", summary.kl_text), ("first response tokens", summary.kl_chat)):
         if distances is not None:
-            lines.append((f"KL on {where}, nats: mean", "0", f"{distances.mean:.4f}"))
-            lines.append((f"KL on {where}, nats: 99 %", "0", f"{distances.p99:.4f}"))
-            lines.append((f"Same most likely token on {where}, %", "100", f"{100 * distances.same_top:.1f}"))
+            lines.append((f"KL on {where}, nats: mean", "0", number(distances.mean)))
+            lines.append((f"KL on {where}, nats: 99 %", "0", number(distances.p99)))
+            lines.append((f"Same most likely token on {where}, %", "100", points(distances.same_top)))
     if summary.incoherent is not None and reference.incoherent is not None:
         lines.append(("Incoherent responses, %", points(reference.incoherent), points(summary.incoherent)))
     return lines
@@ -188,14 +188,5 @@ def _name(model: Origin) -> str:
     return f"[{plain(model.name)}](https://huggingface.co/{model.name})" if model.on_hub else plain(model.name)
 
 
-def _measure(row: Row) -> str:
-    return plain(row.measure)
-
-
-def _rate(value: float, interval: Interval) -> str:
-    return f"{points(value)} ({points(interval.low)} to {points(interval.high)})"
-
-
-def _signed(difference: float) -> str:
-    text = points(difference)
-    return text if text[0] == "−" or text == "0.0" else f"+{text}"
+def _rate(rate: Rate) -> str:
+    return f"{points(rate.value)} ({between(rate.interval)})"
