@@ -52,9 +52,13 @@ def parse_json(text: str) -> Any:
     """Return a JSON document whose objects are `Object`s.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, or an escape in it stands for half a character.
     """
-    return json.loads(text, object_pairs_hook=Object)
+    value = json.loads(text, object_pairs_hook=Object)
+    if "\\ud" in text or "\\uD" in text:
+        # Half a character may hide behind an escape; no tokenizer reads it.
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _lines(path: Path, text: str) -> Iterator[Record | str]:
@@ -67,7 +71,7 @@ def _lines(path: Path, text: str) -> Iterator[Record | str]:
 def _line(where: str, line: str) -> Iterator[Record | str]:
     try:
         value = parse_json(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         yield f"{where}: not JSON ({error}); each line holds one object"
     else:
         yield from _record(where, value)
@@ -76,7 +80,7 @@ def _line(where: str, line: str) -> Iterator[Record | str]:
 def _document(path: Path, text: str) -> Iterator[Record | str]:
     try:
         document = parse_json(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         yield f"{path}: not JSON ({error}); for one object a line, name the file .jsonl"
         return
     if isinstance(document, Object):
