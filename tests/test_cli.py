@@ -255,6 +255,22 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(caq: Caq, pair: Path, t
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("largest", [2_000, 60_000])
+def test_a_full_disk_says_how_to_go_on(caq: Caq, pair: Path, tmp_path: Path, largest: int) -> None:
+    # A limit on the size of files fails writes as a full disk does: the caches', the fit's and the checkpoint's.
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest}, {largest}))"
+    arguments = quantization(pair, tmp_path / "out")
+    environment = {**os.environ, "CAQ_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", f"{limited}; from caq.cli import main; main()", *arguments]
+    stopped = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert stopped.returncode == 2
+    assert "The disk is full. What is done is kept; free some space and go on with:" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert not (tmp_path / "out").exists()
+    assert caq(*shlex.split(stopped.stderr.splitlines()[-1])[1:]).status == 0
+    assert verify(tmp_path / "out") == ()
+
+
 def test_another_recipe_does_not_go_on_with_a_stopped_run_unless_restarted(
     caq: Caq, pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

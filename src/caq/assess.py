@@ -75,7 +75,7 @@ def assess(
     paths = _checked({name: source for name, source in sources.items() if source is not None})
     tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
     console = wide_console()
-    lent = tuple(_lend_template(tokenizers))
+    lent = tuple(lend_template(tokenizers))
     for line in (*lent, *check(tasks, next(iter(tokenizers.values())))):
         console.print(line, highlight=False, soft_wrap=True)
     prepared = None if benchmarks is None else prepare(benchmarks)
@@ -115,7 +115,7 @@ def _measure(
     return results if prepared is None else replace(results, abilities=measure(model, tokenizer, prepared)), states
 
 
-def _lend_template(tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> Iterator[str]:
+def lend_template(tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> Iterator[str]:
     """Give tokenizers without a chat template the first one that another has; yield a line for each."""
     lender = next((name for name, tokenizer in tokenizers.items() if tokenizer.chat_template), None)
     for name, tokenizer in tokenizers.items():

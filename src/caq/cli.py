@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caq.errors import CaqError, InvalidInput
+from caq.errors import CaqError, InvalidInput, is_out_of_space
 
 if TYPE_CHECKING:
     from caq.recipe import Recipe
@@ -61,9 +61,20 @@ def main() -> None:
         # Inside a command, typer has turned the one into the other.
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
             raise
-        again = shlex.join(["caq", *sys.argv[1:]])
-        print(f"\nInterrupted. What is done is kept; go on with:\n  {again}", file=sys.stderr)
+        print(f"\nInterrupted. What is done is kept; go on with:\n  {_again()}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not is_out_of_space(error):
+            raise
+        print(
+            f"error: {error}\nThe disk is full. What is done is kept; free some space and go on with:", file=sys.stderr
+        )
+        print(f"  {_again()}", file=sys.stderr)
+        sys.exit(CaqError.status)
+
+
+def _again() -> str:
+    return shlex.join(["caq", *sys.argv[1:]])
 
 
 def _say_wrong(error: CaqError) -> None:

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from caq.errors import InvalidInput
+from caq.evaluate.prompt_files import Prompt, read_prompts
 from caq.evaluate.questions import Question, read_questions
-from caq.evaluate.refusal import Prompt, read_prompts
 
 SAFETYBENCH = Path(__file__).parents[3] / "shared" / "data" / "safetybench"
 GOOD: dict[str, Any] = {"id": 7, "category": "Ethics", "question": "Is it?", "options": ["Yes.", "No."], "answer": 1}

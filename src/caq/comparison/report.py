@@ -58,20 +58,24 @@ class Row:
         measure: its name.
         category: None for the whole measure.
         decides: whether it must be kept for a pass; categories can only raise an alarm, facts neither.
-        instruct, base, model: rates; of the base None if there is none.
+        left_out: items that could not be measured of this model or of the instruct model.
+        instruct, base, model: rates over the items that both have; of the base None if there is none.
         difference: model minus instruct, over the items that both have.
         bootstrap: paired percentile interval of the difference.
         score: Tango's score interval of it, which an absence of flips does not shrink to nothing; the margin is
             compared with its lower end.
         gained, lost: items good for the model only, and for the instruct model only.
-        p: exact McNemar, two-sided; `p_holm` is adjusted over the rows of this model.
-        detectable: the smallest difference this row would have seen with the settings' power, at Holm's first level.
+        p: exact McNemar, two-sided; `p_holm` is adjusted over the deciding rows of this model and their categories,
+            and is `p` for facts.
+        detectable: the smallest loss this row would have seen with the settings' power, at Holm's first level; None
+            where there are too few items to see any.
         status: what follows.
     """
 
     measure: str
     category: str | None
     decides: bool
+    left_out: int
     instruct: Rate
     base: Rate | None
     model: Rate
@@ -82,7 +86,7 @@ class Row:
     lost: int
     p: float
     p_holm: float
-    detectable: float
+    detectable: float | None
     status: RowStatus
 
 
@@ -217,6 +221,8 @@ class Change:
     Attributes:
         before, now: rates.
         gained, lost, p: exact McNemar; None where the items differ.
+        worse: whether it lost as a row of the report does: significant, Holm's over this model's changes of deciding
+            measures, and not shown to be within the margin.
     """
 
     model: str
@@ -226,6 +232,7 @@ class Change:
     gained: int | None
     lost: int | None
     p: float | None
+    worse: bool
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,16 @@ def parse_json(text: str) -> Any:
     """Return a JSON document whose objects are `Object`s.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, is nested beyond sense, or an escape stands for half a character, which no
+            tokenizer reads.
     """
-    return json.loads(text, object_pairs_hook=Object)
+    try:
+        value = json.loads(text, object_pairs_hook=Object)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    return value
 
 
 def _lines(path: Path, text: str) -> Iterator[Record | str]:

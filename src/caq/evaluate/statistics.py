@@ -48,6 +48,22 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
+def holm(values: Sequence[float]) -> tuple[float, ...]:
+    """Return Holm's adjusted p values (1979): those below alpha are false in a whole family with at most that chance."""
+    ordered = sorted(range(len(values)), key=values.__getitem__)
+    adjusted, highest = [0.0] * len(values), 0.0
+    for rank, index in enumerate(ordered):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
+        adjusted[index] = highest
+    return tuple(adjusted)
+
+
+def wilson(good: int, items: int, confidence: float = 0.95) -> Interval:
+    """Return Wilson's score interval of a share, of at least one item."""
+    low, high = binomtest(good, items).proportion_ci(confidence, method="wilson")
+    return Interval(float(low), float(high))
+
+
 def paired_bootstrap(
     ours: Sequence[float] | Float[np.ndarray, " items"],
     reference: Sequence[float] | Float[np.ndarray, " items"],

@@ -1,0 +1,62 @@
+"""One arm by itself: its rates, its letters, its share of responses that are no language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from caq.comparison.flips import letters
+from caq.comparison.pairing import deciding, goods, marks, rate
+from caq.comparison.record import SAFETY_PREFIX, ArmRecord, Comparison, Outcome
+from caq.comparison.report import ArmSummary
+
+#: A deciding measure of which more than this share of items has no outcome counts as unmeasured: what a judge
+#: abstains from is no random part of the responses.
+UNMEASURED_SHARE = 0.05
+
+
+def summary(arm: ArmRecord, comparison: Comparison) -> ArmSummary:
+    """Return the arm as the report shows it."""
+    found = {measure: rate(goods(outcomes)) for measure, outcomes in arm.outcomes.items()}
+    return ArmSummary(
+        name=arm.name,
+        role=arm.role,
+        rates={measure: one for measure, one in found.items() if one is not None},
+        perplexity=arm.perplexity,
+        incoherent=incoherent(arm),
+        kl_text=arm.kl_text,
+        kl_chat=arm.kl_chat,
+        kl_base_text=arm.kl_base_text,
+        kl_base_chat=arm.kl_base_chat,
+        letters={
+            measure: letters(comparison.items[measure], outcomes)
+            for measure, outcomes in arm.outcomes.items()
+            if measure.startswith(SAFETY_PREFIX)
+        },
+        unmeasured=unmeasured(arm, comparison.items),
+        provenance=arm.provenance,
+        ledger=arm.ledger,
+        outcomes={measure: marks(outcomes) for measure, outcomes in arm.outcomes.items()},
+    )
+
+
+def incoherent(arm: ArmRecord) -> float | None:
+    """Return the share of an arm's responses that are no language, or None without responses."""
+    found = [one for outcomes in arm.outcomes.values() for one in outcomes if _wrote(one)]
+    return sum(one.failure == "incoherent" for one in found) / len(found) if found else None
+
+
+def _wrote(outcome: Outcome) -> bool:
+    return outcome.response is not None or outcome.failure == "incoherent"
+
+
+def unmeasured(arm: ArmRecord, measures: Iterable[str]) -> Mapping[str, str]:
+    """Return what was asked of an arm and not measured, with the reason: what it says, and gaps."""
+    gaps = {measure: _gaps(arm.outcomes.get(measure, ())) for measure in measures if deciding(measure)}
+    return {**{measure: reason for measure, reason in gaps.items() if reason}, **arm.unmeasured}
+
+
+def _gaps(outcomes: tuple[Outcome, ...]) -> str:
+    missing = sum(one.good is None for one in outcomes)
+    if not outcomes:
+        return "it has no outcomes"
+    return f"{missing} of {len(outcomes)} items have no outcome" if missing > UNMEASURED_SHARE * len(outcomes) else ""
