@@ -108,7 +108,16 @@ def greedy(model: Gguf, prompts: Sequence[str], max_new_tokens: int, *, add_spec
     Raises:
         InvalidInput: prompts that leave no room for a response.
     """
-    encoded = list(encode(model, prompts, add_special_tokens))
+    found = greedy_tokens(model, list(encode(model, prompts, add_special_tokens)), max_new_tokens)
+    return tuple(decode(model, tokens) for tokens in found)
+
+
+def greedy_tokens(model: Gguf, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[tuple[int, ...], ...]:
+    """Return the tokens of one response a prompt, with the token that ended it if one did.
+
+    Raises:
+        InvalidInput: as `greedy`.
+    """
     problems = [
         f"prompt {index} is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
         f"and the context of {model.path.name} {model.context}: remove it"
@@ -117,7 +126,7 @@ def greedy(model: Gguf, prompts: Sequence[str], max_new_tokens: int, *, add_spec
     ]
     if problems:
         raise InvalidInput(problems)
-    return tuple(decode(model, _respond(model, ids, max_new_tokens)) for ids in encoded)
+    return tuple(tuple(_respond(model, ids, max_new_tokens)) for ids in encoded)
 
 
 def decode(model: Gguf, ids: Sequence[int]) -> str:
@@ -199,16 +208,16 @@ def _score(model: Gguf, item: Encoded) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _respond(model: Gguf, ids: Sequence[int], max_new_tokens: int) -> list[int]:
+def _respond(model: Gguf, ids: Sequence[int], max_new_tokens: int) -> Iterator[int]:
     vocabulary = model.engine.llama_model_get_vocab(model.llama.model)
-    response: list[int] = []
-    (row,) = _logits(model, ids, 0, len(ids) - 1)
-    while not model.engine.llama_vocab_is_eog(vocabulary, token := int(row[-1].argmax())):
-        response.append(token)
-        if len(response) == max_new_tokens:
-            break
-        (row,) = _logits(model, [token], len(ids) + len(response) - 1, 0)
-    return response
+    kept, read = 0, ids
+    for _ in range(max_new_tokens):
+        (row,) = _logits(model, read, kept, len(read) - 1)
+        token = int(row[-1].argmax())
+        yield token
+        if model.engine.llama_vocab_is_eog(vocabulary, token):
+            return
+        kept, read = kept + len(read), [token]
 
 
 def _logits(model: Gguf, ids: Sequence[int], kept: int, first: int) -> Iterator[Float[np.ndarray, "positions vocab"]]:
