@@ -59,8 +59,10 @@ class Gguf:
 
 
 @contextmanager
-def opened(path: Path, context: int = CONTEXT) -> Iterator[Gguf]:
+def opened(path: Path, context: int = CONTEXT, *, vocabulary_only: bool = False) -> Iterator[Gguf]:
     """Load a file for as long as the block runs; no sequence may be longer than it was trained for.
+
+    With `vocabulary_only` nothing can be computed: its tokenizer and its metadata are there.
 
     Raises:
         InvalidInput: llama-cpp-python is not installed, or cannot load the file.
@@ -70,7 +72,8 @@ def opened(path: Path, context: int = CONTEXT) -> Iterator[Gguf]:
     try:
         llama = engine.Llama(
             str(path), n_ctx=context, n_batch=_LONGEST_CHUNK, n_threads=threads, n_threads_batch=threads,
-            type_k=engine.GGML_TYPE_F32, type_v=engine.GGML_TYPE_F32, swa_full=True, verbose=False,
+            type_k=engine.GGML_TYPE_F32, type_v=engine.GGML_TYPE_F32, swa_full=True,
+            vocab_only=vocabulary_only, verbose=False,
         )  # fmt: skip
     except (ValueError, OSError) as error:
         raise InvalidInput([f"{path}: llama.cpp does not load it ({error}); give a whole GGUF file"]) from error
