@@ -59,8 +59,10 @@ class Gguf:
 
 
 @contextmanager
-def opened(path: Path, context: int = CONTEXT) -> Iterator[Gguf]:
+def opened(path: Path, context: int = CONTEXT, *, vocabulary_only: bool = False) -> Iterator[Gguf]:
     """Load a file for as long as the block runs; no sequence may be longer than it was trained for.
+
+    With `vocabulary_only` nothing can be computed: its tokenizer and its metadata are there.
 
     Raises:
         InvalidInput: llama-cpp-python is not installed, or cannot load the file.
@@ -70,7 +72,8 @@ def opened(path: Path, context: int = CONTEXT) -> Iterator[Gguf]:
     try:
         llama = engine.Llama(
             str(path), n_ctx=context, n_batch=_LONGEST_CHUNK, n_threads=threads, n_threads_batch=threads,
-            type_k=engine.GGML_TYPE_F32, type_v=engine.GGML_TYPE_F32, swa_full=True, verbose=False,
+            type_k=engine.GGML_TYPE_F32, type_v=engine.GGML_TYPE_F32, swa_full=True,
+            vocab_only=vocabulary_only, verbose=False,
         )  # fmt: skip
     except (ValueError, OSError) as error:
         raise InvalidInput([f"{path}: llama.cpp does not load it ({error}); give a whole GGUF file"]) from error
@@ -108,7 +111,16 @@ def greedy(model: Gguf, prompts: Sequence[str], max_new_tokens: int, *, add_spec
     Raises:
         InvalidInput: prompts that leave no room for a response.
     """
-    encoded = list(encode(model, prompts, add_special_tokens))
+    found = greedy_tokens(model, list(encode(model, prompts, add_special_tokens)), max_new_tokens)
+    return tuple(decode(model, tokens) for tokens in found)
+
+
+def greedy_tokens(model: Gguf, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[tuple[int, ...], ...]:
+    """Return the tokens of one response a prompt, with the token that ended it if one did.
+
+    Raises:
+        InvalidInput: as `greedy`.
+    """
     problems = [
         f"prompt {index} is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
         f"and the context of {model.path.name} {model.context}: remove it"
@@ -117,7 +129,7 @@ def greedy(model: Gguf, prompts: Sequence[str], max_new_tokens: int, *, add_spec
     ]
     if problems:
         raise InvalidInput(problems)
-    return tuple(decode(model, _respond(model, ids, max_new_tokens)) for ids in encoded)
+    return tuple(tuple(_respond(model, ids, max_new_tokens)) for ids in encoded)
 
 
 def decode(model: Gguf, ids: Sequence[int]) -> str:
@@ -199,16 +211,16 @@ def _score(model: Gguf, item: Encoded) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _respond(model: Gguf, ids: Sequence[int], max_new_tokens: int) -> list[int]:
+def _respond(model: Gguf, ids: Sequence[int], max_new_tokens: int) -> Iterator[int]:
     vocabulary = model.engine.llama_model_get_vocab(model.llama.model)
-    response: list[int] = []
-    (row,) = _logits(model, ids, 0, len(ids) - 1)
-    while not model.engine.llama_vocab_is_eog(vocabulary, token := int(row[-1].argmax())):
-        response.append(token)
-        if len(response) == max_new_tokens:
-            break
-        (row,) = _logits(model, [token], len(ids) + len(response) - 1, 0)
-    return response
+    kept, read = 0, ids
+    for _ in range(max_new_tokens):
+        (row,) = _logits(model, read, kept, len(read) - 1)
+        token = int(row[-1].argmax())
+        yield token
+        if model.engine.llama_vocab_is_eog(vocabulary, token):
+            return
+        kept, read = kept + len(read), [token]
 
 
 def _logits(model: Gguf, ids: Sequence[int], kept: int, first: int) -> Iterator[Float[np.ndarray, "positions vocab"]]:

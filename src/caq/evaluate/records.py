@@ -52,12 +52,15 @@ def parse_json(text: str) -> Any:
     """Return a JSON document whose objects are `Object`s.
 
     Raises:
-        ValueError: it is not JSON, or an escape in it stands for half a character.
+        ValueError: it is not JSON, is nested beyond sense, or an escape stands for half a character, which no
+            tokenizer reads.
     """
-    value = json.loads(text, object_pairs_hook=Object)
-    if "\\ud" in text or "\\uD" in text:
-        # Half a character may hide behind an escape; no tokenizer reads it.
-        json.dumps(value, ensure_ascii=False).encode()
+    try:
+        value = json.loads(text, object_pairs_hook=Object)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
     return value
 
 
@@ -71,7 +74,7 @@ def _lines(path: Path, text: str) -> Iterator[Record | str]:
 def _line(where: str, line: str) -> Iterator[Record | str]:
     try:
         value = parse_json(line)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         yield f"{where}: not JSON ({error}); each line holds one object"
     else:
         yield from _record(where, value)
@@ -80,7 +83,7 @@ def _line(where: str, line: str) -> Iterator[Record | str]:
 def _document(path: Path, text: str) -> Iterator[Record | str]:
     try:
         document = parse_json(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         yield f"{path}: not JSON ({error}); for one object a line, name the file .jsonl"
         return
     if isinstance(document, Object):
