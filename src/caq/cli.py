@@ -9,6 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from caq.cli_compare import compare
+from caq.cli_options import (
+    BaseOption,
+    ChatOption,
+    DeviceOption,
+    DevOption,
+    FactsOption,
+    FolderOption,
+    LanguageOption,
+    OutputOption,
+    PromptsOption,
+    ProtocolOption,
+    QuietOption,
+    SafetyAnswersOption,
+    SafetyOption,
+    SettingsOption,
+    ShotsOption,
+    TextOption,
+    WindowOption,
+)
 from caq.errors import CaqError, InvalidInput, is_out_of_space
 
 if TYPE_CHECKING:
@@ -27,27 +47,6 @@ CALIBRATION_HELP = (
     "A .txt, .jsonl or .parquet file, a data set's directory, wikitext2, c4, pile, ultrachat, "
     "or self: the model's own responses."
 )
-
-OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Directory to write; it appears whole or not at all.")
-]
-FolderOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Directory of reports, and of what a stopped run has done.")
-]
-BaseOption = Annotated[str | None, typer.Option("--base", help="The model's pre-trained base: directory or hub name.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="Any other setting: training.steps=60.")]
-TextOption = Annotated[
-    str | None, typer.Option("--perplexity-text", help="A text by path, or wikitext2-test, c4-test.")
-]
-SafetyOption = Annotated[
-    str | None,
-    typer.Option(help="Questions in SafetyBench's fields, or safetybench-en, safetybench-zh, safetybench-zh-subset."),
-]
-FactsOption = Annotated[Path | None, typer.Option(help="Factual questions in the same format.")]
-PromptsOption = Annotated[Path | None, typer.Option(help="JSON lines of prompt and harmful.")]
-WindowOption = Annotated[int, typer.Option(help="Tokens per perplexity window.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the accelerator, if there is one, by default.")]
 
 
 def main() -> None:
@@ -127,14 +126,12 @@ def evaluate(
     base: BaseOption = None,
     perplexity_text: TextOption = None,
     safety: SafetyOption = None,
-    safety_answers: Annotated[Path | None, typer.Option(help="Their answers, where they are in a file apart.")] = None,
-    protocol: Annotated[
-        list[str] | None, typer.Option(help="option-text, option-text-normalized, letter, generate; may be repeated.")
-    ] = None,
-    shots: Annotated[int, typer.Option(min=0, help="Solved examples before each safety question: 0 or 5.")] = 0,
-    dev: Annotated[Path | None, typer.Option(help="A file of solved examples, such as dev_en.json.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask safety questions through the chat template.")] = False,
-    language: Annotated[str | None, typer.Option(help="Of the safety prompt: en or zh.")] = None,
+    safety_answers: SafetyAnswersOption = None,
+    protocol: ProtocolOption = None,
+    shots: ShotsOption = 0,
+    dev: DevOption = None,
+    chat: ChatOption = False,
+    language: LanguageOption = None,
     facts: FactsOption = None,
     prompts: PromptsOption = None,
     window: WindowOption = 2048,
@@ -149,20 +146,19 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Measure MODEL and, on the same items, the aligned model and its base."""
-    from caq.assess import DEFAULT_TEXT, assess, task_files
+    from caq.assess import DEFAULT_TEXT, assess, safety_task, task_files
     from caq.evaluate.harness import Benchmarks
-    from caq.evaluate.safety import DEFAULT_PROTOCOLS, SafetyTask
 
-    if safety is None and (safety_answers or protocol or shots or dev or chat or language):
-        raise InvalidInput(["how to ask safety questions is given, and no questions: add --safety safetybench-en"])
-    protocols = tuple(protocol or DEFAULT_PROTOCOLS)
-    asked = safety and SafetyTask(Path(safety), safety_answers, protocols, shots, dev, chat, language)
+    asked = safety_task(safety, safety_answers, protocol, shots, dev, chat, language)
     names = tuple(name for name in (tasks or "").split(",") if name)
     benchmarks = Benchmarks(names, tuple(include_path or ()), task_shots, limit) if names else None
     files = task_files(
-        perplexity_text, asked or None, facts, prompts, window, default_text=None if benchmarks else DEFAULT_TEXT
+        perplexity_text, asked, facts, prompts, window, default_text=None if benchmarks else DEFAULT_TEXT
     )
     assess(model, reference, base, files, output, benchmarks=benchmarks, device=device, quiet=quiet)
+
+
+app.command()(compare)
 
 
 @app.command()

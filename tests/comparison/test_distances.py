@@ -48,7 +48,7 @@ def pair() -> tuple[PreTrainedModel, PreTrainedModel]:
 
 def kept(model: PreTrainedModel, passages: tuple[Passage, ...], directory: Path, batch_size: int = 4) -> Reference:
     with inference(model) as cut:
-        return keep_reference(cut, passages, batch_size, directory)
+        return keep_reference(cut, passages, batch_size, directory, "text")
 
 
 def measured(
@@ -131,12 +131,12 @@ def test_a_reference_is_kept_in_its_own_dtype_and_not_run_again(
     model = tiny_model("llama", dtype=torch.bfloat16)
     first = kept(model, WINDOWS, tmp_path)
     assert first.states.dtype == torch.bfloat16
-    assert (tmp_path / "states.bin").stat().st_size == counted(WINDOWS) * 48 * 2
+    assert (tmp_path / "text.bin").stat().st_size == counted(WINDOWS) * 48 * 2
     assert kept(pair[1], WINDOWS, tmp_path).states.equal(first.states)
     # Half a file is no reference.
-    (tmp_path / "shape.json").unlink()
+    (tmp_path / "text.json").unlink()
     assert not kept(pair[1], WINDOWS, tmp_path).states.float().equal(first.states.float())
-    assert open_reference(tmp_path).states.dtype == torch.float32
+    assert open_reference(tmp_path, "text").states.dtype == torch.float32
 
 
 def test_what_is_beyond_the_last_edge_is_in_the_last_bin_and_nan_is_an_error() -> None:

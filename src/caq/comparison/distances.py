@@ -30,7 +30,7 @@ from caq.evaluate.states import Cut, chunk_tokens, logits, pad
 
 #: Half decades of nats; the first bin is what rounding alone does, the last holds everything above it, too.
 EDGES = (0.0, *(float(f"{10 ** (half / 2):.4g}") for half in range(-12, 5)))
-STATES = "states.bin"
+HEAD = "head.safetensors"
 #: Of a float64 chunk of logits, so that a few of them fit beside a model.
 _PARTS = 8
 
@@ -66,37 +66,43 @@ def counted(passages: Sequence[Passage]) -> int:
     return sum(passage.counted for passage in passages)
 
 
-def keep_reference(cut: Cut, passages: Sequence[Passage], batch_size: int, directory: Path) -> Reference:
-    """Run the reference over the passages, unless `directory` holds what it left, and return that.
+def keep_reference(cut: Cut, passages: Sequence[Passage], batch_size: int, directory: Path, name: str) -> Reference:
+    """Run the reference over the passages, unless `directory` holds what it left under `name`, and return that.
 
     Raises:
         InvalidInput: the disk has no room for its states.
     """
-    if not (directory / "shape.json").exists() or not (directory / STATES).exists():
+    if not kept(directory, name):
         weight = cut.head.weight
         assert isinstance(weight, Tensor)
         shape = (counted(passages), weight.shape[1])
         require_space(directory, (math.prod(shape) + weight.numel()) * weight.element_size())
         directory.mkdir(parents=True, exist_ok=True)
-        states = _mapped(directory, shape, weight.dtype)
+        states = _mapped(directory, name, shape, weight.dtype)
         row = 0
         for found, _ in _counted_states(cut, passages, batch_size):
             states[row : row + len(found)] = found.to(weight.dtype)
             row += len(found)
-        save_file({name: one.cpu() for name, one in cut.head.state_dict().items()}, directory / "head.safetensors")
-        write_text(directory / "shape.json", json.dumps({"shape": shape, "dtype": str(weight.dtype)}) + "\n")
-    return open_reference(directory)
+        save_file({key: one.cpu() for key, one in cut.head.state_dict().items()}, directory / HEAD)
+        # Last, for it says that the others are whole.
+        write_text(directory / f"{name}.json", json.dumps({"shape": shape}) + "\n")
+    return open_reference(directory, name)
 
 
-def open_reference(directory: Path) -> Reference:
+def kept(directory: Path, name: str) -> bool:
+    """Whether a directory holds what a reference left of the passages of that name."""
+    return all((directory / file).exists() for file in (HEAD, f"{name}.bin", f"{name}.json"))
+
+
+def open_reference(directory: Path, name: str) -> Reference:
     """Return what `keep_reference` left; its states are memory-mapped."""
-    kept = json.loads((directory / "shape.json").read_text(encoding="utf-8"))
-    dtype = getattr(torch, kept["dtype"].removeprefix("torch."))
-    weights = load_file(directory / "head.safetensors")
+    shape = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))["shape"]
+    weights = load_file(directory / HEAD)
+    dtype = weights["weight"].dtype
     rows, columns = weights["weight"].shape
-    head = nn.Linear(columns, rows, bias="bias" in weights, dtype=weights["weight"].dtype)
+    head = nn.Linear(columns, rows, bias="bias" in weights, dtype=dtype)
     head.load_state_dict(weights)
-    return Reference(_mapped(directory, tuple(kept["shape"]), dtype), head.requires_grad_(False))
+    return Reference(_mapped(directory, name, tuple(shape), dtype), head.requires_grad_(False))
 
 
 def read_passages(
@@ -200,6 +206,6 @@ def _counted_states(
         yield states[rows, [place - 1 for place in ends]], ids[rows, ends]
 
 
-def _mapped(directory: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Float[Tensor, "positions hidden"]:
-    path = str(directory / STATES)
+def _mapped(directory: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Float[Tensor, "rows hidden"]:
+    path = str(directory / f"{name}.bin")
     return torch.from_file(path, shared=True, size=math.prod(shape), dtype=dtype).view(shape)

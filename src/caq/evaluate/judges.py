@@ -148,11 +148,16 @@ class NamedJudge:
         return GUARDS.get(self.name)
 
     @property
+    def harmless(self) -> bool:
+        """Whether it tells a refusal of a harmless prompt from an answer."""
+        return self.guard is None or self.guard.harmless
+
+    @property
     def card(self) -> JudgeCard:
         """Who judges, and its error rates where they were counted."""
         if self.guard is None:
             return PHRASES_CARD
-        if Path(self.where).is_dir() and self.where:
+        if Path(self.where).is_dir():
             return JudgeCard(f"{self.name}: {self.where}, sha256 {fingerprint(inspect(Path(self.where)))}")
         return JudgeCard(f"{self.name}: {self.guard.repository}@{self.where}")
 

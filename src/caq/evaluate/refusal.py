@@ -130,10 +130,15 @@ def generate(
     Raises:
         InvalidInput: the tokenizer has no chat template.
     """
-    return greedy(model, tokenizer, _encode(tokenizer, prompts), max_new_tokens, batch_size)
+    return greedy(model, tokenizer, encode_prompts(tokenizer, prompts), max_new_tokens, batch_size)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each prompt as a user's turn, up to where the assistant's begins.
+
+    Raises:
+        InvalidInput: the tokenizer has no chat template.
+    """
     if not prompts:
         return []
     if tokenizer.chat_template is None:
