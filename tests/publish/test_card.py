@@ -78,7 +78,7 @@ def test_categories_that_fell_are_named_and_facts_decide_nothing() -> None:
     fine = row("safety/letter", 0.9, 0.9, category="Privacy", status="undecided")
     text = card(report(row("facts", 0.9, 0.9, decides=False), fell, fine, status="regression"))
     assert "**Regression.**" in text
-    assert "Categories that fell: Mental Health (Safety questions \\(letter\\), −30.0)." in text
+    assert "Categories that fell: Mental Health (Safety questions (letter), −30.0)." in text
     assert "Privacy" not in text
     assert next(line for line in text.splitlines() if line.startswith("| Factual questions | 200")).endswith(
         "| told only |"
@@ -120,6 +120,8 @@ def test_an_engine_that_would_run_other_activations_is_named() -> None:
     asymmetric = card(config=config(symmetric=False))
     assert "**vLLM refuses these 4-bit activations**" in asymmetric
     assert "scheme.activations_symmetric=true" in asymmetric
+    assert "vllm serve" not in asymmetric
+    assert "vllm serve" in card()
     assert "need a vLLM that has the Humming kernels" in card(config=config(8))
     weights = card(recipe=fused(**WEIGHTS), config=config(None))
     assert "Weights only are quantized" in weights
