@@ -141,7 +141,7 @@ HOSTILE = "<script>alert(1)</script> | [x](javascript:a) `b` **c**\n\n# d \u202e
 
 def test_markup_in_what_others_wrote_is_shown_and_not_obeyed() -> None:
     fell = row("refusal", 0.9, 0.9, category=HOSTILE, status="lost")
-    one = report(fell, sentence=HOSTILE, limits=(HOSTILE, "- x", "1. y"))
+    one = report(fell, sentence=HOSTILE, limits=(HOSTILE, "- x", "1. y", "2) z"))
     record = {**RECORD, "ledger": [{"stage": "fit", "message": HOSTILE}]}
     hostile = card(one, record=record, model=Origin(HOSTILE, False))
     body = hostile.split("---\n", 2)[2]
@@ -158,6 +158,7 @@ def test_markup_in_what_others_wrote_is_shown_and_not_obeyed() -> None:
         "".join(child.content for child in token.children or ()) for token in tokens if token.type == "inline"
     ]
     assert max(token.level for token in tokens if token.type == "bullet_list_open") == 0
+    assert "ordered_list_open" not in kinds
 
 
 def test_equal_reports_give_equal_bytes_without_paths() -> None:

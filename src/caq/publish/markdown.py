@@ -11,7 +11,7 @@ def plain(text: str) -> str:
     printable = "".join(letter if letter.isprintable() else " " for letter in text)
     escaped = re.sub(r"([\\`*_{}\[\]<>#|~!$&@])", r"\\\1", " ".join(printable.split()))
     # What would begin a list or a heading in the middle of another.
-    return re.sub(r"^(\d*)([-+=.])(?=\s|$)", r"\1\\\2", escaped)
+    return re.sub(r"^(\d*)([-+=.)])(?=\s|$)", r"\1\\\2", escaped)
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
