@@ -97,9 +97,9 @@ def assess(
     paths = _checked({name: source for name, source in sources.items() if source is not None})
     tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
     console = wide_console()
-    for line in lend_template(tokenizers):
+    lent = tuple(lend_template(tokenizers))
+    for line in (*lent, *check(tasks, next(iter(tokenizers.values())))):
         console.print(line, highlight=False, soft_wrap=True)
-    check(tasks, next(iter(tokenizers.values())))
     prepared = None if benchmarks is None else prepare(benchmarks)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     states: ReferenceStates | None = None

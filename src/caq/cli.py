@@ -103,6 +103,15 @@ def quantize(
     cache: Annotated[
         Path | None, typer.Option(help="Caches of texts and teachers; $CAQ_CACHE or ~/.cache/caq.")
     ] = None,
+    evaluated: Annotated[
+        bool,
+        typer.Option("--evaluate", help="Then compare it with MODEL, and write the model card; ends as caq compare."),
+    ] = False,
+    perplexity_text: TextOption = None,
+    safety: SafetyOption = None,
+    facts: FactsOption = None,
+    prompts: PromptsOption = None,
+    window: WindowOption = 2048,
     restart: Annotated[bool, typer.Option("--restart", help="Forget an unfinished run of the same output.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -113,10 +122,23 @@ def quantize(
     _print_recipe(chosen)
     from caq.pipeline import quantize as run
 
+    measures = (perplexity_text, safety, facts, prompts)
+    if any(measures) and not evaluated:
+        raise InvalidInput(["what to measure is given, and nothing is measured: add --evaluate"])
+    if evaluated:
+        from caq.comparison.report import EXIT
+        from caq.publish.evaluate import evaluate as judge
+        from caq.publish.evaluate import evaluation_tasks
+
+        tasks = evaluation_tasks(model, *measures, window)
     result = run(model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet)
     print(f"wrote {result.output} (unquantized logits kept to {result.preserved:.1e})")
     for entry in result.ledger:
         print(f"ledger: [{entry.stage}] {entry.message}")
+    if evaluated:
+        verdict = judge(result.output, model, base, tasks, device=device, quiet=quiet).verdict
+        print(f"{verdict.status}: {verdict.sentence}")
+        raise typer.Exit(EXIT[verdict.status])
 
 
 @app.command()
@@ -178,6 +200,39 @@ def verify(directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ
     if changed:
         raise InvalidInput([f"{directory / name}: is missing or was changed after it was written" for name in changed])
     print(f"{directory}: every file is what was written")
+
+
+@app.command()
+def card(
+    directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")],
+    source: Annotated[Path, typer.Argument(help="A results.json on it, or a Markdown file of your own.")],
+) -> None:
+    """Put SOURCE into DIRECTORY as its model card, README.md, and keep its hashes true."""
+    from caq.publish.readme import put_card
+
+    put_card(directory, source)
+    print(f"wrote {directory / 'README.md'}")
+
+
+@app.command()
+def push(
+    directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the hub; made if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Refuse a repository that is not private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch; made if it does not exist.")] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Send it; without this, only say what would be sent.")] = False,
+) -> None:
+    """Upload DIRECTORY to REPO on the Hugging Face hub, if every file of it is still what was written."""
+    from caq.publish.push import files_to_push
+    from caq.publish.push import push as send
+
+    if not yes:
+        for name in files_to_push(directory):
+            print(f"{(directory / name).stat().st_size:>15,}  {name}")
+        print(f"nothing was sent; to send this to {repo}, add --yes")
+        return
+    print(send(directory, repo, private=private, revision=revision, message=message))
 
 
 @app.command()

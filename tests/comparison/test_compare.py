@@ -179,7 +179,8 @@ def test_a_run_that_is_stopped_at_any_write_goes_on_to_the_same_bytes(
     monkeypatch.setattr(os, "fsync", stopping(os.fsync))
     monkeypatch.setattr(os, "replace", stopping(os.replace))
     # Two writes a run while models are run; then every write of the report, which each run makes again.
-    for left in (*[2] * 9, *range(4)):
+    for allowed in (*[2] * 9, *range(4)):
+        left = allowed
         with pytest.raises(Stopped):
             run(pair.base, output=tmp_path / "stopped", **given)
         # What a kill leaves of a line that was being written.

@@ -104,6 +104,18 @@ def test_an_array_and_safetybenchs_groups_are_read_too(tmp_path: Path) -> None:
     assert len(read_questions(grouped)) == 1
 
 
+def test_a_field_that_stands_twice_is_told_with_the_records_other_faults(tmp_path: Path) -> None:
+    twice = json.dumps({**GOOD, "options": ["Yes.", ""]})[:-1] + ', "answer": 0}'
+    path = write(tmp_path, [{**GOOD, "id": 1}, twice])
+    again = "`answer` stands there more than once; leave one"
+    assert set(problems(path)) == {f"{path}:2: option B must be a text that is not empty", f"{path}:2: {again}"}
+    grouped = tmp_path / "dev.json"
+    grouped.write_text(f'{{"Ethics": [{twice}], "Ethics": [{twice}]}}', encoding="utf-8")
+    found = problems(grouped)
+    assert f"{grouped}: `Ethics` stands there more than once; leave one" in found
+    assert f"{grouped}: record 1: {again}" in found
+
+
 @given(text=st.text(min_size=1).filter(str.strip))
 @example(text="before\u2028after")
 def test_any_text_survives_including_unicode_line_breaks(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:

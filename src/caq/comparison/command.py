@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,8 +22,10 @@ from caq.comparison.analyse import analyse
 from caq.comparison.asked import Asked, read_asked
 from caq.comparison.assemble import read_comparison
 from caq.comparison.codec import from_json
+from caq.comparison.engine import other_vocabulary
+from caq.comparison.gguf import compare_tokens, is_gguf, open_gguf
 from caq.comparison.judging import call, check_coherence
-from caq.comparison.measure import Arm, arm_directory, measure_arm, other_vocabulary
+from caq.comparison.measure import Arm, arm_directory, measure_arm
 from caq.comparison.problems import settings_problems
 from caq.comparison.provenance import Source, code_versions, open_source
 from caq.comparison.record import Role
@@ -152,15 +155,36 @@ def _check(
     given: list[tuple[Role, str | Path]] = [("instruct", reference), *(("quantized", model) for model in models)]
     if base is not None:
         given.insert(1, ("base", base))
-    opened = [(role, _attempt(problems, lambda source=source: open_source(source))) for role, source in given]  # type: ignore[misc]
-    entrants = [_Entrant(role, source, load_tokenizer(source.checkpoint.path)) for role, source in opened if source]
+    opened = [(role, _attempt(problems, partial(_open, role, source))) for role, source in given]
+    entrants = list(_entrants(opened))
     tokenizers = {f"{one.role} {one.source.given}": one.tokenizer for one in entrants}
     lines = tuple(lend_template(tokenizers))
     # The files are read even where the instruct model is not there: their problems are told in the same pass.
     asked = _attempt(problems, lambda: read_asked(tasks, entrants[0].tokenizer)) if entrants else None
     if problems or named is None or asked is None:
         raise InvalidInput(problems)
+    for place, one in enumerate(entrants):
+        if is_gguf(one.source.checkpoint.path):
+            entrants[place] = replace(one, source=compare_tokens(one.source, one.tokenizer, asked))
+            lines += (f"{one.source.given}: {entrants[place].source.facts['tokenization']}.",)
     return _Ready(tuple(entrants), asked, named, earlier, lines)
+
+
+def _open(role: Role, given: str | Path) -> Source:
+    if not is_gguf(given):
+        return open_source(given)
+    if role != "quantized":
+        raise InvalidInput([f"{given}: a GGUF file can only be judged; give the {role} model as Transformers has it"])
+    return open_gguf(given)
+
+
+def _entrants(opened: Sequence[tuple[Role, Source | None]]) -> Iterator[_Entrant]:
+    """Yield the models that were found; a GGUF file is asked through the instruct model's chat template."""
+    instruct = opened[0][1]
+    for role, source in opened:
+        speaker = instruct if source is not None and is_gguf(source.checkpoint.path) else source
+        if source is not None and speaker is not None:
+            yield _Entrant(role, source, load_tokenizer(speaker.checkpoint.path))
 
 
 def _attempt(problems: list[str], read: Callable[[], T]) -> T | None:
@@ -250,7 +274,7 @@ def _names(entrants: Sequence[_Entrant], known: Mapping[tuple[Role, str], str]) 
     names: list[str] = []
     for one in entrants:
         given = one.source.given
-        short = one.source.checkpoint.path.name if Path(given).is_dir() else given
+        short = one.source.checkpoint.path.name if Path(given).exists() else given
         tries = (known.get((one.role, given), short), short, given, f"{given} ({one.role})")
         names.append(next(name for name in tries if name not in taken))
         taken.add(names[-1])
@@ -277,7 +301,7 @@ def _kept(earlier: Manifest | None, arms: Sequence[Arm], group: str) -> tuple[St
 
 def _stored(arm: Arm, place: torch.device, versions: Mapping[str, str]) -> StoredArm:
     computed = "float32" if place.type == "cpu" else "the stored dtype"
-    facts = {**arm.source.facts, "computed": f"in {computed} on {place.type}", **versions}
+    facts = {"computed": f"in {computed} on {place.type}", **arm.source.facts, **versions}
     return StoredArm(arm.name, arm.role, arm.directory.name, facts, arm.source.ledger)
 
 

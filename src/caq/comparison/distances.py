@@ -155,6 +155,15 @@ def summarise(
     )
 
 
+def compare(
+    ours: Float[Tensor, "positions vocab"], theirs: Float[Tensor, "positions vocab"], tokens: Int[Tensor, " positions"]
+) -> Float[Tensor, "3 positions"]:
+    """Return what `summarise` reads of logits at positions, of which there is at least one: `tokens` stand there."""
+    size = math.ceil(len(tokens) / _PARTS)
+    parts = zip(ours.split(size), theirs.split(size), tokens.split(size), strict=True)
+    return torch.cat([_compare(*part) for part in parts], 1)
+
+
 class _Meter:
     """Collects the distances from one reference, batch by batch."""
 
@@ -171,9 +180,7 @@ class _Meter:
         self._done += len(states)
         pairs = zip(logits(self._cut.head, states), logits(self._theirs, theirs), strict=True)
         for (ours, reference), targets in zip(pairs, tokens.split(chunk_tokens(self._cut.head)), strict=True):
-            size = math.ceil(len(targets) / _PARTS)
-            parts = (ours.split(size), reference.split(size), targets.split(size))
-            self._found += [_compare(*part).cpu() for part in zip(*parts, strict=True)]
+            self._found.append(compare(ours, reference, targets).cpu())
 
     def result(self) -> Distances:
         """Return what was found over the positions that were added, at least one."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,29 +14,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.assess import compute_dtype
 from caq.cache import digest, write_text
-from caq.checkpoint.inspect import Checkpoint
-from caq.checkpoint.vocabulary import tokenizer_differences
 from caq.comparison.asked import CHAT_TOKENS, Asked
 from caq.comparison.codec import encode
-from caq.comparison.distances import (
-    Passage,
-    keep_reference,
-    kept,
-    open_reference,
-    read_passages,
-    windows_as_passages,
-)
+from caq.comparison.distances import Passage, kept, open_reference, windows_as_passages
+from caq.comparison.engine import Engine, TransformersEngine
+from caq.comparison.gguf import is_gguf, running
 from caq.comparison.provenance import Source, online_files
 from caq.comparison.record import Distances, Role
 from caq.comparison.store import Row, fill, filled, read_rows
 from caq.errors import CaqError, InvalidInput
-from caq.evaluate.generation import greedy_tokens, written
-from caq.evaluate.multiple_choice import PROTOCOLS, choose
-from caq.evaluate.perplexity import read_tokens
 from caq.evaluate.refusal import encode_prompts
-from caq.evaluate.results import PRIMARY_PROTOCOL
-from caq.evaluate.safety import answer_safety
-from caq.evaluate.states import inference, windows_of
 from caq.loading import load
 
 TEXT, CHAT, STATES = "text", "chat", "states"
@@ -69,6 +57,7 @@ def arm_directory(
         asked.identity,
         tokenizer.chat_template or "",
         *conditions,
+        source.facts.get("computed", ""),
         *(part for name, content in online_files(source.checkpoint).items() for part in (name, content)),
     )
 
@@ -106,15 +95,25 @@ def measure_arm(arm: Arm, asked: Asked, references: Mapping[Role, Arm], distance
     missing = [part for part in _Run(arm, asked, references, distances).parts() if not part.done()]
     if not missing:
         return
-    model = load_model(arm.source.checkpoint.path, place)
-    for part in missing:
-        try:
-            part.make(model)
-        except CaqError as error:
-            error.add_note(f"in {arm.name}")
-            if arm.role != "quantized":
-                raise
-            write_text(excuse(part.path), f"{error}\n")
+    with _running(arm, asked, place) as engine:
+        for part in missing:
+            try:
+                part.make(engine)
+            except CaqError as error:
+                error.add_note(f"in {arm.name}")
+                if arm.role != "quantized":
+                    raise
+                write_text(excuse(part.path), f"{error}\n")
+
+
+@contextmanager
+def _running(arm: Arm, asked: Asked, place: torch.device) -> Iterator[Engine]:
+    checkpoint = arm.source.checkpoint
+    if is_gguf(checkpoint.path):
+        with running(checkpoint.path, arm.tokenizer, asked.tasks) as engine:
+            yield engine
+    else:
+        yield TransformersEngine(load_model(checkpoint.path, place), checkpoint, arm.tokenizer, asked.tasks)
 
 
 def excuse(path: Path) -> Path:
@@ -128,7 +127,7 @@ class _Part:
 
     path: Path
     whole: Callable[[], bool]
-    make: Callable[[PreTrainedModel], None]
+    make: Callable[[Engine], None]
 
     def done(self) -> bool:
         return self.whole() or excuse(self.path).exists()
@@ -166,59 +165,57 @@ class _Run:
             found.append(self._distances(CHAT, self._chat))
         return found
 
-    def _lines(self, name: str, total: int, answer: Callable[[PreTrainedModel, slice], Sequence[Row]]) -> _Part:
+    def _lines(self, name: str, total: int, answer: Callable[[Engine, slice], Sequence[Row]]) -> _Part:
         path = self.arm.directory / name
         return _Part(
-            path, partial(filled, path, total), lambda model: fill(path, total, lambda lot: answer(model, lot))
+            path, partial(filled, path, total), lambda engine: fill(path, total, lambda lot: answer(engine, lot))
         )
 
-    def _distances(self, kind: str, make: Callable[[PreTrainedModel], Row]) -> _Part:
+    def _distances(self, kind: str, make: Callable[[Engine], Row]) -> _Part:
         path = distances_file(self.arm.directory, kind, self.distances)
         return _Part(
             path,
             lambda: path.exists() and (kept(self.arm.directory / STATES, kind) or not self.refers),
-            lambda model: write_text(path, json.dumps(encode(make(model)), indent=1) + "\n"),
+            lambda engine: write_text(path, json.dumps(encode(make(engine)), indent=1) + "\n"),
         )
 
-    def _safety(self, model: PreTrainedModel, lot: slice) -> list[Row]:
+    def _safety(self, engine: Engine, lot: slice) -> list[Row]:
         inputs, task = self.asked.inputs.safety, self.asked.tasks.safety
         assert inputs is not None
         assert task is not None
         some = replace(inputs, questions=inputs.questions[lot])
-        found = answer_safety(model, self.arm.tokenizer, some, task.protocols, self.asked.tasks.questions_batch)
+        found = engine.answer(some, task.protocols)
         return [
             {"id": question.id, **{name: _answer(asdict(found[name][place])) for name in found}}
             for place, question in enumerate(some.questions)
         ]
 
-    def _facts(self, model: PreTrainedModel, lot: slice) -> list[Row]:
+    def _facts(self, engine: Engine, lot: slice) -> list[Row]:
         some = self.asked.inputs.facts[lot]
-        protocol = {PRIMARY_PROTOCOL: PROTOCOLS[PRIMARY_PROTOCOL]}
-        found = choose(model, self.arm.tokenizer, some, self.asked.tasks.questions_batch, protocol)[PRIMARY_PROTOCOL]
-        return [{"id": question.id, "chosen": chosen} for question, chosen in zip(some, found, strict=True)]
-
-    def _responses(self, model: PreTrainedModel, lot: slice) -> list[Row]:
-        tasks, tokenizer = self.asked.tasks, self.arm.tokenizer
-        encoded = encode_prompts(tokenizer, [prompt.prompt for prompt in self.asked.inputs.prompts[lot]])
-        found = greedy_tokens(model, tokenizer, encoded, tasks.max_new_tokens, tasks.prompts_batch)
-        # The tokens are what distances are read behind: a text need not give them back.
         return [
-            {"id": str((lot.start or 0) + place), "response": text, "opening": list(tokens[:CHAT_TOKENS])}
-            for place, (text, tokens) in enumerate(zip(written(tokenizer, found), found, strict=True))
+            {"id": question.id, "chosen": chosen} for question, chosen in zip(some, engine.choose(some), strict=True)
         ]
 
-    def _text(self, model: PreTrainedModel) -> Row:
+    def _responses(self, engine: Engine, lot: slice) -> list[Row]:
+        found = engine.respond([prompt.prompt for prompt in self.asked.inputs.prompts[lot]])
+        # The tokens are what distances are read behind: a text need not give them back.
+        return [
+            {"id": str((lot.start or 0) + place), "response": one.text, "opening": list(one.tokens[:CHAT_TOKENS])}
+            for place, one in enumerate(found)
+        ]
+
+    def _text(self, engine: Engine) -> Row:
         """Perplexity on the text, and distances where the tokens are the instruct model's."""
         windows, tasks = self.asked.inputs.windows, self.asked.tasks
         assert windows is not None
         assert tasks.perplexity_text is not None
-        if self._stranger():
-            windows = windows_of(read_tokens(tasks.perplexity_text, self.arm.tokenizer), tasks.window)
-        perplexity, found = self._read(model, windows_as_passages(windows), TEXT, tasks.windows_batch)
+        if engine.stranger(self.instruct.source.checkpoint):
+            windows = engine.windows(tasks.perplexity_text)
+        perplexity, found = self._read(engine, windows_as_passages(windows), TEXT, tasks.windows_batch)
         return {"perplexity": perplexity, **found}
 
-    def _chat(self, model: PreTrainedModel) -> Row:
-        return self._read(model, self._openings(), CHAT, self.asked.tasks.prompts_batch)[1]
+    def _chat(self, engine: Engine) -> Row:
+        return self._read(engine, self._openings(), CHAT, self.asked.tasks.prompts_batch)[1]
 
     def _openings(self) -> tuple[Passage, ...]:
         """Return the prompts with the first tokens of the instruct model's responses, which are what counts."""
@@ -229,17 +226,16 @@ class _Run:
         )
 
     def _read(
-        self, model: PreTrainedModel, passages: Sequence[Passage], kind: str, batch_size: int
+        self, engine: Engine, passages: Sequence[Passage], kind: str, batch_size: int
     ) -> tuple[float, dict[str, Distances | str]]:
-        stranger = self._stranger()
+        stranger = engine.stranger(self.instruct.source.checkpoint)
         if stranger and kind == CHAT:
             return 0.0, {f"unmeasured_{kind}": stranger}
         others = [] if stranger else self._earlier()
         references = [open_reference(one.directory / STATES, kind) for one in others]
-        with inference(model) as cut:
-            if self.refers:
-                keep_reference(cut, passages, batch_size, self.arm.directory / STATES, kind)
-            perplexity, found = read_passages(cut, passages, references, batch_size)
+        if self.refers:
+            engine.leave_states(passages, batch_size, self.arm.directory / STATES, kind)
+        perplexity, found = engine.read(passages, references, batch_size)
         named: dict[Role, str] = {"instruct": f"kl_{kind}", "base": f"kl_base_{kind}"}
         measured = dict(zip((named[one.role] for one in others), found, strict=True))
         return perplexity, {**measured, **({f"unmeasured_{kind}": stranger} if stranger else {})}
@@ -249,24 +245,10 @@ class _Run:
         roles = list(self.references)
         return [self.references[role] for role in roles[: roles.index(self.arm.role) if self.refers else None]]
 
-    def _stranger(self) -> str:
-        """Why the arm's tokens are not the instruct model's; empty if they are."""
-        return other_vocabulary(self.arm.source.checkpoint, self.instruct.source.checkpoint)
-
 
 def distances_file(directory: Path, kind: str, distances: str) -> Path:
     """Return where an arm's distances on the text or on the chats are kept."""
     return directory / f"{kind}-{distances}.json"
-
-
-def other_vocabulary(ours: Checkpoint, theirs: Checkpoint) -> str:
-    """Return why a model's tokens are not the instruct model's; empty if they are."""
-    sizes = [one.config.get("vocab_size") for one in (ours, theirs)]
-    if sizes[0] != sizes[1]:
-        return f"{sizes[0]} tokens, and {sizes[1]} in the instruct model: their distributions do not compare"
-    if ours.path != theirs.path and any(tokenizer_differences(theirs, ours)):
-        return "other tokens than the instruct model's: their distributions do not compare"
-    return ""
 
 
 def _answer(answer: dict[str, object]) -> Row:

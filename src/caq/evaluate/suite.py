@@ -96,13 +96,14 @@ def reference_answers(
     return reference_states(model, windows, tasks.windows_batch, directory)
 
 
-def check(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Read every input of the tasks, so that a mistake is met before a model is loaded.
+def check(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Read every input of the tasks, so that a mistake is met before a model is loaded; return what to tell about them.
 
     Raises:
         InvalidInput: with every problem of every input file.
     """
-    read_inputs(tasks, tokenizer)
+    inputs = read_inputs(tasks, tokenizer)
+    return () if inputs.safety is None else inputs.safety.notes
 
 
 def read_inputs(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Inputs:
