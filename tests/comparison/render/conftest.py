@@ -38,7 +38,9 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
         page = context.new_page()
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("request", lambda asked: asked.url != file.as_uri() and complaints.append(f"request: {asked.url[:99]}"))
+        page.on(
+            "request", lambda asked: complaints.extend([] if asked.url == file.as_uri() else [f"request: {asked.url}"])
+        )
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
         page.goto(file.as_uri())
         return page, complaints
