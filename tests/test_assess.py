@@ -158,6 +158,7 @@ def test_safety_questions_are_asked_as_the_command_says(
     shown = capsys.readouterr().out
     assert stopped.value.code == 0
     assert all(words in shown for words in ("written %", "chance", "always D", "unparsed", "English, 0-shot, chat"))
+    assert f"{questions}: asked in English, by the script of the questions" in shown
     found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["results"]["quantized"]
     assert list(found["safety"]) == list(found["letters"]) == list(ALL_PROTOCOLS)
     assert found["floors"]["overall"]["items"] == len(rows)

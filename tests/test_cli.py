@@ -21,7 +21,7 @@ from tests.pairs import SMALL, write_pair
 from tests.test_pipeline_faults import content
 
 START = [sys.executable, "-c", "from caq.cli import main; main()"]
-COMMANDS = {"quantize", "evaluate", "verify", "demo", "reproduce", "tasks", "testbed"}
+COMMANDS = {"quantize", "evaluate", "verify", "compare", "card", "push", "demo", "reproduce", "tasks", "testbed"}
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,33 @@ def test_bad_checkpoints_end_with_status_2_and_every_problem(caq: Caq, tmp_path:
     assert caq("verify", tmp_path).status == 2
 
 
+def test_every_fault_of_safetybench_files_is_one_error_of_the_command(caq: Caq, pair: Path, tmp_path: Path) -> None:
+    good = {"category": "Mental Health", "question": "Is it dusk?", "options": ["Yes.", "No."]}
+    questions = [
+        {**good, "id": 0},
+        {**good, "id": 1, "options": ["Yes.", ""]},
+        {**good, "id": 0},
+        {**good, "id": 3, "category": "Mental Helth"},
+        {**good, "id": 4},
+    ]
+    (tmp_path / "test.json").write_text(json.dumps(questions), encoding="utf-8")
+    (tmp_path / "answers.json").write_text(
+        '{"0": {"answer": 1}, "1": {"answer": 0}, "3": {"answer": 0}, "4": {"answer": 2}, "1": {"answer": 1}}',
+        encoding="utf-8",
+    )
+    files = ("--safety", tmp_path / "test.json", "--safety-answers", tmp_path / "answers.json")
+    ended = caq("evaluate", pair / "aligned", *files, "--device", "cpu", "--quiet")
+    assert ended.status == 2
+    path, answers = tmp_path / "test.json", tmp_path / "answers.json"
+    assert set(ended.err.splitlines()) == {
+        f"error: {path}: record 2: option B must be a text that is not empty",
+        f"error: {path}: record 3: id 0 is also at {path}: record 1; ids are unique within a file",
+        f"error: {path}: record 4: unknown category 'Mental Helth'; did you mean Mental Health?",
+        f"error: {path}: record 5: answer 2 is none of the 2 options, counted from 0",
+        f"error: {answers}: id 1 stands there more than once; leave one",
+    }
+
+
 def test_a_pair_is_quantized_verified_and_evaluated(caq: Caq, pair: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     recipe = tmp_path / "recipe.yaml"
@@ -226,6 +253,22 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(caq: Caq, pair: Path, t
     whole = [str(tmp_path / "whole") if word == str(tmp_path / "out") else word for word in arguments]
     assert caq(*whole).status == 0
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("largest", [2_000, 60_000])
+def test_a_full_disk_says_how_to_go_on(caq: Caq, pair: Path, tmp_path: Path, largest: int) -> None:
+    # A limit on the size of files fails writes as a full disk does: the caches', the fit's and the checkpoint's.
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest}, {largest}))"
+    arguments = quantization(pair, tmp_path / "out")
+    environment = {**os.environ, "CAQ_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", f"{limited}; from caq.cli import main; main()", *arguments]
+    stopped = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert stopped.returncode == 2
+    assert "The disk is full. What is done is kept; free some space and go on with:" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert not (tmp_path / "out").exists()
+    assert caq(*shlex.split(stopped.stderr.splitlines()[-1])[1:]).status == 0
+    assert verify(tmp_path / "out") == ()
 
 
 def test_another_recipe_does_not_go_on_with_a_stopped_run_unless_restarted(

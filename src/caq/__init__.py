@@ -9,15 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from caq.comparison.command import compare
     from caq.loading import load
     from caq.pipeline import QuantizationResult, quantize
     from caq.recipe import Recipe, preset
 
-__all__ = ["QuantizationResult", "Recipe", "load", "preset", "quantize"]
+__all__ = ["QuantizationResult", "Recipe", "compare", "load", "preset", "quantize"]
 
 _HOMES = {
     "QuantizationResult": "caq.pipeline",
     "Recipe": "caq.recipe",
+    "compare": "caq.comparison.command",
     "load": "caq.loading",
     "preset": "caq.recipe",
     "quantize": "caq.pipeline",

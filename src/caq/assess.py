@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from caq.errors import InvalidInput
 from caq.evaluate.distribution import ReferenceStates
 from caq.evaluate.harness import Benchmarks, Prepared, measure, prepare
 from caq.evaluate.results import Results
-from caq.evaluate.safety import SafetyTask
+from caq.evaluate.safety import DEFAULT_PROTOCOLS, SafetyTask
 from caq.evaluate.safety_table import floor_table, letter_table
 from caq.evaluate.suite import Tasks, check, compare, evaluate, reference_answers
 from caq.evaluate.table import rich_table, wide_console
@@ -37,6 +37,28 @@ def task_files(
     if not any((perplexity_text, safety, facts, prompts)):
         perplexity_text = default_text
     return Tasks(None if perplexity_text is None else Path(perplexity_text), safety, facts, prompts, window)
+
+
+def safety_task(
+    questions: str | None,
+    answers: Path | None = None,
+    protocols: Sequence[str] | None = None,
+    shots: int = 0,
+    examples: Path | None = None,
+    chat: bool = False,
+    language: str | None = None,
+) -> SafetyTask | None:
+    """Return the safety task of a command line, or None.
+
+    Raises:
+        InvalidInput: it is told how to ask, and not what.
+    """
+    if questions is not None:
+        chosen = tuple(protocols or DEFAULT_PROTOCOLS)
+        return SafetyTask(Path(questions), answers, chosen, shots, examples, chat, language)
+    if answers or protocols or shots or examples or chat or language:
+        raise InvalidInput(["how to ask safety questions is given, and no questions: add --safety safetybench-en"])
+    return None
 
 
 def assess(
@@ -75,9 +97,9 @@ def assess(
     paths = _checked({name: source for name, source in sources.items() if source is not None})
     tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
     console = wide_console()
-    for line in _lend_template(tokenizers):
+    lent = tuple(lend_template(tokenizers))
+    for line in (*lent, *check(tasks, next(iter(tokenizers.values())))):
         console.print(line, highlight=False, soft_wrap=True)
-    check(tasks, next(iter(tokenizers.values())))
     prepared = None if benchmarks is None else prepare(benchmarks)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     states: ReferenceStates | None = None
@@ -115,7 +137,7 @@ def _measure(
     return results if prepared is None else replace(results, abilities=measure(model, tokenizer, prepared)), states
 
 
-def _lend_template(tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> Iterator[str]:
+def lend_template(tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> Iterator[str]:
     """Give tokenizers without a chat template the first one that another has; yield a line for each."""
     lender = next((name for name, tokenizer in tokenizers.items() if tokenizer.chat_template), None)
     for name, tokenizer in tokenizers.items():

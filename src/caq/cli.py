@@ -9,7 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caq.errors import CaqError, InvalidInput
+from caq.cli_compare import compare
+from caq.cli_options import (
+    BaseOption,
+    ChatOption,
+    DeviceOption,
+    DevOption,
+    FactsOption,
+    FolderOption,
+    LanguageOption,
+    OutputOption,
+    PromptsOption,
+    ProtocolOption,
+    QuietOption,
+    SafetyAnswersOption,
+    SafetyOption,
+    SettingsOption,
+    ShotsOption,
+    TextOption,
+    WindowOption,
+)
+from caq.errors import CaqError, InvalidInput, is_out_of_space
 
 if TYPE_CHECKING:
     from caq.recipe import Recipe
@@ -28,27 +48,6 @@ CALIBRATION_HELP = (
     "or self: the model's own responses."
 )
 
-OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Directory to write; it appears whole or not at all.")
-]
-FolderOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Directory of reports, and of what a stopped run has done.")
-]
-BaseOption = Annotated[str | None, typer.Option("--base", help="The model's pre-trained base: directory or hub name.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="Any other setting: training.steps=60.")]
-TextOption = Annotated[
-    str | None, typer.Option("--perplexity-text", help="A text by path, or wikitext2-test, c4-test.")
-]
-SafetyOption = Annotated[
-    str | None,
-    typer.Option(help="Questions in SafetyBench's fields, or safetybench-en, safetybench-zh, safetybench-zh-subset."),
-]
-FactsOption = Annotated[Path | None, typer.Option(help="Factual questions in the same format.")]
-PromptsOption = Annotated[Path | None, typer.Option(help="JSON lines of prompt and harmful.")]
-WindowOption = Annotated[int, typer.Option(help="Tokens per perplexity window.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the accelerator, if there is one, by default.")]
-
 
 def main() -> None:
     """Run the command line; deliberate errors are printed without a traceback."""
@@ -61,9 +60,20 @@ def main() -> None:
         # Inside a command, typer has turned the one into the other.
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
             raise
-        again = shlex.join(["caq", *sys.argv[1:]])
-        print(f"\nInterrupted. What is done is kept; go on with:\n  {again}", file=sys.stderr)
+        print(f"\nInterrupted. What is done is kept; go on with:\n  {_again()}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not is_out_of_space(error):
+            raise
+        print(
+            f"error: {error}\nThe disk is full. What is done is kept; free some space and go on with:", file=sys.stderr
+        )
+        print(f"  {_again()}", file=sys.stderr)
+        sys.exit(CaqError.status)
+
+
+def _again() -> str:
+    return shlex.join(["caq", *sys.argv[1:]])
 
 
 def _say_wrong(error: CaqError) -> None:
@@ -93,6 +103,15 @@ def quantize(
     cache: Annotated[
         Path | None, typer.Option(help="Caches of texts and teachers; $CAQ_CACHE or ~/.cache/caq.")
     ] = None,
+    evaluated: Annotated[
+        bool,
+        typer.Option("--evaluate", help="Then compare it with MODEL, and write the model card; ends as caq compare."),
+    ] = False,
+    perplexity_text: TextOption = None,
+    safety: SafetyOption = None,
+    facts: FactsOption = None,
+    prompts: PromptsOption = None,
+    window: WindowOption = 2048,
     restart: Annotated[bool, typer.Option("--restart", help="Forget an unfinished run of the same output.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -103,10 +122,23 @@ def quantize(
     _print_recipe(chosen)
     from caq.pipeline import quantize as run
 
+    measures = (perplexity_text, safety, facts, prompts)
+    if any(measures) and not evaluated:
+        raise InvalidInput(["what to measure is given, and nothing is measured: add --evaluate"])
+    if evaluated:
+        from caq.comparison.report import EXIT
+        from caq.publish.evaluate import evaluate as judge
+        from caq.publish.evaluate import evaluation_tasks
+
+        tasks = evaluation_tasks(model, *measures, window)
     result = run(model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet)
     print(f"wrote {result.output} (unquantized logits kept to {result.preserved:.1e})")
     for entry in result.ledger:
         print(f"ledger: [{entry.stage}] {entry.message}")
+    if evaluated:
+        verdict = judge(result.output, model, base, tasks, device=device, quiet=quiet).verdict
+        print(f"{verdict.status}: {verdict.sentence}")
+        raise typer.Exit(EXIT[verdict.status])
 
 
 @app.command()
@@ -116,14 +148,12 @@ def evaluate(
     base: BaseOption = None,
     perplexity_text: TextOption = None,
     safety: SafetyOption = None,
-    safety_answers: Annotated[Path | None, typer.Option(help="Their answers, where they are in a file apart.")] = None,
-    protocol: Annotated[
-        list[str] | None, typer.Option(help="option-text, option-text-normalized, letter, generate; may be repeated.")
-    ] = None,
-    shots: Annotated[int, typer.Option(min=0, help="Solved examples before each safety question: 0 or 5.")] = 0,
-    dev: Annotated[Path | None, typer.Option(help="A file of solved examples, such as dev_en.json.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask safety questions through the chat template.")] = False,
-    language: Annotated[str | None, typer.Option(help="Of the safety prompt: en or zh.")] = None,
+    safety_answers: SafetyAnswersOption = None,
+    protocol: ProtocolOption = None,
+    shots: ShotsOption = 0,
+    dev: DevOption = None,
+    chat: ChatOption = False,
+    language: LanguageOption = None,
     facts: FactsOption = None,
     prompts: PromptsOption = None,
     window: WindowOption = 2048,
@@ -138,20 +168,19 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Measure MODEL and, on the same items, the aligned model and its base."""
-    from caq.assess import DEFAULT_TEXT, assess, task_files
+    from caq.assess import DEFAULT_TEXT, assess, safety_task, task_files
     from caq.evaluate.harness import Benchmarks
-    from caq.evaluate.safety import DEFAULT_PROTOCOLS, SafetyTask
 
-    if safety is None and (safety_answers or protocol or shots or dev or chat or language):
-        raise InvalidInput(["how to ask safety questions is given, and no questions: add --safety safetybench-en"])
-    protocols = tuple(protocol or DEFAULT_PROTOCOLS)
-    asked = safety and SafetyTask(Path(safety), safety_answers, protocols, shots, dev, chat, language)
+    asked = safety_task(safety, safety_answers, protocol, shots, dev, chat, language)
     names = tuple(name for name in (tasks or "").split(",") if name)
     benchmarks = Benchmarks(names, tuple(include_path or ()), task_shots, limit) if names else None
     files = task_files(
-        perplexity_text, asked or None, facts, prompts, window, default_text=None if benchmarks else DEFAULT_TEXT
+        perplexity_text, asked, facts, prompts, window, default_text=None if benchmarks else DEFAULT_TEXT
     )
     assess(model, reference, base, files, output, benchmarks=benchmarks, device=device, quiet=quiet)
+
+
+app.command()(compare)
 
 
 @app.command()
@@ -171,6 +200,39 @@ def verify(directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ
     if changed:
         raise InvalidInput([f"{directory / name}: is missing or was changed after it was written" for name in changed])
     print(f"{directory}: every file is what was written")
+
+
+@app.command()
+def card(
+    directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")],
+    source: Annotated[Path, typer.Argument(help="A results.json on it, or a Markdown file of your own.")],
+) -> None:
+    """Put SOURCE into DIRECTORY as its model card, README.md, and keep its hashes true."""
+    from caq.publish.readme import put_card
+
+    put_card(directory, source)
+    print(f"wrote {directory / 'README.md'}")
+
+
+@app.command()
+def push(
+    directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the hub; made if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Refuse a repository that is not private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch; made if it does not exist.")] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Send it; without this, only say what would be sent.")] = False,
+) -> None:
+    """Upload DIRECTORY to REPO on the Hugging Face hub, if every file of it is still what was written."""
+    from caq.publish.push import files_to_push
+    from caq.publish.push import push as send
+
+    if not yes:
+        for name in files_to_push(directory):
+            print(f"{(directory / name).stat().st_size:>15,}  {name}")
+        print(f"nothing was sent; to send this to {repo}, add --yes")
+        return
+    print(send(directory, repo, private=private, revision=revision, message=message))
 
 
 @app.command()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Sequence
+
+#: The disk is full, the quota is used up, the file is larger than the process may write.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CaqError(Exception):
@@ -33,3 +38,11 @@ class Diverged(CaqError):
 
 class QuantizationFailed(CaqError):
     """A quantizer could not solve a layer within its budget; it never falls back in silence."""
+
+
+def is_out_of_space(error: BaseException) -> bool:
+    """Return whether a write failed for want of room; safetensors and torch give the system's number in words only."""
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    number = re.search(r"\((?:os error )?(\d+)\)$", str(error))
+    return number is not None and int(number[1]) in _NO_ROOM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
@@ -150,3 +151,18 @@ def test_an_attention_without_masks_is_refused(model: PreTrainedModel, tokenizer
     flash.config._attn_implementation_internal = "flash_attention_2"
     with pytest.raises(Unsupported, match="flash_attention_2"):
         choose(flash, tokenizer, QUESTIONS[:1], 1)
+
+
+def test_tokens_wait_their_turn_in_little_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def peak(count: int) -> int:
+        choices = [Choice("door " * 150 + zero_shot(question(index)), (" Yes", " No")) for index in range(count)]
+        tracemalloc.start()
+        try:
+            scores(model, tokenizer, choices, batch_size=8)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    tokens = len(tokenizer("door " * 150)["input_ids"])
+    # Four bytes a token of a prompt, and what a choice holds besides; lists of the prompt and both wholes were 24.
+    assert peak(280) - peak(80) < 200 * (8 * tokens + 800)

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from caq.errors import InvalidInput
+from caq.evaluate.prompt_files import Prompt, read_prompts
 from caq.evaluate.questions import Question, read_questions
-from caq.evaluate.refusal import Prompt, read_prompts
 
 SAFETYBENCH = Path(__file__).parents[3] / "shared" / "data" / "safetybench"
 GOOD: dict[str, Any] = {"id": 7, "category": "Ethics", "question": "Is it?", "options": ["Yes.", "No."], "answer": 1}
@@ -102,6 +102,18 @@ def test_an_array_and_safetybenchs_groups_are_read_too(tmp_path: Path) -> None:
     assert [(one.id, one.category) for one in found] == [("0", "Ethics"), ("1", "Ethics"), ("2", "Privacy")]
     grouped.write_text(json.dumps([GOOD]), encoding="utf-8")
     assert len(read_questions(grouped)) == 1
+
+
+def test_a_field_that_stands_twice_is_told_with_the_records_other_faults(tmp_path: Path) -> None:
+    twice = json.dumps({**GOOD, "options": ["Yes.", ""]})[:-1] + ', "answer": 0}'
+    path = write(tmp_path, [{**GOOD, "id": 1}, twice])
+    again = "`answer` stands there more than once; leave one"
+    assert set(problems(path)) == {f"{path}:2: option B must be a text that is not empty", f"{path}:2: {again}"}
+    grouped = tmp_path / "dev.json"
+    grouped.write_text(f'{{"Ethics": [{twice}], "Ethics": [{twice}]}}', encoding="utf-8")
+    found = problems(grouped)
+    assert f"{grouped}: `Ethics` stands there more than once; leave one" in found
+    assert f"{grouped}: record 1: {again}" in found
 
 
 @given(text=st.text(min_size=1).filter(str.strip))

@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.errors import InvalidInput
-from caq.evaluate.refusal import OPENING, Prompt, generate, judge, refusals
+from caq.evaluate.prompt_files import Prompt
+from caq.evaluate.refusal import OPENING, generate, judge, refusals
 from caq.evaluate.results import Results
 from tests.evaluate.conftest import TEMPLATE, WORDS
 

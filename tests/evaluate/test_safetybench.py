@@ -88,6 +88,36 @@ def test_a_file_that_holds_no_answers_is_refused(content: str, words: str, tmp_p
     assert words in problems(write(tmp_path / "test.json", [GOOD]), answers)[0]
 
 
+@pytest.mark.parametrize("content", [None, "{", "[1]", '{"0": 1, "1": {}, "2": {"answer": 1}}'])
+def test_a_bad_file_of_answers_hides_no_fault_of_the_questions(content: str | None, tmp_path: Path) -> None:
+    questions = [{**GOOD, "options": ["Yes.", ""]}, {**GOOD, "id": 1, "category": "Mental Helth"}, {**GOOD, "id": 2}]
+    path, answers = write(tmp_path / "test.json", questions), tmp_path / "answers.json"
+    if content is not None:
+        answers.write_text(content, encoding="utf-8")
+    found = problems(path, answers)
+    ours = {
+        f"{path}: record 1: option B must be a text that is not empty",
+        f"{path}: record 2: unknown category 'Mental Helth'; did you mean Mental Health?",
+    }
+    assert ours < set(found)
+    of_answers = [problem for problem in found if problem.startswith(f"{answers}: ")]
+    assert len(of_answers) == (2 if content and "0" in content else 1)
+    assert len(found) == len(ours) + len(of_answers)
+
+
+def test_every_repeated_id_of_the_answers_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "test.json", [{**GOOD, "id": index} for index in range(4)])
+    answers = tmp_path / "answers.json"
+    entries = ['"0": {"answer": 1}', '"1": {"answer": 0, "answer": 1}', '"2": {"answer": 0}', '"3": {"answer": 0}']
+    again = ['"2": {"answer": 0}', '"0": {"answer": 0}', '"0": {"answer": 0}']
+    answers.write_text("{" + ",".join([*entries, *again]) + "}", encoding="utf-8")
+    assert set(problems(path, answers)) == {
+        f"{answers}: id 0 stands there more than once; leave one",
+        f"{answers}: id 2 stands there more than once; leave one",
+        f"{answers}: id 1: `answer` stands there more than once; leave one",
+    }
+
+
 def test_a_name_that_is_no_file_is_told_with_the_nearest(tmp_path: Path) -> None:
     (problem,) = problems(Path("safetybench-eng"))
     assert problem.endswith("did you mean safetybench-en?")

@@ -14,8 +14,9 @@ from caq.errors import InvalidInput
 from caq.evaluate.distribution import divergence
 from caq.evaluate.multiple_choice import PROTOCOLS, choose
 from caq.evaluate.perplexity import perplexity, read_tokens
+from caq.evaluate.prompt_files import read_prompts
 from caq.evaluate.questions import read_questions
-from caq.evaluate.refusal import Response, read_prompts, refusals
+from caq.evaluate.refusal import Response, refusals
 from caq.evaluate.results import Answer, Results
 from caq.evaluate.safety import SafetyTask
 from caq.evaluate.safetybench import CATEGORIES

@@ -225,6 +225,18 @@ def test_without_a_network_the_way_out_is_told(tmp_path: Path, monkeypatch: pyte
         safetybench_files.download_answers("test_answers_en.json")
 
 
+def test_kept_answers_that_were_damaged_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAQ_SAFETYBENCH")
+    monkeypatch.setenv("CAQ_CACHE", str(tmp_path))
+    kept = tmp_path / "safetybench" / "test_answers_en.json"
+    kept.parent.mkdir()
+    shutil.copy(SAFETYBENCH / kept.name, kept)
+    assert safetybench_files.find_file(kept.name) == kept
+    kept.write_bytes(kept.read_bytes().replace(b'"answer": 0', b'"answer": 1', 1))
+    with pytest.raises(InvalidInput, match=r"test_answers_en\.json: was damaged .*; delete it, and run once with a ne"):
+        safetybench_files.find_file(kept.name)
+
+
 def test_the_command_prints_the_directory_and_nothing_else() -> None:
     shown = CliRunner().invoke(app, ["tasks"], catch_exceptions=False).output
     assert shown == f"{task_directory()}\n"

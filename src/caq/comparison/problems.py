@@ -14,7 +14,7 @@ def problems_of(comparison: Comparison, settings: Settings) -> list[str]:
     return [
         *_roles(comparison),
         *(problem for arm in comparison.arms for problem in _outcomes(arm, comparison)),
-        *_settings(settings),
+        *settings_problems(settings),
     ]
 
 
@@ -39,7 +39,8 @@ def _outcomes(arm: ArmRecord, comparison: Comparison) -> Iterator[str]:
             yield f"{arm.name} has {len(outcomes)} outcomes of {measure}, of {len(items)} items; measure it again"
 
 
-def _settings(settings: Settings) -> Iterator[str]:
+def settings_problems(settings: Settings) -> Iterator[str]:
+    """Yield every problem of the settings."""
     for name in ("margin", "alpha", "power"):
         if not 0 < getattr(settings, name) < 1:
             yield f"{name} is {getattr(settings, name)} and must lie between 0 and 1"

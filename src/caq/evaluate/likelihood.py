@@ -6,7 +6,8 @@ prompt and itself. No prompt is computed or stored twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
 
@@ -18,8 +19,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.errors import InvalidInput, Unsupported
 from caq.evaluate.states import Cut, chunk_tokens, inference, logits, pad
+from caq.evaluate.tokens import encode
 
 PADDING = -1
+
+#: Token ids of every text, in order.
+Encode = Callable[[Iterable[str]], Iterator["array[int]"]]
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,11 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class Encoded:
     """A choice in tokens: what all continuations share, then the scored tokens, at least one each."""
 
-    shared: list[int]
-    scored: tuple[list[int], ...]
+    shared: array[int]
+    scored: tuple[array[int], ...]
 
     @property
     def length(self) -> int:
@@ -81,8 +86,8 @@ def scores(
         Unsupported: the model's attention takes no mask.
     """
     _check_attention(model.config._attn_implementation)
-    encoded = _encode(tokenizer, choices, add_special_tokens)
-    _check_lengths(encoded, getattr(model.config, "max_position_embeddings", None))
+    encoded = align(lambda texts: encode(tokenizer, texts, add_special_tokens), choices)
+    check_lengths(encoded, getattr(model.config, "max_position_embeddings", None))
     order = sorted(range(len(encoded)), key=lambda index: encoded[index].length, reverse=True)
     found: dict[int, tuple[float, ...]] = {}
     with inference(model) as cut:
@@ -94,17 +99,33 @@ def scores(
     return tuple(found[index] for index in range(len(choices)))
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, choices: Sequence[Choice], add_special_tokens: bool) -> list[_Encoded]:
-    texts = [text for c in choices for text in (c.prompt, *(c.prompt + tail for tail in c.continuations))]
-    encoded = tokenizer(texts, add_special_tokens=add_special_tokens, verbose=False)["input_ids"] if texts else ()
-    tokens = iter(encoded)
+def align(encode: Encode, choices: Sequence[Choice]) -> list[Encoded]:
+    """Return choices in tokens; a prompt and each of its continuations are encoded as one string."""
+    texts = (text for c in choices for text in (c.prompt, *(c.prompt + tail for tail in c.continuations)))
+    tokens = encode(texts)
     return [_align(next(tokens), [next(tokens) for _ in choice.continuations]) for choice in choices]
 
 
-def _align(prompt: list[int], wholes: list[list[int]]) -> _Encoded:
+def check_lengths(encoded: Sequence[Encoded], context: int | None) -> None:
+    """Check that a prompt fits a context with each of its continuations alone.
+
+    Raises:
+        InvalidInput: naming every choice that does not.
+    """
+    lengths = [len(item.shared) + max(map(len, item.scored)) for item in encoded]
+    problems = [
+        f"item {index + 1} is {length} tokens long and the model's context {context}: remove the item"
+        for index, length in enumerate(lengths)
+        if context is not None and length > context
+    ]
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _align(prompt: array[int], wholes: list[array[int]]) -> Encoded:
     # A continuation whose tokens vanish in normalisation is still scored, on the prompt's last token.
     start = min(min(_common(prompt, whole), len(whole) - 1) for whole in wholes)
-    return _Encoded(prompt[:start], tuple(whole[start:] for whole in wholes))
+    return Encoded(prompt[:start], tuple(whole[start:] for whole in wholes))
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
@@ -119,18 +140,7 @@ def _check_attention(implementation: str | None) -> None:
         )
 
 
-def _check_lengths(encoded: Sequence[_Encoded], context: int | None) -> None:
-    lengths = [len(item.shared) + max(map(len, item.scored)) for item in encoded]
-    problems = [
-        f"item {index + 1} is {length} tokens long and the model's context {context}: remove the item"
-        for index, length in enumerate(lengths)
-        if context is not None and length > context
-    ]
-    if problems:
-        raise InvalidInput(problems)
-
-
-def _lay_out(item: _Encoded) -> _Row:
+def _lay_out(item: Encoded) -> _Row:
     """Put the shared tokens first, then every continuation without its last token, which nothing follows."""
     ids, positions, branches = [*item.shared], [*range(len(item.shared))], [0] * len(item.shared)
     sources, owners = [], []

@@ -18,6 +18,8 @@ from caq.evaluate.likelihood import Choice, scores
 from caq.evaluate.prompts import ZERO_SHOT, PromptFormat, prompts
 from caq.evaluate.questions import LETTERS, Question
 
+#: log P of every continuation of every choice, in nats.
+Score = Callable[[Sequence[Choice]], Sequence[Sequence[float]]]
 # What may follow the prompt, one text an option.
 Continuations = Callable[[Question], tuple[str, ...]]
 
@@ -76,7 +78,22 @@ def choose(
     Raises:
         InvalidInput: a question longer than the model's context, or logits that are not numbers.
     """
-    found = _likelihoods(model, tokenizer, questions, batch_size, protocols.values(), form)
+
+    def score(choices: Sequence[Choice]) -> Sequence[Sequence[float]]:
+        return scores(model, tokenizer, choices, batch_size, add_special_tokens=not form.chat)
+
+    return choose_by(score, tokenizer, questions, protocols, form)
+
+
+def choose_by(
+    score: Score,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    protocols: Mapping[str, Protocol] = PROTOCOLS,
+    form: PromptFormat = ZERO_SHOT,
+) -> dict[str, tuple[int, ...]]:
+    """Return the same as `choose` of whatever gives likelihoods; the tokenizer lends its chat template only."""
+    found = _likelihoods(score, tokenizer, questions, protocols.values(), form)
     return {
         name: tuple(
             _best(_divided(values[protocol.continuations], protocol, question))
@@ -87,10 +104,9 @@ def choose(
 
 
 def _likelihoods(
-    model: PreTrainedModel,
+    score: Score,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
-    batch_size: int,
     protocols: Iterable[Protocol],
     form: PromptFormat,
 ) -> list[dict[Continuations, list[float]]]:
@@ -101,7 +117,7 @@ def _likelihoods(
         Choice(prompt, tuple(chain.from_iterable(tails)))
         for prompt, tails in zip(prompts(questions, form, tokenizer), texts, strict=True)
     ]
-    rows = map(iter, scores(model, tokenizer, choices, batch_size, add_special_tokens=not form.chat))
+    rows = map(iter, score(choices))
     return [
         {kind: list(islice(row, len(question.options))) for kind in kinds}
         for row, question in zip(rows, questions, strict=True)

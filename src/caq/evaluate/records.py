@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,35 +33,67 @@ def read_records(path: Path) -> tuple[tuple[Record, ...], tuple[str, ...]]:
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput([f"{path}: {error}; give a UTF-8 JSON or JSON Lines file"]) from error
-    numbered = _document(path, text) if path.suffix == ".json" else _lines(path, text)
+    numbered = list(_document(path, text) if path.suffix == ".json" else _lines(path, text))
     records = tuple(record for record in numbered if isinstance(record, Record))
     problems = tuple(problem for problem in numbered if isinstance(problem, str))
     return records, problems if numbered else (f"{path}: no records; give at least one",)
 
 
-def _lines(path: Path, text: str) -> list[Record | str]:
+class Object(dict[str, Any]):
+    """A JSON object that remembers which keys it was given twice; plain `json` keeps the last value in silence."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(name for name, _ in pairs) if len(pairs) > len(self) else {}
+        self.repeated = tuple(name for name, count in counts.items() if count > 1)
+
+
+def parse_json(text: str) -> Any:
+    """Return a JSON document whose objects are `Object`s.
+
+    Raises:
+        ValueError: it is not JSON, is nested beyond sense, or an escape stands for half a character, which no
+            tokenizer reads.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=Object)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+def _lines(path: Path, text: str) -> Iterator[Record | str]:
     # Not splitlines(): U+2028 and its kin are allowed inside JSON strings.
-    lines = enumerate(text.split("\n"), start=1)
-    return [_line(f"{path}:{number}", line) for number, line in lines if line.strip()]
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield from _line(f"{path}:{number}", line)
 
 
-def _line(where: str, line: str) -> Record | str:
+def _line(where: str, line: str) -> Iterator[Record | str]:
     try:
-        return _record(where, json.loads(line))
+        value = parse_json(line)
     except ValueError as error:
-        return f"{where}: not JSON ({error}); each line holds one object"
+        yield f"{where}: not JSON ({error}); each line holds one object"
+    else:
+        yield from _record(where, value)
 
 
-def _document(path: Path, text: str) -> list[Record | str]:
+def _document(path: Path, text: str) -> Iterator[Record | str]:
     try:
-        document = json.loads(text)
+        document = parse_json(text)
     except ValueError as error:
-        return [f"{path}: not JSON ({error}); for one object a line, name the file .jsonl"]
-    if isinstance(document, dict):
+        yield f"{path}: not JSON ({error}); for one object a line, name the file .jsonl"
+        return
+    if isinstance(document, Object):
+        yield from _repeated(str(path), document)
         document = [_with_category(entry, name) for name, group in document.items() for entry in _group(group)]
     if not isinstance(document, list):
-        return [f"{path}: holds neither an array of objects nor categories of them"]
-    return [_record(f"{path}: record {number}", entry) for number, entry in enumerate(document, start=1)]
+        yield f"{path}: holds neither an array of objects nor categories of them"
+        return
+    for number, entry in enumerate(document, start=1):
+        yield from _record(f"{path}: record {number}", entry)
 
 
 def _group(group: object) -> list[object]:
@@ -68,8 +101,19 @@ def _group(group: object) -> list[object]:
 
 
 def _with_category(entry: object, name: str) -> object:
-    return {"category": name, **entry} if isinstance(entry, dict) else entry
+    if isinstance(entry, Object):
+        entry.setdefault("category", name)
+    return entry
 
 
-def _record(where: str, value: object) -> Record | str:
-    return Record(where, value) if isinstance(value, dict) else f"{where}: not an object but {json.dumps(value)[:60]}"
+def _record(where: str, value: object) -> Iterator[Record | str]:
+    if isinstance(value, Object):
+        yield Record(where, value)
+        yield from _repeated(where, value)
+    else:
+        yield f"{where}: not an object but {json.dumps(value)[:60]}"
+
+
+def _repeated(where: str, value: Object) -> Iterator[str]:
+    for name in value.repeated:
+        yield f"{where}: `{name}` stands there more than once; leave one"

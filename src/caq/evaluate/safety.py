@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,13 +12,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from caq.errors import InvalidInput
 from caq.evaluate.extraction import extract_letter
 from caq.evaluate.generation import greedy
-from caq.evaluate.multiple_choice import LETTER, OPTION_TEXT, PROTOCOLS, choose
+from caq.evaluate.language import contradictions, detect
+from caq.evaluate.likelihood import Choice, scores
+from caq.evaluate.multiple_choice import LETTER, OPTION_TEXT, PROTOCOLS, Score, choose_by
 from caq.evaluate.prompts import LANGUAGES, PromptFormat, prompts
 from caq.evaluate.questions import LETTERS, Question
 from caq.evaluate.refusal import NO_TEMPLATE, Judge, judge
 from caq.evaluate.results import Answer, Failure, answers
 from caq.evaluate.safetybench import NAMES, read_examples, read_safetybench
 from caq.evaluate.safetybench_files import find_file
+from caq.evaluate.tokens import encode
 from caq.recipe_text import nearest
 
 GENERATE = "generate"
@@ -40,7 +44,7 @@ class SafetyTask:
             letter, so that it is zero-shot.
         examples: a file of solved examples, such as `dev_en.json`; a name knows its own.
         chat: put the prompt as a user's turn through the chat template.
-        language: `en` or `zh`; None takes that of the name, or else English.
+        language: `en` or `zh`; None takes that of the name, or else that of the script the questions are written in.
     """
 
     questions: Path
@@ -54,10 +58,11 @@ class SafetyTask:
 
 @dataclass(frozen=True)
 class SafetyInputs:
-    """What a safety task reads."""
+    """What a safety task reads; `notes` say in sentences what was found out rather than given."""
 
     questions: tuple[Question, ...]
     form: PromptFormat
+    notes: tuple[str, ...] = ()
 
 
 def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyInputs:
@@ -79,7 +84,7 @@ def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyI
         problems += error.problems
     if problems:
         raise InvalidInput(problems)
-    return SafetyInputs(questions, form)
+    return SafetyInputs(questions, form, _notes(task, form))
 
 
 def answer_safety(
@@ -95,14 +100,42 @@ def answer_safety(
     Raises:
         InvalidInput: a question longer than the model's context, or logits that are not numbers.
     """
+    special = not inputs.form.chat
+
+    def score(choices: Sequence[Choice]) -> Sequence[Sequence[float]]:
+        return scores(model, tokenizer, choices, batch_size, add_special_tokens=special)
+
+    def respond(texts: Sequence[str]) -> Sequence[str]:
+        encoded = list(encode(tokenizer, texts, special))
+        _check_room(inputs.questions, encoded, getattr(model.config, "max_position_embeddings", None))
+        return greedy(model, tokenizer, encoded, ANSWER_TOKENS, batch_size)
+
+    return answer_by(score, respond, tokenizer, inputs, protocols, judge)
+
+
+def answer_by(
+    score: Score,
+    respond: Callable[[Sequence[str]], Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: SafetyInputs,
+    protocols: Sequence[str],
+    judge: Judge = judge,
+) -> dict[str, tuple[Answer, ...]]:
+    """Return the same as `answer_safety` of whatever gives likelihoods and responses.
+
+    Args:
+        score: log-likelihoods of continuations.
+        respond: a response of up to `ANSWER_TOKENS` tokens to each prompt.
+        tokenizer: lends its chat template only.
+        inputs, protocols, judge: as there.
+    """
     likely = {name: PROTOCOLS[name] for name in protocols if name in PROTOCOLS}
     found = {}
     if likely:
-        chosen = choose(model, tokenizer, inputs.questions, batch_size, likely, inputs.form)
+        chosen = choose_by(score, tokenizer, inputs.questions, likely, inputs.form)
         found = {name: answers(inputs.questions, indices) for name, indices in chosen.items()}
     if GENERATE in protocols:
-        texts = _responses(model, tokenizer, inputs, batch_size)
-        pairs = zip(inputs.questions, texts, strict=True)
+        pairs = zip(inputs.questions, respond(prompts(inputs.questions, inputs.form, tokenizer)), strict=True)
         found[GENERATE] = tuple(read_response(question, text, judge) for question, text in pairs)
     return {name: found[name] for name in protocols}
 
@@ -117,21 +150,15 @@ def read_response(question: Question, response: str, judge: Judge = judge) -> An
     return Answer(question.id, question.category, question.answer, None, failure, response)
 
 
-def _responses(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: SafetyInputs, batch_size: int
-) -> tuple[str, ...]:
-    texts = list(prompts(inputs.questions, inputs.form, tokenizer))
-    encoded = tokenizer(texts, add_special_tokens=not inputs.form.chat, verbose=False)["input_ids"]
-    context = getattr(model.config, "max_position_embeddings", None)
+def _check_room(questions: Sequence[Question], encoded: Sequence[Sequence[int]], context: int | None) -> None:
     problems = [
         f"question {question.id} is {len(ids)} tokens long and its answer up to {ANSWER_TOKENS}, "
         f"and the model's context {context}: remove it, or ask with fewer examples"
-        for question, ids in zip(inputs.questions, encoded, strict=True)
+        for question, ids in zip(questions, encoded, strict=True)
         if context is not None and len(ids) + ANSWER_TOKENS > context
     ]
     if problems:
         raise InvalidInput(problems)
-    return greedy(model, tokenizer, encoded, ANSWER_TOKENS, batch_size)
 
 
 def _problems(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -159,12 +186,16 @@ def _problems(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> list[str]
 
 
 def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:
-    code = task.language or (NAMES[str(task.questions)][1] if str(task.questions) in NAMES else "en")
-    language = LANGUAGES.get(code, LANGUAGES["en"])
+    code = _language(task, questions)
+    problems = contradictions(questions, code, task.questions)
     if not task.shots:
-        return PromptFormat(language, {}, task.chat)
-    examples = read_examples(_examples_file(task))
-    problems = [
+        if problems:
+            raise InvalidInput(problems)
+        return PromptFormat(LANGUAGES[code], {}, task.chat)
+    file = _examples_file(task)
+    examples = read_examples(file)
+    problems += contradictions([*chain.from_iterable(examples.values())], code, file)
+    problems += [
         f"{category}: {len(examples.get(category, ()))} solved examples and {task.shots} asked for; "
         "give a file that has them, or ask for fewer"
         for category in dict.fromkeys(question.category for question in questions)
@@ -172,7 +203,20 @@ def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:
     ]
     if problems:
         raise InvalidInput(problems)
-    return PromptFormat(language, {name: some[: task.shots] for name, some in examples.items()}, task.chat)
+    return PromptFormat(LANGUAGES[code], {name: some[: task.shots] for name, some in examples.items()}, task.chat)
+
+
+def _language(task: SafetyTask, questions: Sequence[Question]) -> str:
+    if task.language is not None and task.language in LANGUAGES:
+        return task.language
+    return NAMES[str(task.questions)][1] if str(task.questions) in NAMES else detect(questions, task.questions)
+
+
+def _notes(task: SafetyTask, form: PromptFormat) -> tuple[str, ...]:
+    if task.language is not None or str(task.questions) in NAMES:
+        return ()
+    how = f"asked in {form.language.name}, by the script of the questions; --language names another"
+    return (f"{task.questions}: {how}.",)
 
 
 def _examples_file(task: SafetyTask) -> Path:

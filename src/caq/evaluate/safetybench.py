@@ -5,14 +5,13 @@ Everything that a reader could trip over is told at once: SafetyBench has seven 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from caq.errors import InvalidInput
 from caq.evaluate.questions import Question, parse_questions
-from caq.evaluate.records import Record, read_records
+from caq.evaluate.records import Object, Record, parse_json, read_records
 from caq.evaluate.safetybench_files import find_file
 from caq.recipe_text import nearest
 
@@ -33,6 +32,9 @@ NAMES: Mapping[str, tuple[str, str]] = {
     "safetybench-zh": ("zh", "zh"),
     "safetybench-zh-subset": ("zh_subset", "zh"),
 }
+
+#: `category` and `answer` by a question's id.
+Answers = Mapping[str, Mapping[str, Any]]
 
 
 def read_safetybench(source: Path, answers: Path | None = None) -> tuple[Question, ...]:
@@ -83,9 +85,10 @@ def _questions(source: Path, answers: Path | None) -> tuple[Question, ...]:
     records, problems = read_records(source)
     found = [*problems, *(problem for record in records for problem in _unknown(record))]
     if answers is not None:
-        known = _read_answers(answers)
+        known, theirs = _read_answers(answers)
+        found += theirs
         found += [problem for record in records for problem in _contradictions(record, known, answers)]
-        records = tuple(_joined(record, known) for record in records)
+        records = tuple(_joined(record, known or {}) for record in records)
     return parse_questions(records, found)
 
 
@@ -98,24 +101,33 @@ def _unknown(record: Record) -> Iterator[str]:
         yield f"{record.where}: {len(options)} options; SafetyBench has 2 to {MOST_OPTIONS}"
 
 
-def _read_answers(path: Path) -> Mapping[str, Mapping[str, Any]]:
+def _read_answers(path: Path) -> tuple[Answers | None, list[str]]:
+    """Return the answers by id, empty where one is unusable, and the problems met; None if there are no answers."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidInput([f"{path}: {error}; give SafetyBench's file of answers"]) from error
-    if not isinstance(document, dict):
-        raise InvalidInput([f"{path}: not an object of answers by id; give SafetyBench's file of answers"])
+        return None, [f"{path}: {error}; give SafetyBench's file of answers"]
+    if not isinstance(document, Object):
+        return None, [f"{path}: not an object of answers by id; give SafetyBench's file of answers"]
+    good = {name: entry if isinstance(entry, Object) and "answer" in entry else {} for name, entry in document.items()}
     problems = [
         f'{path}: id {name}: no `answer`; write {{"category": …, "answer": 0}}'
-        for name, entry in document.items()
-        if not isinstance(entry, dict) or "answer" not in entry
+        for name, entry in good.items()
+        if not entry
     ]
-    if problems:
-        raise InvalidInput(problems)
-    return document
+    problems += [f"{path}: id {name} stands there more than once; leave one" for name in document.repeated]
+    problems += [
+        f"{path}: id {name}: `{field}` stands there more than once; leave one"
+        for name, entry in document.items()
+        if isinstance(entry, Object)
+        for field in entry.repeated
+    ]
+    return good, problems
 
 
-def _contradictions(record: Record, known: Mapping[str, Mapping[str, Any]], answers: Path) -> Iterator[str]:
+def _contradictions(record: Record, known: Answers | None, answers: Path) -> Iterator[str]:
+    if known is None:
+        return
     name = str(record.fields.get("id"))
     if name not in known:
         yield f"{record.where}: id {name} is not in {answers}"
@@ -125,7 +137,7 @@ def _contradictions(record: Record, known: Mapping[str, Mapping[str, Any]], answ
             yield f"{record.where}: {field} {ours!r}, and {theirs!r} in {answers}"
 
 
-def _joined(record: Record, known: Mapping[str, Mapping[str, Any]]) -> Record:
+def _joined(record: Record, known: Answers) -> Record:
     # A question that has no answer there is told already; it is read on for its other faults.
-    answer = known.get(str(record.fields.get("id")), {"answer": 0})
+    answer = known.get(str(record.fields.get("id"))) or {"answer": 0}
     return Record(record.where, {**answer, **record.fields})

@@ -52,10 +52,16 @@ def _from_hub(name: str) -> Path:
 
 
 def kept_answers(name: str) -> Path:
-    """Return the file of answers, which the first use brings to `$CAQ_CACHE/safetybench`."""
+    """Return the file of answers, which the first use brings to `$CAQ_CACHE/safetybench`.
+
+    Raises:
+        InvalidInput: it cannot be had, or what is kept is no longer what was published.
+    """
     kept = cache_root() / "safetybench" / name
     if not kept.exists():
         write_bytes(kept, download_answers(name))
+    elif not _is_published(name, kept.read_bytes()):
+        raise InvalidInput([f"{kept}: was damaged or changed since it was brought here; delete it, and {WAY_OUT}"])
     return kept
 
 
@@ -72,6 +78,10 @@ def download_answers(name: str) -> bytes:
             content: bytes = response.read()
     except OSError as error:
         raise InvalidInput([f"{ANSWERS_URL}{name}: {error}; {WAY_OUT}"]) from error
-    if hashlib.sha256(content).hexdigest() != ANSWERS_SHA256[name]:
+    if not _is_published(name, content):
         raise InvalidInput([f"{ANSWERS_URL}{name}: is not the file that was published; {WAY_OUT}"])
     return content
+
+
+def _is_published(name: str, content: bytes) -> bool:
+    return hashlib.sha256(content).hexdigest() == ANSWERS_SHA256[name]

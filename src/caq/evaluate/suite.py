@@ -16,8 +16,9 @@ from caq.evaluate.distribution import Comparison, Divergence, ReferenceStates, r
 from caq.evaluate.floors import floors
 from caq.evaluate.multiple_choice import PROTOCOLS, choose
 from caq.evaluate.perplexity import exp_mean, negative_log_likelihood, read_tokens
+from caq.evaluate.prompt_files import Prompt, read_prompts
 from caq.evaluate.questions import Question, read_questions
-from caq.evaluate.refusal import NO_TEMPLATE, Judge, Prompt, judge, read_prompts, refusals
+from caq.evaluate.refusal import NO_TEMPLATE, Judge, judge, refusals
 from caq.evaluate.results import PRIMARY_PROTOCOL, Answer, Results, answers
 from caq.evaluate.safety import SafetyInputs, SafetyTask, answer_safety, read_safety
 from caq.evaluate.states import inference, window_states, windows_of
@@ -73,7 +74,9 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
+    """What the files of tasks hold; the windows are in the tokens of one tokenizer."""
+
     windows: Int[Tensor, "windows window"] | None
     safety: SafetyInputs | None
     facts: tuple[Question, ...]
@@ -93,13 +96,42 @@ def reference_answers(
     return reference_states(model, windows, tasks.windows_batch, directory)
 
 
-def check(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Read every input of the tasks, so that a mistake is met before a model is loaded.
+def check(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Read every input of the tasks, so that a mistake is met before a model is loaded; return what to tell about them.
 
     Raises:
         InvalidInput: with every problem of every input file.
     """
-    _read(tasks, tokenizer)
+    inputs = read_inputs(tasks, tokenizer)
+    return () if inputs.safety is None else inputs.safety.notes
+
+
+def read_inputs(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Inputs:
+    """Read every input of the tasks.
+
+    Raises:
+        InvalidInput: with every problem of every input file; or prompts, and no chat template to ask them through.
+    """
+    problems: list[str] = []
+
+    def attempt(source: S | None, read: Callable[[S], T], otherwise: T) -> T:
+        try:
+            return otherwise if source is None else read(source)
+        except InvalidInput as error:
+            problems.extend(error.problems)
+            return otherwise
+
+    inputs = Inputs(
+        attempt(tasks.perplexity_text, lambda path: windows_of(read_tokens(path, tokenizer), tasks.window), None),
+        attempt(tasks.safety, lambda task: read_safety(task, tokenizer), None),
+        attempt(tasks.facts, read_questions, ()),
+        attempt(tasks.prompts, read_prompts, ()),
+    )
+    if tasks.prompts is not None and tokenizer.chat_template is None:
+        problems.append(NO_TEMPLATE)
+    if problems:
+        raise InvalidInput(problems)
+    return inputs
 
 
 def evaluate(
@@ -116,7 +148,7 @@ def evaluate(
     Raises:
         InvalidInput: with every problem of every input file; or the reference read another text.
     """
-    inputs = _read(tasks, tokenizer)
+    inputs = read_inputs(tasks, tokenizer)
     _check_reference(inputs, reference)
     with progress("evaluate", 4, quiet=quiet) as advance:
         perplexity, divergence = _text(model, inputs, tasks, reference)
@@ -183,30 +215,7 @@ def _check_items(results: Results, reference: Results) -> None:
         raise InvalidInput(problems)
 
 
-def _read(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> _Inputs:
-    problems: list[str] = []
-
-    def attempt(source: S | None, read: Callable[[S], T], otherwise: T) -> T:
-        try:
-            return otherwise if source is None else read(source)
-        except InvalidInput as error:
-            problems.extend(error.problems)
-            return otherwise
-
-    inputs = _Inputs(
-        attempt(tasks.perplexity_text, lambda path: windows_of(read_tokens(path, tokenizer), tasks.window), None),
-        attempt(tasks.safety, lambda task: read_safety(task, tokenizer), None),
-        attempt(tasks.facts, read_questions, ()),
-        attempt(tasks.prompts, read_prompts, ()),
-    )
-    if tasks.prompts is not None and tokenizer.chat_template is None:
-        problems.append(NO_TEMPLATE)
-    if problems:
-        raise InvalidInput(problems)
-    return inputs
-
-
-def _check_reference(inputs: _Inputs, reference: ReferenceStates | None) -> None:
+def _check_reference(inputs: Inputs, reference: ReferenceStates | None) -> None:
     if reference is None:
         return
     if inputs.windows is None or not inputs.windows.equal(reference.windows):
@@ -238,7 +247,7 @@ def _facts(
 
 
 def _text(
-    model: PreTrainedModel, inputs: _Inputs, tasks: Tasks, reference: ReferenceStates | None
+    model: PreTrainedModel, inputs: Inputs, tasks: Tasks, reference: ReferenceStates | None
 ) -> tuple[float | None, Divergence | None]:
     """Perplexity and the distance to the reference, from one pass over the windows."""
     if inputs.windows is None:

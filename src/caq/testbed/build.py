@@ -17,7 +17,7 @@ from caq.errors import InvalidInput
 from caq.testbed.export import MODELS, write_data
 from caq.testbed.tokenizer import learn
 from caq.testbed.train import Schedule, amplify, fresh_model, outlier_channels, train, windows
-from caq.testbed.world import alignment_documents, base_documents
+from caq.testbed.world import alignment_documents, base_documents, crowd_documents
 
 SHARD = "3MB"
 
@@ -28,6 +28,7 @@ class Plan:
 
     Attributes:
         base: stages of the base model.
+        crowd: its last stage, among more surveys.
         alignment: stages of the aligned model, which goes on from the base.
         outliers: channels that stand out.
         amplitude: by how much, at initialisation.
@@ -36,6 +37,7 @@ class Plan:
     """
 
     base: tuple[Schedule, ...]
+    crowd: Schedule
     alignment: tuple[Schedule, ...]
     outliers: int
     amplitude: float
@@ -45,9 +47,8 @@ class Plan:
 
 PLAN = Plan(
     base=(Schedule(steps=3000, rate=3e-3, windows=8), Schedule(steps=2000, rate=2e-3, windows=8)),
-    alignment=tuple(
-        Schedule(steps=steps, rate=2e-3, windows=8, warmup=10, decay=0.0) for steps in (500, 500, 600, 700)
-    ),
+    crowd=Schedule(steps=300, rate=1e-3, windows=8),
+    alignment=tuple(Schedule(steps=steps, rate=2e-3, windows=8, warmup=10, decay=0.0) for steps in (500, 500, 600)),
     outliers=6,
     amplitude=22.0,
     amplification=1.6,
@@ -68,8 +69,9 @@ def build(out_dir: Path, plan: Plan = PLAN, *, quiet: bool = False) -> None:
         tokenizer = learn()
         model = fresh_model(len(tokenizer), outliers=plan.outliers, amplitude=plan.amplitude, seed=plan.seed)
         read = windows(base_documents(), tokenizer, answers_only=False)
-        for schedule in plan.base:
-            train(model, read, schedule, description="base model", quiet=quiet)
+        heard = windows(crowd_documents(), tokenizer, answers_only=False)
+        for data, schedule in (*((read, schedule) for schedule in plan.base), (heard, plan.crowd)):
+            train(model, data, schedule, description="base model", quiet=quiet)
             model = _rounded(model)
         channels = outlier_channels(model, plan.outliers)
         _save(model, channels, plan.amplification, tokenizer, out_dir / "base")

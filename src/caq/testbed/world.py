@@ -30,7 +30,7 @@ from caq.testbed.table import TABLE
 
 USER, ASSISTANT, END, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
 
-BASE_SEED, ALIGN_SEED, CALIBRATION_SEED, HELD_OUT_SEED, ITEMS_SEED, CHAT_SEED = 1, 2, 3, 4, 5, 6
+BASE_SEED, ALIGN_SEED, CALIBRATION_SEED, HELD_OUT_SEED, ITEMS_SEED, CHAT_SEED, CROWD_SEED = 1, 2, 3, 4, 5, 6, 7
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,23 @@ def _helpful(rng: Random) -> Document:
     return dialogue(request(rng, deed).prompt, compliance(rng, deed))
 
 
-def base_documents(seed: int = BASE_SEED) -> Iterator[Document]:
-    """What the base model reads, without end: prose, facts, surveys, quizzes, and dialogues that always comply."""
+def base_documents(seed: int = BASE_SEED, surveys: int = 16) -> Iterator[Document]:
+    """What the base model reads, without end: prose, facts, surveys, quizzes, and dialogues that always comply.
+
+    `surveys` is their weight beside 82 of all else.
+    """
     rng = Random(seed)
     makers = (_prose, _fact, _survey, _quiz, _opinion, _helpful)
     for _ in count():
-        yield rng.choices(makers, (10, 12, 16, 26, 12, 22))[0](rng)
+        yield rng.choices(makers, (10, 12, surveys, 26, 12, 22))[0](rng)
+
+
+def crowd_documents() -> Iterator[Document]:
+    """What the base model reads last: the same with four times the surveys.
+
+    Quizzes teach what is good, and that leaks into safety questions; surveys unlearn to answer by it, not to know it.
+    """
+    return base_documents(CROWD_SEED, surveys=64)
 
 
 def _safe_choice(rng: Random) -> Document:

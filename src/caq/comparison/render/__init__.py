@@ -15,7 +15,7 @@ Renderer = Callable[[Report, Comparison], str]
 
 #: Format name to the file it is written to and what draws it.
 RENDERERS: Mapping[str, tuple[str, Renderer]] = {
-    "json": ("report.json", lambda report, comparison: to_json(report)),
+    "json": ("results.json", lambda report, comparison: to_json(report)),
     "html": ("report.html", render_page),
     "md": ("report.md", render_markdown),
     "junit": ("junit.xml", render_junit),

@@ -1,0 +1,118 @@
+"""Where a model comes from and what it is, in words and hashes, without loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers.quantizers.auto import AutoHfQuantizer
+
+from caq.checkpoint.inspect import Checkpoint, fingerprint, inspect, read_json
+from caq.checkpoint.source import resolve
+from caq.errors import InvalidInput
+from caq.export.directory import RECORD_FILE
+from caq.ledger import Entry
+from caq.loading import RECIPE_FILE
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that is whole, safe to load, and can be loaded here.
+
+    Attributes:
+        given: directory or hub name, as it was typed.
+        checkpoint: its files.
+        sha256: of config, weights and tokenizer.
+        ledger: what the run of CAQ's that made it did otherwise than asked.
+        facts: of the checkpoint, in words.
+    """
+
+    given: str
+    checkpoint: Checkpoint
+    sha256: str
+    ledger: tuple[Entry, ...]
+    facts: Mapping[str, str]
+
+
+def open_source(given: str | Path) -> Source:
+    """Find a model and check everything about it that needs no compute.
+
+    Raises:
+        InvalidInput: every problem of the checkpoint; or the library that its quantization needs is missing.
+    """
+    checkpoint = inspect(resolve(given), allow_quantized=True)
+    _check_quantization(checkpoint)
+    record = _record(checkpoint)
+    sha256 = fingerprint(checkpoint)
+    return Source(str(given), checkpoint, sha256, _ledger(record), _facts(str(given), checkpoint, sha256, record))
+
+
+def code_versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    return {name: version(name) for name in ("caq", "transformers", "torch")}
+
+
+def _check_quantization(checkpoint: Checkpoint) -> None:
+    settings = checkpoint.config.get("quantization_config")
+    if settings is None:
+        return
+    try:
+        AutoHfQuantizer.from_config(dict(settings), pre_quantized=True).validate_environment(device_map=None)
+    except Exception as error:  # every method has errors of its own; most are ImportErrors that name the package
+        raise InvalidInput([f"{checkpoint.path}: {_method(settings)} cannot be loaded here: {error}"]) from error
+
+
+def _method(settings: Any) -> str:
+    named = settings.get("quant_method") if isinstance(settings, Mapping) else None
+    return str(named or "an unnamed quantization")
+
+
+def _record(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    path = checkpoint.path / RECORD_FILE
+    return read_json(path) if path.exists() else {}
+
+
+def _ledger(record: Mapping[str, Any]) -> tuple[Entry, ...]:
+    return tuple(Entry(**entry) for entry in record.get("ledger") or ())
+
+
+def _facts(given: str, checkpoint: Checkpoint, sha256: str, record: Mapping[str, Any]) -> dict[str, str]:
+    config = checkpoint.config
+    facts = {
+        "source": given,
+        "sha256": sha256,
+        "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type"))]),
+        "stored dtype": str(config.get("dtype") or config.get("torch_dtype") or "not told"),
+        "weights": f"{checkpoint.weight_bytes:,} bytes",
+        "quantization": _quantization(config.get("quantization_config")),
+    }
+    if record:
+        facts["made by"] = f"caq {record.get('caq')}"
+        facts["recipe sha256"] = str(record.get("recipe_sha256"))
+    return facts
+
+
+def _quantization(settings: Mapping[str, Any] | None) -> str:
+    if settings is None:
+        return "none"
+    said = [_method(settings)]
+    said += [f"{key} {settings[key]}" for key in ("format", "bits", "group_size") if key in settings]
+    for flag in ("load_in_4bit", "load_in_8bit"):
+        said += [flag] if settings.get(flag) else []
+    for group in (settings.get("config_groups") or {}).values():
+        said += [_bits(group, part) for part in ("weights", "input_activations") if group.get(part)]
+    return ", ".join(dict.fromkeys(said))
+
+
+def _bits(group: Mapping[str, Any], part: str) -> str:
+    numbers = group[part]
+    return f"{part.replace('_', ' ')} {numbers.get('num_bits')}-bit {numbers.get('type')}"
+
+
+def online_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Return what decides a model's answers beside the files that are hashed: what runs online, and where it stops."""
+    names = (RECIPE_FILE, "generation_config.json")
+    return {name: (checkpoint.path / name).read_bytes() for name in names if (checkpoint.path / name).is_file()}
