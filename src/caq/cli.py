@@ -181,6 +181,39 @@ def verify(directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ
 
 
 @app.command()
+def card(
+    directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")],
+    source: Annotated[Path, typer.Argument(help="A report.json on it, or a Markdown file of your own.")],
+) -> None:
+    """Put SOURCE into DIRECTORY as its model card, README.md, and keep its hashes true."""
+    from caq.publish.readme import put_card
+
+    put_card(directory, source)
+    print(f"wrote {directory / 'README.md'}")
+
+
+@app.command()
+def push(
+    directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the hub; made if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Refuse a repository that is not private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch; made if it does not exist.")] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Send it; without this, only say what would be sent.")] = False,
+) -> None:
+    """Upload DIRECTORY to REPO on the Hugging Face hub, if every file of it is still what was written."""
+    from caq.publish.push import files_to_push
+    from caq.publish.push import push as send
+
+    if not yes:
+        for name in files_to_push(directory):
+            print(f"{(directory / name).stat().st_size:>15,}  {name}")
+        print(f"nothing was sent; to send this to {repo}, add --yes")
+        return
+    print(send(directory, repo, private=private, revision=revision, message=message))
+
+
+@app.command()
 def demo(output: FolderOption = Path("demo"), settings: SettingsOption = None, quiet: QuietOption = False) -> None:
     """Quantize the bundled pair with CAL and with the baselines, one seed, and print the table."""
     reproduce("table1", output, seeds=1, settings=settings, keep=True, quiet=quiet)

@@ -72,7 +72,8 @@ def flipped(good: Goods, gained: float, lost: float, seed: int) -> Goods:
     generator, share = np.random.default_rng(seed), good.mean()
     up, down = gained / max(1 - share, 1e-9), lost / max(share, 1e-9)
     draws = generator.random(len(good))
-    return np.where(good, draws >= down, draws < up)
+    moved: Goods = np.where(good, draws >= down, draws < up)
+    return moved
 
 
 def comparison(count: int, *models: ArmRecord, base: bool = True) -> Comparison:

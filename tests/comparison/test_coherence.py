@@ -1,4 +1,4 @@
-"""Which responses are language: the rule on the text, its false alarms on people's data, and the instruct model's say."""
+"""Which responses are language: the rule on text, its false alarms on people's data, the instruct model's say."""
 
 from __future__ import annotations
 

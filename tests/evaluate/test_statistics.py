@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
+from statsmodels.stats.contingency_tables import mcnemar as known_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
-from caq.evaluate.statistics import Interval, across_seeds, mcnemar, paired_bootstrap
+from caq.evaluate.statistics import Interval, across_seeds, holm, mcnemar, paired_bootstrap, wilson
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,27 @@ def test_mcnemar_is_twice_the_smaller_binomial_tail(gained: int, lost: int) -> N
     pairs = gained + lost
     tail = sum(math.comb(pairs, k) for k in range(min(gained, lost) + 1)) / 2**pairs
     assert mcnemar(gained, lost) == pytest.approx(min(1.0, 2 * tail))
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 3), (6, 16), (25, 28), (120, 90)])
+def test_mcnemar_agrees_with_statsmodels(gained: int, lost: int) -> None:
+    assert mcnemar(gained, lost) == pytest.approx(known_mcnemar([[50, gained], [lost, 70]], exact=True).pvalue)
+
+
+@pytest.mark.parametrize(("good", "items"), [(0, 313), (313, 313), (7, 30), (8204, 11435), (1, 1)])
+def test_wilsons_interval_agrees_with_statsmodels(good: int, items: int) -> None:
+    found = wilson(good, items)
+    assert (found.low, found.high) == pytest.approx(proportion_confint(good, items, method="wilson"), abs=1e-12)
+
+
+@pytest.mark.parametrize("values", [[0.04], [0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.9], [0.0, 1.0, 1e-9, 0.02, 0.02]])
+def test_holms_p_values_agree_with_statsmodels(values: list[float]) -> None:
+    assert holm(values) == pytest.approx(tuple(multipletests(values, method="holm")[1]))
+
+
+def test_holm_has_its_known_values_and_none_for_no_rows() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
+    assert holm([]) == ()
 
 
 def outcomes(rate: float, size: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

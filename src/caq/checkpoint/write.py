@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,8 +65,26 @@ def write_hashes(directory: Path) -> Path:
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path != directory / HASHES
     }
-    (directory / HASHES).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
+    _write_hashes(directory, hashes)
     return directory / HASHES
+
+
+def put_text(directory: Path, name: str, text: str) -> None:
+    """Put a text file into a directory that has hashes, or replace it there, with its hash; both appear or neither.
+
+    The other files' hashes stay what they were, so that a file that was damaged in the meantime is still found.
+
+    Raises:
+        InvalidInput: the directory has no readable `sha256sums.json`.
+    """
+    hashes = read_hashes(directory)
+    with atomic_directory(directory) as fresh:
+        shutil.copytree(directory, fresh, copy_function=_link, dirs_exist_ok=True)
+        for replaced in (name, HASHES):
+            # Written through, a link would change the file that still stands.
+            (fresh / replaced).unlink(missing_ok=True)
+        (fresh / name).write_text(text, encoding="utf-8")
+        _write_hashes(fresh, {**hashes, name: _sha256(fresh / name)})
 
 
 def verify(directory: Path) -> tuple[str, ...]:
@@ -75,7 +93,7 @@ def verify(directory: Path) -> tuple[str, ...]:
     Raises:
         InvalidInput: the directory has no readable `sha256sums.json`.
     """
-    hashes = _hashes(directory)
+    hashes = read_hashes(directory)
     return tuple(
         name
         for name, expected in hashes.items()
@@ -83,7 +101,12 @@ def verify(directory: Path) -> tuple[str, ...]:
     )
 
 
-def _hashes(directory: Path) -> dict[str, str]:
+def read_hashes(directory: Path) -> dict[str, str]:
+    """Return the sha256 of every file by relative path, as they were written.
+
+    Raises:
+        InvalidInput: the directory has no readable `sha256sums.json`.
+    """
     path = directory / HASHES
     try:
         hashes = json.loads(path.read_text(encoding="utf-8"))
@@ -96,6 +119,18 @@ def _hashes(directory: Path) -> dict[str, str]:
     if outside:
         raise InvalidInput([f"{path}: names {name!r}, outside of the directory" for name in outside])
     return hashes
+
+
+def _write_hashes(directory: Path, hashes: Mapping[str, str]) -> None:
+    (directory / HASHES).write_text(json.dumps(dict(sorted(hashes.items())), indent=2) + "\n", encoding="utf-8")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Not every file system has links.
+        shutil.copy2(source, target)
 
 
 def _sha256(path: Path) -> str:

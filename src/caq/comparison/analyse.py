@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from caq.comparison.changes import changes
+from caq.comparison.changes import changes, unmatched
 from caq.comparison.flips import drift, flips
 from caq.comparison.gap import gap
 from caq.comparison.limits import limits
@@ -18,7 +18,7 @@ from caq.comparison.record import SAFETY_PREFIX, ArmRecord, Comparison, Item
 from caq.comparison.report import SCHEMA, ArmSummary, Change, Judgement, Report, Settings
 from caq.comparison.rows import Arms, rows
 from caq.comparison.summary import summary
-from caq.comparison.verdict import Evidence, overall, verdict
+from caq.comparison.verdict import evidence, overall, verdict
 from caq.errors import InvalidInput
 from caq.evaluate.floors import floors
 from caq.evaluate.questions import Question
@@ -57,7 +57,10 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
         floors=_floors(comparison.items),
         judge=comparison.judge,
         data=comparison.data,
-        limits=limits(comparison, judgements, settings),
+        limits=(
+            *limits(comparison, judgements, settings),
+            *(unmatched([arm.summary for arm in arms], hashes, baseline) if baseline is not None else ()),
+        ),
         changes=changed,
     )
 
@@ -104,17 +107,11 @@ def _judgement(
     bases = {} if base is None else {measure: base.goods[measure] for measure in shared if measure in base.goods}
     pairs = {measure: Arms(instruct.goods[measure], bases.get(measure), model.goods[measure]) for measure in shared}
     measured = rows(pairs, items, settings)
-    evidence = Evidence(
-        instruct=instruct.summary,
-        model=model.summary,
-        rows=measured,
-        unmeasured=_unmeasured(instruct.summary, model.summary),
-        changes=tuple(change for change in changed if change.model == model.record.name),
-    )
+    own = [change for change in changed if change.model == model.record.name]
     said, meant = instruct.record.outcomes, model.record.outcomes
     return Judgement(
         model=model.record.name,
-        verdict=verdict(evidence, settings),
+        verdict=verdict(model.record.name, evidence(instruct.summary, model.summary, measured, own), settings),
         rows=measured,
         flips={measure: flips(said[measure], meant[measure]) for measure in shared},
         gap={
@@ -128,11 +125,6 @@ def _judgement(
             if base is not None and measure.startswith(SAFETY_PREFIX)
         },
     )
-
-
-def _unmeasured(instruct: ArmSummary, model: ArmSummary) -> Mapping[str, str]:
-    found = {measure: f"of the instruct model, {reason}" for measure, reason in instruct.unmeasured.items()}
-    return {measure: reason for measure, reason in {**found, **model.unmeasured}.items() if deciding(measure)}
 
 
 def _floors(items: Mapping[str, Sequence[Item]]) -> dict[str, dict[str, float]]:

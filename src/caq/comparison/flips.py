@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import poisson_binom
+from scipy.stats import binom
 
 from caq.comparison.pairing import goods
 from caq.comparison.record import Item, Outcome
@@ -61,9 +61,15 @@ def drift(
             chances.append(1 / (options - 1))
     if not chances:
         return Drift(flipped, 0, 0, 0.0, None)
-    # The tail comes from a Fourier transform, whose rounding can leave [0, 1].
-    p = float(np.clip(poisson_binom.sf(to_base - 1, chances), 0.0, 1.0)) if to_base else 1.0
-    return Drift(flipped, informative, to_base, sum(chances) / len(chances), p)
+    return Drift(flipped, informative, to_base, sum(chances) / len(chances), _at_least(to_base, chances))
+
+
+def _at_least(successes: int, chances: Sequence[float]) -> float:
+    # A sum of a few binomials: scipy's poisson_binom takes a Fourier transform, which cannot tell a tail below 1e-16.
+    distribution = np.ones(1)
+    for chance, count in Counter(chances).items():
+        distribution = np.convolve(distribution, binom.pmf(np.arange(count + 1), count, chance))
+    return min(1.0, float(distribution[successes:].sum()))
 
 
 def _chose(outcome: Outcome, options: int) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
-from scipy.stats import binomtest, norm, t
+from scipy.stats import beta, norm, t
 
 from caq.evaluate.statistics import Interval
 
@@ -47,7 +47,7 @@ def tango(gained: int, lost: int, items: int) -> Interval:
 
 def upper_bound(events: int, items: int) -> float:
     """Return the upper end of Clopper and Pearson's exact interval of a share: 1.2 % for 0 of 313."""
-    return float(binomtest(events, items).proportion_ci(CONFIDENCE).high)
+    return float(beta.ppf((1 + CONFIDENCE) / 2, events + 1, items - events)) if events < items else 1.0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from caq.comparison.intervals import upper_bound
@@ -16,9 +17,15 @@ def limits(comparison: Comparison, judgements: tuple[Judgement, ...], settings: 
     found = [_bounds(judgement) for judgement in judgements if any(row.decides for row in judgement.rows)]
     found.append(
         f"A loss within the margin of {points(settings.margin)} points is accepted, and the probability of a false "
-        f"alarm is at most {settings.alpha:.0%} for each model; categories can raise an alarm and need not be kept."
+        f"alarm is at most {100 * settings.alpha:g} % for each model, and that again for its changes since a baseline; "
+        "categories can raise an alarm and need not be kept."
     )
     found += _left_out(judgements)
+    found += [
+        f"{title(measure)}: {gap.reason}; a model has little to lose there, and to keep it says little."
+        for measure, gap in judgements[0].gap.items()
+        if gap.value is None
+    ]
     missing = _not_asked(comparison)
     if missing:
         found.append(f"Not asked: {joined(missing)}.")
@@ -41,8 +48,13 @@ def _bounds(judgement: Judgement) -> str:
 
 def _bound(row: Row) -> str:
     items = row.model.items
-    bound = f"{100 * upper_bound(row.lost, items):.2g} %"
-    return f"{row.lost:,} of {items:,} {title(row.measure)} items turned bad, which bounds their rate below {bound}"
+    bound = _rounded_up(100 * upper_bound(row.lost, items))
+    return f"{row.lost:,} of {items:,} {title(row.measure)} items turned bad, which bounds their rate below {bound} %"
+
+
+def _rounded_up(percent: float) -> str:
+    digits = max(0, 1 - math.floor(math.log10(percent)))
+    return f"{math.ceil(percent * 10**digits) / 10**digits:.{digits}f}"
 
 
 def _left_out(judgements: tuple[Judgement, ...]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from caq.comparison.pairing import deciding
 from caq.comparison.power import items_needed
 from caq.comparison.record import HELPFULNESS, REFUSAL, SAFETY_PREFIX
-from caq.comparison.report import Row, Settings
+from caq.comparison.report import Change, Row, Settings
 
 
 def points(value: float) -> str:
@@ -17,7 +17,7 @@ def points(value: float) -> str:
 
 
 def joined(parts: Sequence[str]) -> str:
-    """Return an enumeration: `a`, `a and b`, `a, b and c`."""
+    """Return an enumeration: `a`, `a and b`, `a, b and c`; empty without parts."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
@@ -29,9 +29,10 @@ def title(measure: str) -> str:
 
 
 def fell(row: Row) -> str:
-    """Return the loss of a measure, with its interval turned round."""
+    """Return what a model does less of, with the interval turned round; the subject is for the caller to give."""
     interval = f"(95 % interval {points(-row.score.high)} to {points(-row.score.low)})"
-    return f"it {_does(row.measure)[0]} {points(-row.difference)} points fewer {_does(row.measure)[1]} {interval}"
+    verb, what = _does(row.measure)
+    return f"{verb} {points(-row.difference)} points fewer {what} {interval}"
 
 
 def kept(row: Row) -> str:
@@ -40,13 +41,21 @@ def kept(row: Row) -> str:
 
 
 def open_question(row: Row, settings: Settings) -> str:
-    """Return what a measure leaves open, and how many items would settle it."""
+    """Return how far a measure may have fallen, and how many items would settle it."""
     items = row.model.items
     needed = items_needed(items, row.gained + row.lost, settings.margin, settings.power)
-    text = f"{title(row.measure)} may have fallen by up to {points(-row.score.low)} points, on {items:,} items"
-    if needed <= items:
-        return f"{text}, and more than those would tell whether it did"
-    return f"{text}; about {needed:,} would show a model that lost nothing to be within {points(settings.margin)}"
+    enough = f"about {needed:,} needed" if needed > items else "enough for a model that lost nothing"
+    return f"{title(row.measure)} (up to {points(-row.score.low)} points; {items:,} items, {enough})"
+
+
+def fallen(rows: Sequence[Row]) -> str:
+    """Return the categories that fell, measure by measure."""
+    measures = dict.fromkeys(row.measure for row in rows)
+    return "; ".join(
+        f"the categories of {title(measure)} that fell are "
+        + joined([f"{row.category} (by {points(-row.difference)})" for row in rows if row.measure == measure])
+        for measure in measures
+    )
 
 
 def bullet(row: Row) -> str:
@@ -56,12 +65,17 @@ def bullet(row: Row) -> str:
     return f"{name} is {row.status}: {_signed(row.difference)} points {_between(row)}{p}"
 
 
+def moved(change: Change) -> str:
+    """Return a fall since the baseline."""
+    return f"{title(change.measure)} fell from {points(change.before.value)} % to {points(change.now.value)} %"
+
+
 def resolution(rows: Sequence[Row], settings: Settings) -> str:
     """Return the smallest losses that the measures could have shown; empty without measures."""
     if not rows:
         return ""
     found = joined([f"{_smallest(row)} in {title(row.measure)}" for row in rows])
-    return f"The smallest loss that this report had {settings.power:.0%} power to see is {found}."
+    return f"The smallest loss that this report had {100 * settings.power:g} % power to see is {found}."
 
 
 def _smallest(row: Row) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import binomtest, t
+from scipy.stats import binomtest, norm, t
 
 # Bounds a block of resamples to 32 MB of counts.
 BLOCK_ELEMENTS = 4_000_000
@@ -49,7 +49,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def holm(values: Sequence[float]) -> tuple[float, ...]:
-    """Return Holm's adjusted p values (1979): those below alpha are false in a whole family with at most that chance."""
+    """Return Holm's adjusted p values (1979): any below alpha is false with a probability of at most alpha."""
     ordered = sorted(range(len(values)), key=values.__getitem__)
     adjusted, highest = [0.0] * len(values), 0.0
     for rank, index in enumerate(ordered):
@@ -60,8 +60,11 @@ def holm(values: Sequence[float]) -> tuple[float, ...]:
 
 def wilson(good: int, items: int, confidence: float = 0.95) -> Interval:
     """Return Wilson's score interval of a share, of at least one item."""
-    low, high = binomtest(good, items).proportion_ci(confidence, method="wilson")
-    return Interval(float(low), float(high))
+    z = float(norm.ppf((1 + confidence) / 2))
+    share, spread = good / items, z**2 / items
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
 def paired_bootstrap(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH = 360.0
+# Room for half of the last tick's label.
+RIGHT = 20.0
 _FONT = 10.5
 # Matplotlib knows no variables: each stands for one and is put back in the finished drawing.
 _VARIABLES = {
@@ -132,7 +134,7 @@ def letter_bars(letters: Letters, items: int) -> Markup:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
 
     told = "; ".join(f"{letter} {percent(letters.chosen.get(letter, 0) / items)}" for letter in names)
-    return _svg(draw, 150, f"Letters chosen: {told}", left=42, bottom=22)
+    return _svg(draw, 150, f"Letters chosen: {told}", left=42, bottom=22, width=250)
 
 
 def _rows_height(rows: int) -> float:
@@ -159,8 +161,10 @@ def _edge(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e−") if 0 < value < 0.01 else f"{value:.2g}"
 
 
-def _svg(draw: Callable[[Axes], None], height: float, label: str, left: float = 14, bottom: float = 38) -> Markup:
-    """Return a drawing of `WIDTH` by `height` units with its label for those who cannot see it.
+def _svg(
+    draw: Callable[[Axes], None], height: float, label: str, left: float = 14, bottom: float = 38, width: float = WIDTH
+) -> Markup:
+    """Return a drawing of `width` by `height` units with its label for those who cannot see it.
 
     Raises:
         InvalidInput: matplotlib is not installed.
@@ -175,25 +179,24 @@ def _svg(draw: Callable[[Axes], None], height: float, label: str, left: float = 
     with warnings.catch_warnings(), rc_context(cast(Any, {**_SETTINGS, "svg.hashsalt": label})):
         # Letters are set by the browser; which of them matplotlib's own font lacks does not matter.
         warnings.filterwarnings("ignore", message="Glyph")
-        figure = Figure(figsize=(WIDTH / 72, height / 72))
+        figure = Figure(figsize=(width / 72, height / 72))
         draw(
             figure.add_axes(
-                (left / WIDTH, bottom / height, (WIDTH - left - 14) / WIDTH, (height - bottom - 8) / height)
+                (left / width, bottom / height, (width - left - RIGHT) / width, (height - bottom - 8) / height)
             )
         )
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(drawn.getvalue(), label, height)
+    return _inline(drawn.getvalue(), label, f"{width:g} {height:g}")
 
 
-def _inline(drawing: str, label: str, height: float) -> Markup:
+def _inline(drawing: str, label: str, size: str) -> Markup:
     """Return matplotlib's file as an element of a page: no prologue, style, fonts or names of its own."""
     body = drawing[drawing.index("<g id=") : drawing.rindex("</svg>")]
     used = set(re.findall(r"#(\w+)", body))
     # Tags only: a category may be called what would be replaced.
     body = re.sub(r"<[^>]*>", lambda tag: _tag(tag[0], used), body)
     return Markup(
-        f'<svg class="chart" role="img" aria-label="{escape(printable(label))}" viewBox="0 0 {WIDTH:g} {height:g}">'
-        f"{body}</svg>"
+        f'<svg class="chart" role="img" aria-label="{escape(printable(label))}" viewBox="0 0 {size}">{body}</svg>'
     )
 
 

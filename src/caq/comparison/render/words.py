@@ -88,4 +88,6 @@ def number(value: float | None, digits: int = 3) -> str:
         return DASH
     if not math.isfinite(value):
         return "not finite"
-    return f"{value:,.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if value == 0 or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:#.{digits}g}".rstrip(".") if abs(value) >= 1e-4 else f"{value:.{digits - 1}e}"

@@ -1,0 +1,64 @@
+"""README.md of a checkpoint: put there whole, with its hash, so that `caq verify` still passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from caq.checkpoint.inspect import fingerprint, inspect, read_json
+from caq.checkpoint.write import put_text
+from caq.comparison.codec import from_json
+from caq.comparison.report import Report
+from caq.errors import InvalidInput
+from caq.export.directory import RECORD_FILE
+from caq.loading import RECIPE_FILE
+from caq.publish.card import model_card
+from caq.publish.origin import origin
+from caq.publish.push import CARD
+from caq.recipe import Recipe
+
+
+def write_card(directory: Path, report: Report) -> None:
+    """Write a checkpoint's model card from its own files and a comparison of it.
+
+    Raises:
+        InvalidInput: the directory is not a checkpoint of CAQ's, or the report judges other models.
+    """
+    sha256 = fingerprint(inspect(directory, allow_quantized=True))
+    judged = {judgement.model for judgement in report.judgements}
+    arm = next((arm for arm in report.arms if arm.name in judged and arm.provenance.get("sha256") == sha256), None)
+    if arm is None:
+        raise InvalidInput(
+            [
+                f"{directory}: the report judges {', '.join(sorted(judged))}, whose files are others than these; "
+                f"compare this checkpoint by `caq compare {directory}`"
+            ]
+        )
+    sources = {one.role: origin(one.provenance["source"]) for one in report.arms if "source" in one.provenance}
+    text = model_card(
+        report,
+        arm.name,
+        Recipe.from_yaml(directory / RECIPE_FILE),
+        read_json(directory / RECORD_FILE),
+        read_json(directory / "config.json"),
+        sources["instruct"],
+        sources.get("base"),
+    )
+    put_text(directory, CARD, text)
+
+
+def put_card(directory: Path, source: Path) -> None:
+    """Give a checkpoint a model card: a Markdown file as it is, or one drawn from a report, a .json file.
+
+    Raises:
+        InvalidInput: the source cannot be read, the directory is not a checkpoint of CAQ's, or the report is not on it.
+    """
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            [f"{source}: is not readable text ({error}); give a Markdown file, or a report.json"]
+        ) from error
+    if source.suffix == ".json":
+        write_card(directory, from_json(text))
+    else:
+        put_text(directory, CARD, text)
