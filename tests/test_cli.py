@@ -21,7 +21,7 @@ from tests.pairs import SMALL, write_pair
 from tests.test_pipeline_faults import content
 
 START = [sys.executable, "-c", "from caq.cli import main; main()"]
-COMMANDS = {"quantize", "evaluate", "verify", "card", "push", "demo", "reproduce", "tasks", "testbed"}
+COMMANDS = {"quantize", "evaluate", "verify", "compare", "card", "push", "demo", "reproduce", "tasks", "testbed"}
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,15 @@ def quantize(
     cache: Annotated[
         Path | None, typer.Option(help="Caches of texts and teachers; $CAQ_CACHE or ~/.cache/caq.")
     ] = None,
+    evaluated: Annotated[
+        bool,
+        typer.Option("--evaluate", help="Then compare it with MODEL, and write the model card; ends as caq compare."),
+    ] = False,
+    perplexity_text: TextOption = None,
+    safety: SafetyOption = None,
+    facts: FactsOption = None,
+    prompts: PromptsOption = None,
+    window: WindowOption = 2048,
     restart: Annotated[bool, typer.Option("--restart", help="Forget an unfinished run of the same output.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -113,10 +122,23 @@ def quantize(
     _print_recipe(chosen)
     from caq.pipeline import quantize as run
 
+    measures = (perplexity_text, safety, facts, prompts)
+    if any(measures) and not evaluated:
+        raise InvalidInput(["what to measure is given, and nothing is measured: add --evaluate"])
+    if evaluated:
+        from caq.comparison.report import EXIT
+        from caq.publish.evaluate import evaluate as judge
+        from caq.publish.evaluate import evaluation_tasks
+
+        tasks = evaluation_tasks(model, *measures, window)
     result = run(model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet)
     print(f"wrote {result.output} (unquantized logits kept to {result.preserved:.1e})")
     for entry in result.ledger:
         print(f"ledger: [{entry.stage}] {entry.message}")
+    if evaluated:
+        verdict = judge(result.output, model, base, tasks, device=device, quiet=quiet).verdict
+        print(f"{verdict.status}: {verdict.sentence}")
+        raise typer.Exit(EXIT[verdict.status])
 
 
 @app.command()
@@ -183,7 +205,7 @@ def verify(directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ
 @app.command()
 def card(
     directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")],
-    source: Annotated[Path, typer.Argument(help="A report.json on it, or a Markdown file of your own.")],
+    source: Annotated[Path, typer.Argument(help="A results.json on it, or a Markdown file of your own.")],
 ) -> None:
     """Put SOURCE into DIRECTORY as its model card, README.md, and keep its hashes true."""
     from caq.publish.readme import put_card

@@ -51,6 +51,10 @@ def test_models_that_lost_nothing_are_seldom_called_regressions() -> None:
     assert alarm_rate(150, 200, 0.0, replace(FEW, margin=1e-6)) <= 0.05
 
 
+def test_the_smallest_detectable_loss_is_found_about_as_often_as_told() -> None:
+    assert alarm_rate(150, 600, smallest(600)) == pytest.approx(0.8, abs=0.1)
+
+
 def test_twice_the_smallest_detectable_loss_is_found() -> None:
     assert alarm_rate(60, 300, 2 * smallest(300)) >= 0.95
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from caq.comparison.intervals import tango
-from caq.comparison.power import detectable, discordance, items_needed
+from caq.comparison.power import detectable, items_needed, noise
 from caq.evaluate.statistics import mcnemar
 
 
 @pytest.mark.parametrize(("items", "loss"), [(11_435, 0.0083), (1149, 0.026)])
-def test_safetybenchs_resolution_is_that_of_the_reference(items: int, loss: float) -> None:
+def test_safetybenchs_resolution_at_ten_percent_discordant_pairs_is_that_of_the_reference(
+    items: int, loss: float
+) -> None:
     # evaluation.md's values are of the normal approximation; the exact test is a little blunter, never sharper.
-    found = detectable(items, 0.1, 0.05, 0.8)
+    found = detectable(items, 0.1 - loss, 0.05, 0.8)
     assert found is not None
     assert loss <= found <= 1.04 * loss
 
@@ -22,8 +24,7 @@ def test_safetybenchs_resolution_is_that_of_the_reference(items: int, loss: floa
 def test_the_exact_test_sees_the_smallest_loss_as_often_as_told(items: int, share: float, level: float) -> None:
     loss = detectable(items, share, level, 0.8)
     assert loss is not None
-    flipping = max(share, loss)
-    chances = [(flipping - loss) / 2, (flipping + loss) / 2, 1 - flipping]
+    chances = [share / 2, share / 2 + loss, 1 - share - loss]
     draws = np.random.default_rng(0).multinomial(items, chances, size=3000).tolist()
     assert np.mean([lost > gained and mcnemar(gained, lost) < level for gained, lost, _ in draws]) == pytest.approx(
         0.8, abs=0.03
@@ -45,9 +46,14 @@ def test_too_few_items_see_nothing_at_all() -> None:
 
 
 def test_no_flip_among_the_items_is_no_promise_of_none() -> None:
-    assert discordance(313, 0) == pytest.approx(0.0117, abs=1e-4)
-    assert discordance(313, 1) == discordance(313, 0)
-    assert discordance(313, 31) == 31 / 313
+    assert noise(313, 0, 0) == pytest.approx(0.0117, abs=1e-4)
+    assert noise(313, 1, 0) == noise(313, 0, 0)
+
+
+def test_flips_to_the_worse_beyond_those_to_the_better_are_no_noise() -> None:
+    assert noise(313, 15, 16) == 30 / 313
+    assert noise(313, 15, 100) == 30 / 313
+    assert noise(313, 100, 15) == 115 / 313
 
 
 def test_the_items_needed_settle_a_model_without_flips_and_fewer_do_not() -> None:

@@ -78,7 +78,7 @@ def test_categories_that_fell_are_named_and_facts_decide_nothing() -> None:
     fine = row("safety/letter", 0.9, 0.9, category="Privacy", status="undecided")
     text = card(report(row("facts", 0.9, 0.9, decides=False), fell, fine, status="regression"))
     assert "**Regression.**" in text
-    assert "Categories that fell: Mental Health (Safety questions \\(letter\\), −30.0)." in text
+    assert "Categories that fell: Mental Health (Safety questions (letter), −30.0)." in text
     assert "Privacy" not in text
     assert next(line for line in text.splitlines() if line.startswith("| Factual questions | 200")).endswith(
         "| told only |"
@@ -120,6 +120,8 @@ def test_an_engine_that_would_run_other_activations_is_named() -> None:
     asymmetric = card(config=config(symmetric=False))
     assert "**vLLM refuses these 4-bit activations**" in asymmetric
     assert "scheme.activations_symmetric=true" in asymmetric
+    assert "vllm serve" not in asymmetric
+    assert "vllm serve" in card()
     assert "need a vLLM that has the Humming kernels" in card(config=config(8))
     weights = card(recipe=fused(**WEIGHTS), config=config(None))
     assert "Weights only are quantized" in weights
@@ -139,7 +141,7 @@ HOSTILE = "<script>alert(1)</script> | [x](javascript:a) `b` **c**\n\n# d \u202e
 
 def test_markup_in_what_others_wrote_is_shown_and_not_obeyed() -> None:
     fell = row("refusal", 0.9, 0.9, category=HOSTILE, status="lost")
-    one = report(fell, sentence=HOSTILE, limits=(HOSTILE, "- x", "1. y"))
+    one = report(fell, sentence=HOSTILE, limits=(HOSTILE, "- x", "1. y", "2) z"))
     record = {**RECORD, "ledger": [{"stage": "fit", "message": HOSTILE}]}
     hostile = card(one, record=record, model=Origin(HOSTILE, False))
     body = hostile.split("---\n", 2)[2]
@@ -156,6 +158,7 @@ def test_markup_in_what_others_wrote_is_shown_and_not_obeyed() -> None:
         "".join(child.content for child in token.children or ()) for token in tokens if token.type == "inline"
     ]
     assert max(token.level for token in tokens if token.type == "bullet_list_open") == 0
+    assert "ordered_list_open" not in kinds
 
 
 def test_equal_reports_give_equal_bytes_without_paths() -> None:

@@ -15,38 +15,40 @@ from caq.comparison.intervals import CONFIDENCE, upper_bound
 TAIL = 1e-10
 
 
-def discordance(items: int, flips: int) -> float:
-    """Return the share of pairs to reckon with: the observed one, or the bound that no flip at all would give.
+def noise(items: int, gained: int, lost: int) -> float:
+    """Return the share of pairs that flip without a loss, either way alike: no more than both ways did, in sum.
 
-    Few flips seen do not mean that there are none to come; a share of 0 would promise a test without noise.
+    Flips to the worse beyond those to the better are loss, not noise. Few flips seen do not mean that there are none
+    to come: the share is never below the bound that no flip at all would give.
     """
-    return max(flips / items, upper_bound(0, items))
+    return max(min(2 * gained, gained + lost) / items, upper_bound(0, items))
 
 
 @lru_cache(maxsize=4096)
-def detectable(items: int, share: float, level: float, power: float) -> float | None:
+def detectable(items: int, noise: float, level: float, power: float) -> float | None:
     """Return the smallest true loss that McNemar's exact test finds with this power, or None if it can find none.
 
-    Pairs flip independently with probability `share`, or with that of the loss where it is larger, and the loss is
-    the excess of flips to the worse. Close to (z + z') √(share / items), which forgets that counts are whole.
+    The loss is flips to the worse that come on top of the noise. It is close to (z + z') √(discordant / items) with
+    `discordant = noise + loss`, Connor's formula (1987), which forgets that counts are whole.
 
     Args:
         items: pairs.
-        share: of them that flip either way, in (0, 1].
+        noise: share of them that flip without a loss, either way alike, in [0, 1].
         level: of the test, two-sided.
         power: in (0, 1).
     """
-    if _power(1.0, items, share, level) < power:
+    if _power(1.0, items, noise, level) < power:
         return None
-    return float(brentq(lambda loss: _power(loss, items, share, level) - power, 0.0, 1.0, xtol=1e-6))
+    return float(brentq(lambda loss: _power(loss, items, noise, level) - power, 0.0, 1.0, xtol=1e-6))
 
 
-def _power(loss: float, items: int, share: float, level: float) -> float:
-    flipping = max(share, loss)
+def _power(loss: float, items: int, noise: float, level: float) -> float:
+    flipping = min(1.0, noise + loss)
     flips = np.arange(binom.ppf(TAIL, items, flipping), binom.isf(TAIL, items, flipping) + 1)
     gained = binom.ppf(level / 2, flips, 0.5)
     gained -= binom.cdf(gained, flips, 0.5) > level / 2
-    return float(binom.pmf(flips, items, flipping) @ binom.cdf(gained, flips, (1 - loss / flipping) / 2))
+    to_better = max(0.0, (flipping - loss) / (2 * flipping))
+    return float(binom.pmf(flips, items, flipping) @ binom.cdf(gained, flips, to_better))
 
 
 def items_needed(items: int, flips: int, margin: float, power: float) -> int:

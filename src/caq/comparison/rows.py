@@ -9,7 +9,7 @@ import numpy as np
 
 from caq.comparison.intervals import tango
 from caq.comparison.pairing import Goods, deciding, judged, judged_measures, rate
-from caq.comparison.power import detectable, discordance
+from caq.comparison.power import detectable, noise
 from caq.comparison.record import Item
 from caq.comparison.report import Rate, Row, Settings
 from caq.evaluate.statistics import holm, mcnemar, paired_bootstrap
@@ -103,7 +103,7 @@ def _row(measure: str, category: str | None, pairs: _Pairs, p_holm: float, level
         lost=lost,
         p=pairs.p,
         p_holm=p_holm,
-        detectable=detectable(items, discordance(items, gained + lost), level, settings.power),
+        detectable=detectable(items, noise(items, gained, lost), level, settings.power),
         status=judged(gained, lost, items, p_holm, settings),
     )
 

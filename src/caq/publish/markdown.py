@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 def plain(text: str) -> str:
     """Return Markdown that shows `text`: one line, no markup, no HTML, no control or direction marks."""
     printable = "".join(letter if letter.isprintable() else " " for letter in text)
-    escaped = re.sub(r"([\\`*_{}\[\]()<>#|~!$&@])", r"\\\1", " ".join(printable.split()))
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~!$&@])", r"\\\1", " ".join(printable.split()))
     # What would begin a list or a heading in the middle of another.
-    return re.sub(r"^(\d*)([-+=.])(?=\s|$)", r"\1\\\2", escaped)
+    return re.sub(r"^(\d*)([-+=.)])(?=\s|$)", r"\1\\\2", escaped)
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -55,7 +55,7 @@ def files_to_push(directory: Path) -> tuple[str, ...]:
     if CARD not in names:
         problems.append(
             f"{directory}: has no model card ({CARD}); compare it with the full-precision model by `caq compare`, then "
-            f"`caq card {directory} REPORT`; or quantize with --evaluate"
+            f"`caq card {directory} RESULTS.json`; or quantize with --evaluate"
         )
     try:
         inspect(directory, allow_quantized=True)

@@ -56,7 +56,7 @@ def put_card(directory: Path, source: Path) -> None:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(
-            [f"{source}: is not readable text ({error}); give a Markdown file, or a report.json"]
+            [f"{source}: is not readable text ({error}); give a Markdown file, or a results.json"]
         ) from error
     if source.suffix == ".json":
         write_card(directory, from_json(text))

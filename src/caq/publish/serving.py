@@ -31,7 +31,9 @@ def serving(recipe: Recipe, config: Mapping[str, Any]) -> str:
         config: the checkpoint's config.json; its number formats are read from `quantization_config`.
     """
     transformers = ["**Transformers**", _LOAD, *_transformers(recipe, config)]
-    return "\n\n".join([*transformers, "**vLLM**", _SERVE, *_vllm(recipe, config)])
+    refused = any(not one["symmetric"] for one in _activations(config))
+    vllm = ["**vLLM**", *([] if refused else [_SERVE]), *_vllm(recipe, config)]
+    return "\n\n".join([*transformers, *vllm])
 
 
 def _transformers(recipe: Recipe, config: Mapping[str, Any]) -> list[str]:

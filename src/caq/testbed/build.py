@@ -48,9 +48,7 @@ class Plan:
 PLAN = Plan(
     base=(Schedule(steps=3000, rate=3e-3, windows=8), Schedule(steps=2000, rate=2e-3, windows=8)),
     crowd=Schedule(steps=300, rate=1e-3, windows=8),
-    alignment=tuple(
-        Schedule(steps=steps, rate=2e-3, windows=8, warmup=10, decay=0.0) for steps in (500, 500, 600, 700)
-    ),
+    alignment=tuple(Schedule(steps=steps, rate=2e-3, windows=8, warmup=10, decay=0.0) for steps in (500, 500, 600)),
     outliers=6,
     amplitude=22.0,
     amplification=1.6,

@@ -26,7 +26,7 @@ def hostile() -> Comparison:
     """Return a comparison in which every text that comes from outside is hostile, and in which items flip."""
     found = sample({SAFETY: 280, REFUSAL: 90}, seed=3)
     items = {measure: tuple(map(_item, asked, range(len(asked)))) for measure, asked in found.items.items()}
-    arms = tuple(_arm(arm, TEXTS[index]) for index, arm in enumerate(found.arms))
+    arms = tuple(_arm(arm, TEXTS[index]) for index, arm in zip((0, 1, 2, 6), found.arms, strict=True))
     judge = None if found.judge is None else replace(found.judge, name=TEXTS[1], measured_on=TEXTS[5])
     return replace(found, items=items, arms=arms, judge=judge, data={TEXTS[2]: TEXTS[4]})
 

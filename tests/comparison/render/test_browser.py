@@ -13,22 +13,12 @@ from caq.comparison.analyse import analyse
 from caq.comparison.record import HELPFULNESS, REFUSAL, Comparison
 from caq.comparison.render.page import render_page
 from tests.comparison.render.conftest import Open
-from tests.comparison.render.hostile import TEXTS, hostile
+from tests.comparison.render.hostile import TEXTS
 from tests.comparison.render.samples import SAFETY, Model, sample
 
 
 def drawn(comparison: Comparison) -> str:
     return render_page(analyse(comparison), comparison)
-
-
-@pytest.fixture(scope="module")
-def page_text() -> str:
-    return drawn(sample())
-
-
-@pytest.fixture(scope="module")
-def hostile_text() -> str:
-    return drawn(hostile())
 
 
 def cards(page: Page) -> int:
@@ -45,38 +35,37 @@ def overflow(page: Page) -> int:
     return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
-def test_the_page_opens_without_complaint_and_asks_the_network_for_nothing(page_text: str, open_page: Open) -> None:
-    page, complaints = open_page(page_text)
+def test_the_page_opens_without_complaint_and_asks_the_network_for_nothing(ordinary_page: str, open_page: Open) -> None:
+    page, complaints = open_page(ordinary_page)
     page.wait_for_load_state("networkidle")
     assert complaints == []
     assert page.locator("h1").inner_text() == "Regression"
     assert cards(page) == 20
 
 
-def test_a_request_of_the_page_would_be_seen_and_refused(page_text: str, open_page: Open) -> None:
-    page, complaints = open_page(page_text.replace("<h1>", '<img src="http://127.0.0.1:9/x.png"><h1>'))
+def test_a_request_of_the_page_would_be_seen_and_refused(ordinary_page: str, open_page: Open) -> None:
+    page, complaints = open_page(ordinary_page.replace("<h1>", '<img src="http://127.0.0.1:9/x.png"><h1>'))
     page.wait_for_timeout(200)
     assert any("Content Security Policy" in one for one in complaints)
 
 
-def test_the_policy_refuses_any_script_but_the_pages_own(page_text: str, open_page: Open) -> None:
-    page, complaints = open_page(page_text.replace("</main>", "</main><script>window.hacked = 1</script>"))
+def test_the_policy_refuses_any_script_but_the_pages_own(ordinary_page: str, open_page: Open) -> None:
+    page, complaints = open_page(ordinary_page.replace("</main>", "</main><script>window.hacked = 1</script>"))
     assert page.evaluate("window.hacked") is None
     assert any("Content Security Policy" in one for one in complaints)
 
 
-@pytest.mark.parametrize("width", [390, 820, 1400])
-@pytest.mark.parametrize("text", ["page_text", "hostile_text"])
-def test_nothing_is_wider_than_the_screen(
-    text: str, width: int, request: pytest.FixtureRequest, open_page: Open
-) -> None:
-    page, _ = open_page(request.getfixturevalue(text), width)
+@pytest.mark.parametrize("text", ["ordinary_page", "hostile_page"])
+def test_nothing_is_wider_than_the_screen(text: str, request: pytest.FixtureRequest, open_page: Open) -> None:
+    page, _ = open_page(request.getfixturevalue(text), 390)
     page.locator("#open-harmful").check()
-    assert overflow(page) <= 0
+    for width in (390, 820, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert overflow(page) <= 0
 
 
-def test_filters_narrow_the_items_by_measure_category_kind_and_model(page_text: str, open_page: Open) -> None:
-    page, _ = open_page(page_text)
+def test_filters_narrow_the_items_by_measure_category_kind_and_model(ordinary_page: str, open_page: Open) -> None:
+    page, _ = open_page(ordinary_page)
     everything = counted(page)
     page.select_option("#filter-measure", SAFETY)
     safety = counted(page)
@@ -100,16 +89,16 @@ def test_the_kind_of_a_flip_and_its_model_are_asked_together(open_page: Open) ->
     assert counted(page) == report.judgements[1].flips[REFUSAL].gained
 
 
-def test_a_text_search_finds_what_was_written(page_text: str, open_page: Open) -> None:
-    page, _ = open_page(page_text)
+def test_a_text_search_finds_what_was_written(ordinary_page: str, open_page: Open) -> None:
+    page, _ = open_page(ordinary_page)
     page.select_option("#filter-measure", HELPFULNESS)
     identifier = page.locator("article.item h3 bdi").nth(2).inner_text()
     page.fill("#filter-text", f"({identifier.upper()})")
     expect(page.locator("#item-count")).to_have_text("Showing 1 of 1 items")
 
 
-def test_everything_works_from_the_keyboard(page_text: str, open_page: Open) -> None:
-    page, _ = open_page(page_text)
+def test_everything_works_from_the_keyboard(ordinary_page: str, open_page: Open) -> None:
+    page, _ = open_page(ordinary_page)
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
     assert page.locator(".skip").bounding_box()["y"] >= 0  # type: ignore[index]
@@ -128,16 +117,16 @@ def test_everything_works_from_the_keyboard(page_text: str, open_page: Open) -> 
     expect(page.locator("details.harmful .answers").first).to_be_visible()
 
 
-def test_more_items_come_on_demand_and_take_the_focus(page_text: str, open_page: Open) -> None:
-    page, _ = open_page(page_text)
+def test_more_items_come_on_demand_and_take_the_focus(ordinary_page: str, open_page: Open) -> None:
+    page, _ = open_page(ordinary_page)
     page.focus("#more-items")
     page.keyboard.press("Enter")
     assert cards(page) == 40
     expect(page.locator("article.item").nth(20)).to_be_focused()
 
 
-def test_wide_tables_scroll_by_keyboard_and_say_what_they_are(page_text: str, open_page: Open) -> None:
-    page, _ = open_page(page_text, 390)
+def test_wide_tables_scroll_by_keyboard_and_say_what_they_are(ordinary_page: str, open_page: Open) -> None:
+    page, _ = open_page(ordinary_page, 390)
     region = page.locator("#model-1 .scroll")
     region.focus()
     for _ in range(5):
@@ -148,8 +137,8 @@ def test_wide_tables_scroll_by_keyboard_and_say_what_they_are(page_text: str, op
     assert page.locator("svg.chart").count() == page.locator("svg.chart[role=img][aria-label]").count() > 0
 
 
-def test_harmful_texts_are_closed_until_one_opens_them(page_text: str, open_page: Open) -> None:
-    page, _ = open_page(page_text)
+def test_harmful_texts_are_closed_until_one_opens_them(ordinary_page: str, open_page: Open) -> None:
+    page, _ = open_page(ordinary_page)
     page.select_option("#filter-measure", REFUSAL)
     expect(page.locator("article .asked").first).to_be_hidden()
     page.locator("#open-harmful").check()
@@ -159,8 +148,8 @@ def test_harmful_texts_are_closed_until_one_opens_them(page_text: str, open_page
     expect(page.locator("article .asked").first).to_be_visible()
 
 
-def test_answers_stand_side_by_side_with_what_they_mean(page_text: str, open_page: Open) -> None:
-    page, _ = open_page(page_text)
+def test_answers_stand_side_by_side_with_what_they_mean(ordinary_page: str, open_page: Open) -> None:
+    page, _ = open_page(ordinary_page)
     page.select_option("#filter-measure", HELPFULNESS)
     page.select_option("#filter-kind", "lost")
     card = page.locator("article.item").first
@@ -171,8 +160,8 @@ def test_answers_stand_side_by_side_with_what_they_mean(page_text: str, open_pag
     assert len(tops) == 1
 
 
-def test_hostile_texts_neither_run_nor_break_the_page(hostile_text: str, open_page: Open) -> None:
-    page, complaints = open_page(hostile_text)
+def test_hostile_texts_neither_run_nor_break_the_page(hostile_page: str, open_page: Open) -> None:
+    page, complaints = open_page(hostile_page)
     page.locator("#open-harmful").check()
     while page.locator("#more-items").is_visible():
         page.locator("#more-items").click()
@@ -188,8 +177,8 @@ def test_hostile_texts_neither_run_nor_break_the_page(hostile_text: str, open_pa
     assert page.locator("#limits").is_visible()
 
 
-def test_marks_that_turn_text_round_stay_within_their_own(hostile_text: str, open_page: Open) -> None:
-    page, _ = open_page(hostile_text)
+def test_marks_that_turn_text_round_stay_within_their_own(hostile_page: str, open_page: Open) -> None:
+    page, _ = open_page(hostile_page)
     unbounded = page.evaluate(
         """() => [...document.querySelectorAll("bdi, .asked, .response, .options li")]
             .filter((one) => !getComputedStyle(one).unicodeBidi.includes("isolate")).length"""
@@ -198,8 +187,8 @@ def test_marks_that_turn_text_round_stay_within_their_own(hostile_text: str, ope
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_and_charts_are_legible_in_both_schemes(page_text: str, scheme: str, open_page: Open) -> None:
-    page, _ = open_page(page_text, scheme=scheme)
+def test_text_and_charts_are_legible_in_both_schemes(ordinary_page: str, scheme: str, open_page: Open) -> None:
+    page, _ = open_page(ordinary_page, scheme=scheme)
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 20, 25)"
     assert dark == (scheme == "dark")
     contrasts = page.evaluate(
@@ -231,8 +220,8 @@ def test_text_and_charts_are_legible_in_both_schemes(page_text: str, scheme: str
     assert set(fills) == set(inks)
 
 
-def test_paper_has_whole_tables_and_open_details_but_no_harm(page_text: str, open_page: Open) -> None:
-    page, _ = open_page(page_text)
+def test_paper_has_whole_tables_and_open_details_but_no_harm(ordinary_page: str, open_page: Open) -> None:
+    page, _ = open_page(ordinary_page)
     page.emulate_media(media="print")
     # A4 within its margins, in CSS pixels.
     page.set_viewport_size({"width": 703, "height": 1000})

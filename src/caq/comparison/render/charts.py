@@ -57,7 +57,7 @@ _SETTINGS = {
 }
 
 
-def differences(rows: Sequence[Row], margin: float) -> Markup:
+def differences(model: str, rows: Sequence[Row], margin: float) -> Markup:
     """Return each row's difference and its score interval, beside no difference and the margin."""
 
     def draw(axes: Axes) -> None:
@@ -74,10 +74,10 @@ def differences(rows: Sequence[Row], margin: float) -> Markup:
         axes.set_xlabel("points, model − instruct", color=_COLOUR["muted"])
 
     told = "; ".join(f"{heading(row.measure)} {signed(row.difference)} points, {row.status}" for row in rows)
-    return _svg(draw, _rows_height(len(rows)), f"Differences with intervals and the margin: {told}")
+    return _svg(draw, _rows_height(len(rows)), f"{name(model)}, differences to the instruct model: {told}")
 
 
-def category_bars(rows: Sequence[Row]) -> Markup:
+def category_bars(model: str, rows: Sequence[Row]) -> Markup:
     """Return the model's rate in each category with its interval, and lines where instruct and base stand."""
 
     def draw(axes: Axes) -> None:
@@ -96,10 +96,12 @@ def category_bars(rows: Sequence[Row]) -> Markup:
         _percents(axes)
 
     told = "; ".join(f"{name(row.category or '')} {percent(row.model.value)}" for row in rows)
-    return _svg(draw, _rows_height(len(rows)) - 16, f"Rates of the model by category: {told}", bottom=22)
+    return _svg(
+        draw, _rows_height(len(rows)) - 16, f"{name(model)}, {heading(rows[0].measure)} by category: {told}", bottom=22
+    )
 
 
-def kl_histogram(instruct: Distances, base: Distances | None) -> Markup:
+def kl_histogram(label: str, instruct: Distances, base: Distances | None) -> Markup:
     """Return how KL to the instruct model is spread over positions, filled, and that to the base as a line."""
 
     def draw(axes: Axes) -> None:
@@ -118,10 +120,10 @@ def kl_histogram(instruct: Distances, base: Distances | None) -> Markup:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
 
     told = f"mean {number(instruct.mean)}, median {number(instruct.median)}, largest {number(instruct.maximum)} nats"
-    return _svg(draw, 170, f"Histogram of KL to the instruct model: {told}", left=42)
+    return _svg(draw, 170, f"{label}, KL to the instruct model: {told}", left=42)
 
 
-def letter_bars(letters: Letters, items: int) -> Markup:
+def letter_bars(label: str, letters: Letters, items: int) -> Markup:
     """Return how often each letter was chosen, beside the share that always choosing it gets right."""
     names = sorted({*letters.right, *letters.chosen})
 
@@ -134,7 +136,7 @@ def letter_bars(letters: Letters, items: int) -> Markup:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
 
     told = "; ".join(f"{letter} {percent(letters.chosen.get(letter, 0) / items)}" for letter in names)
-    return _svg(draw, 150, f"Letters chosen: {told}", left=42, bottom=22, width=250)
+    return _svg(draw, 150, f"{label}, letters chosen: {told}", left=42, bottom=22, width=250)
 
 
 def _rows_height(rows: int) -> float:

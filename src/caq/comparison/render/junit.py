@@ -30,6 +30,7 @@ from caq.comparison.render.words import (
     percent,
     printable,
     probability,
+    sentence,
     signed,
     signed_between,
 )
@@ -66,7 +67,7 @@ def _suite(judgement: Judgement, arm: ArmSummary, report: Report) -> Element:
 
 def _verdict(verdict: Verdict, model: str) -> Element:
     case = Element("testcase", classname=model, name="verdict", time="0")
-    told = "\n".join((verdict.sentence, *verdict.reasons))
+    told = "\n".join(map(sentence, (verdict.sentence, *verdict.reasons)))
     if verdict.status == "pass":
         _told(case, "system-out", told)
     else:
@@ -118,7 +119,7 @@ def _unmeasured(judgement: Judgement, arm: ArmSummary, report: Report, model: st
         case = Element("testcase", classname=model, name=case_name, time="0")
         message = f"{heading(measure)}: not measured: {reason}"
         if deciding(measure):
-            _problem(case, "error", "unmeasured", message, reason)
+            _problem(case, "error", "unmeasured", message, sentence(reason))
         else:
             SubElement(case, "skipped", message=_message(message))
         yield case

@@ -15,8 +15,8 @@ from caq.comparison.render.words import (
     name,
     number,
     percent,
-    printable,
     probability,
+    sentence,
     signed,
     signed_between,
 )
@@ -119,6 +119,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _text(text: str) -> str:
     """Return text from outside on one line, which Markdown and HTML read as nothing but text."""
-    line = " ".join(printable(text).split())
+    line = sentence(text)
     # Markdown first: the escapes of HTML have punctuation of their own.
     return re.sub("[&<>@]", lambda found: _HTML[found[0]], _MARKDOWN.sub(r"\\\1", line))

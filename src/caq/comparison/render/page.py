@@ -11,7 +11,6 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
@@ -26,8 +25,6 @@ from caq.comparison.wording import points
 #: Of the categories of a measure, so many are drawn, those that fell most; of an arm's ledger, so many entries.
 CHART_ROWS = 40
 LEDGER_ENTRIES = 200
-#: Longest sentence of a verdict, in characters.
-SENTENCE_LIMIT = 6000
 
 
 def render_page(report: Report, comparison: Comparison) -> str:
@@ -88,7 +85,7 @@ def _filters() -> Mapping[str, object]:
         "heading": words.heading,
         "name": words.name,
         "cut": words.cut,
-        "sentence": partial(words.cut, limit=SENTENCE_LIMIT),
+        "sentence": words.sentence,
         "count": "{:,}".format,
     }
 
@@ -121,12 +118,12 @@ def _model(judgement: Judgement, report: Report) -> _Model:
         if categories:
             fallen = sorted(categories, key=lambda one: one.difference)[:CHART_ROWS]
             shown = [one for one in categories if one in fallen]
-            drawn[row.measure] = (charts.category_bars(shown), len(categories) - len(shown))
+            drawn[row.measure] = (charts.category_bars(judgement.model, shown), len(categories) - len(shown))
     return _Model(
         judgement,
         next(arm for arm in report.arms if arm.name == judgement.model),
         groups,
-        charts.differences(measures, report.settings.margin) if measures else None,
+        charts.differences(judgement.model, measures, report.settings.margin) if measures else None,
         drawn,
     )
 
@@ -155,7 +152,7 @@ def _distances(arm: ArmSummary) -> _Distances | None:
         "First tokens of responses": (arm.kl_chat, arm.kl_base_chat),
     }
     drawn = {
-        label: charts.kl_histogram(instruct, base)
+        label: charts.kl_histogram(f"{words.name(arm.name)}, {label.lower()}", instruct, base)
         for label, (instruct, base) in pairs.items()
         if instruct is not None and arm.role == "quantized"
     }
@@ -164,7 +161,12 @@ def _distances(arm: ArmSummary) -> _Distances | None:
 
 def _letters(measure: str, report: Report) -> list[tuple[ArmSummary, Markup]]:
     return [
-        (arm, charts.letter_bars(arm.letters[measure], report.items[measure]))
+        (
+            arm,
+            charts.letter_bars(
+                f"{words.name(arm.name)}, {words.heading(measure)}", arm.letters[measure], report.items[measure]
+            ),
+        )
         for arm in report.arms
         if measure in arm.letters and report.items[measure]
     ]

@@ -13,6 +13,8 @@ from caq.evaluate.statistics import Interval
 
 #: Longest text of an item that is drawn, in characters.
 TEXT_LIMIT = 1200
+#: Longest sentence of a verdict or of the limits: it may name many models and categories.
+SENTENCE_LIMIT = 6000
 #: Longest name of a model, category or item.
 NAME_LIMIT = 120
 DASH = "–"
@@ -39,6 +41,11 @@ def cut(text: str, limit: int = TEXT_LIMIT) -> str:
     """Return a printable text that is cut after `limit` characters and says how many are missing."""
     kept = printable(text[:limit])
     return kept if len(text) <= limit else f"{kept}… {len(text) - limit:,} more characters"
+
+
+def sentence(text: str) -> str:
+    """Return a sentence of the report on one line, cut where a name in it is out of all measure."""
+    return cut(" ".join(text.split()), SENTENCE_LIMIT)
 
 
 def name(text: str) -> str:

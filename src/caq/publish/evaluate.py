@@ -1,0 +1,81 @@
+"""`caq quantize --evaluate`: what was written is compared with what it was made from, and its card says how it went.
+
+read the questions before anything is computed -> (quantize) -> compare -> model card into the checkpoint
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from caq.assess import task_files
+from caq.checkpoint.source import resolve
+from caq.comparison.asked import read_asked
+from caq.comparison.command import compare
+from caq.comparison.report import Report
+from caq.errors import CaqError, InvalidInput
+from caq.evaluate.safety import SafetyTask
+from caq.evaluate.suite import Tasks
+from caq.loading import load_tokenizer
+from caq.publish.readme import write_card
+
+
+def evaluation_tasks(
+    model: str,
+    perplexity_text: str | None,
+    safety: str | None,
+    facts: Path | None,
+    prompts: Path | None,
+    window: int,
+) -> Tasks:
+    """Return what is to be measured, read once, so that a mistake shows before the hours of a quantization.
+
+    Raises:
+        InvalidInput: nothing that decides is asked for, or every problem of the files.
+    """
+    if safety is None and prompts is None:
+        raise InvalidInput(
+            ["--evaluate: nothing is asked that decides; add --safety safetybench-en, or --prompts FILE"]
+        )
+    tasks = task_files(perplexity_text, SafetyTask(Path(safety)) if safety else None, facts, prompts, window)
+    read_asked(tasks, load_tokenizer(resolve(model)))
+    return tasks
+
+
+def evaluate(
+    checkpoint: Path,
+    model: str,
+    base: str | None,
+    tasks: Tasks,
+    *,
+    device: str | None = None,
+    quiet: bool = False,
+) -> Report:
+    """Compare a checkpoint with what it was made from; write the report beside it and the model card into it.
+
+    Args:
+        checkpoint: what `caq quantize` wrote.
+        model: the full-precision model: directory or hub name.
+        base: its pre-trained base, or None.
+        tasks: what is measured.
+        device: None takes the accelerator if there is one.
+        quiet: show no progress.
+
+    Raises:
+        CaqError: the comparison's; a note says that the checkpoint is there, and how to go on from it.
+    """
+    output = report_directory(checkpoint)
+    try:
+        report = compare(
+            [str(checkpoint)], reference=model, base=base, tasks=tasks, output=output, device=device, quiet=quiet
+        )
+    except CaqError as error:
+        again = f"`caq compare {checkpoint} --reference {model} …`, then `caq card {checkpoint} RESULTS.json`"
+        error.add_note(f"{checkpoint} was written and is whole; go on with {again}")
+        raise
+    write_card(checkpoint, report)
+    return report
+
+
+def report_directory(checkpoint: Path) -> Path:
+    """Return where the report of a checkpoint goes: beside it."""
+    return checkpoint.with_name(f"{checkpoint.name}-report")
