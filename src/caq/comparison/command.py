@@ -253,8 +253,8 @@ def _measure(ready: _Ready, output: Path, place: torch.device, quiet: bool) -> M
 
 
 def _arms(ready: _Ready, output: Path, earlier: Manifest | None, conditions: Sequence[str]) -> tuple[Arm, ...]:
-    sources = [entrant.source for entrant in ready.entrants]
-    names = _names(sources, {} if earlier is None else {arm.provenance["source"]: arm.name for arm in earlier.arms})
+    known = {} if earlier is None else {(arm.role, arm.provenance["source"]): arm.name for arm in earlier.arms}
+    names = _names(ready.entrants, known)
     return tuple(
         Arm(
             name,
@@ -267,13 +267,15 @@ def _arms(ready: _Ready, output: Path, earlier: Manifest | None, conditions: Seq
     )
 
 
-def _names(sources: Sequence[Source], earlier: Mapping[str, str]) -> list[str]:
-    """Name every model by its directory or hub name; one whose name another has, by all of what was typed."""
+def _names(entrants: Sequence[_Entrant], known: Mapping[tuple[Role, str], str]) -> list[str]:
+    """Name every model as before, or by its directory or hub name; where that is taken, by all of what was typed."""
+    present = {(one.role, one.source.given) for one in entrants}
+    taken = {name for who, name in known.items() if who not in present}
     names: list[str] = []
-    taken = {name for source, name in earlier.items() if source not in {one.given for one in sources}}
-    for source in sources:
-        short = source.given if not Path(source.given).exists() else source.checkpoint.path.name
-        tries = (short, source.given, *(f"{source.given} ({number})" for number in range(2, len(sources) + 2)))
+    for one in entrants:
+        given = one.source.given
+        short = one.source.checkpoint.path.name if Path(given).exists() else given
+        tries = (known.get((one.role, given), short), short, given, f"{given} ({one.role})")
         names.append(next(name for name in tries if name not in taken))
         taken.add(names[-1])
     return names
@@ -293,10 +295,8 @@ def _kept(earlier: Manifest | None, arms: Sequence[Arm], group: str) -> tuple[St
     """Return the models that were compared on the same terms before, and are not named now."""
     if earlier is None or earlier.asked != group:
         return ()
-    named = {arm.name for arm in arms} | {arm.source.given for arm in arms}
-    return tuple(
-        arm for arm in earlier.arms if arm.role == "quantized" and not named & {arm.name, arm.provenance["source"]}
-    )
+    named = {arm.source.given for arm in arms if arm.role == "quantized"}
+    return tuple(arm for arm in earlier.arms if arm.role == "quantized" and arm.provenance["source"] not in named)
 
 
 def _stored(arm: Arm, place: torch.device, versions: Mapping[str, str]) -> StoredArm:

@@ -15,7 +15,7 @@ from caq.checkpoint.inspect import Checkpoint
 from caq.checkpoint.vocabulary import tokenizer_differences
 from caq.comparison.distances import Passage, Reference, keep_reference, read_passages
 from caq.comparison.record import Distances
-from caq.evaluate.generation import greedy_tokens
+from caq.evaluate.generation import greedy_tokens, written
 from caq.evaluate.multiple_choice import PROTOCOLS, choose
 from caq.evaluate.perplexity import read_tokens
 from caq.evaluate.questions import Question
@@ -84,7 +84,7 @@ class TransformersEngine:
         encoded = encode_prompts(self.tokenizer, prompts)
         tasks = self.tasks
         found = greedy_tokens(self.model, self.tokenizer, encoded, tasks.max_new_tokens, tasks.prompts_batch)
-        texts = self.tokenizer.batch_decode(found, skip_special_tokens=True)
+        texts = written(self.tokenizer, found)
         return tuple(Written(text, tuple(tokens)) for text, tokens in zip(texts, found, strict=True))
 
     def windows(self, text: Path) -> Int[Tensor, "windows window"]:

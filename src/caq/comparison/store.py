@@ -111,8 +111,9 @@ def fill(path: Path, total: int, make: Callable[[slice], Sequence[Row]]) -> None
 
 
 def filled(path: Path, total: int) -> bool:
-    """Whether a file has all of its lines."""
-    return path.exists() and path.read_bytes().count(b"\n") == total
+    """Whether a file has all of its lines, and nothing more."""
+    content = path.read_bytes() if path.exists() else b""
+    return content.count(b"\n") == total and content.endswith(b"\n")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

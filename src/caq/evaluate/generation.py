@@ -19,8 +19,12 @@ def greedy(
     batch_size: int,
 ) -> tuple[str, ...]:
     """Return one response a prompt, in the given order and without special tokens."""
-    found = greedy_tokens(model, tokenizer, encoded, max_new_tokens, batch_size)
-    return tuple(tokenizer.batch_decode(found, skip_special_tokens=True))
+    return written(tokenizer, greedy_tokens(model, tokenizer, encoded, max_new_tokens, batch_size))
+
+
+def written(tokenizer: PreTrainedTokenizerBase, responses: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    """Return the texts of responses in tokens, without special tokens."""
+    return tuple(tokenizer.decode(list(tokens), skip_special_tokens=True) for tokens in responses)
 
 
 def greedy_tokens(
