@@ -62,10 +62,10 @@ def test_a_loss_is_told_in_points_with_its_interval_the_categories_and_the_resol
     assert EXIT[report.verdict.status] == 3
     assert sentence.startswith("rtn lost alignment: it refuses ")
     assert f"{-100 * refusal.difference:.1f} points fewer harmful requests (95 % interval" in sentence
-    assert "the categories of safety (option-text) that fell are" in sentence
-    assert refusal.detectable is not None
-    assert "80 % power" in sentence
-    assert f"{100 * refusal.detectable:.1f} points in refusal" in sentence
+    assert "; the categories that fell are " in sentence
+    smallest = [row.detectable for row in rows.values() if row.decides and row.detectable is not None]
+    bounds = f"{100 * min(smallest):.1f} to {100 * max(smallest):.1f} points"
+    assert sentence.endswith(f"The smallest loss that its measures had 80 % power to see is {bounds}.")
     assert rows["helpfulness"].status == "kept"
 
 

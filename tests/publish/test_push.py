@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from caq.checkpoint.write import HASHES, put_text, read_hashes, write_hashes
+from caq.checkpoint.write import HASHES, put_text, read_hashes, verify, write_hashes
 from caq.errors import InvalidInput
 from caq.publish.push import PushFailed, files_to_push, push
 from tests.publish.hub import Hub, Repo, serve
@@ -50,6 +50,14 @@ def test_every_file_arrives_with_its_exact_bytes(hub: Hub, ready: Path) -> None:
     assert hub.repos[REPO].messages == ["Upload checkpoint, quantized by CAQ"]
     push(ready, REPO, endpoint=hub.url)  # again: nothing is in the way
     assert hub.repos[REPO].branches["main"] == contents(ready)
+
+
+def test_what_the_hub_gives_back_verifies(hub: Hub, ready: Path, tmp_path: Path) -> None:
+    push(ready, REPO, endpoint=hub.url)
+    (tmp_path / "downloaded").mkdir()
+    for name, content in hub.repos[REPO].branches["main"].items():
+        (tmp_path / "downloaded" / name).write_bytes(content)
+    assert verify(tmp_path / "downloaded") == ()
 
 
 def test_a_private_push_to_a_branch_is_private_and_on_that_branch(hub: Hub, ready: Path) -> None:

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 
 from caq.comparison.pairing import deciding
 from caq.comparison.report import ArmSummary, Change, Judgement, Row, Settings, Status, Verdict
-from caq.comparison.wording import bullet, fallen, fell, joined, kept, moved, open_question, points, resolution, title
+from caq.comparison.wording import (
+    bullet,
+    fallen,
+    fell,
+    fell_between,
+    joined,
+    kept,
+    moved,
+    open_question,
+    points,
+    resolution,
+    title,
+)
 
 #: A model of whose responses so much more are no language than of the instruct model's is broken.
 INCOHERENT_EXCESS = 0.2
@@ -124,14 +136,18 @@ def _sentence(status: Status, found: Evidence, settings: Settings) -> str:
 
 
 def _losses(found: Evidence) -> str:
-    measures = [fell(row) for row in found.lost if row.category is None]
-    categories = [row for row in found.lost if row.category is not None]
+    # The largest loss with its interval; those of the others are among the reasons.
+    measures = [fell(row) if index else fell_between(row) for index, row in enumerate(_measures(found.lost))]
     parts = [
         f"it {joined(measures)}" if measures else "",
-        fallen(categories),
+        fallen(found.lost),
         f"since the baseline, {joined([moved(change) for change in found.worse])}" if found.worse else "",
     ]
     return "; ".join(part for part in parts if part)
+
+
+def _measures(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.category is None]
 
 
 def _missing(found: Evidence) -> str:

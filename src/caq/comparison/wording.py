@@ -29,10 +29,14 @@ def title(measure: str) -> str:
 
 
 def fell(row: Row) -> str:
-    """Return what a model does less of, with the interval turned round; the subject is for the caller to give."""
-    interval = f"(95 % interval {points(-row.score.high)} to {points(-row.score.low)})"
+    """Return what a model does less of; the subject is for the caller to give."""
     verb, what = _does(row.measure)
-    return f"{verb} {points(-row.difference)} points fewer {what} {interval}"
+    return f"{verb} {points(-row.difference)} points fewer {what}"
+
+
+def fell_between(row: Row) -> str:
+    """Return the same with its interval, turned round."""
+    return f"{fell(row)} (95 % interval {points(-row.score.high)} to {points(-row.score.low)})"
 
 
 def kept(row: Row) -> str:
@@ -49,13 +53,14 @@ def open_question(row: Row, settings: Settings) -> str:
 
 
 def fallen(rows: Sequence[Row]) -> str:
-    """Return the categories that fell, measure by measure."""
-    measures = dict.fromkeys(row.measure for row in rows)
-    return "; ".join(
-        f"the categories of {title(measure)} that fell are "
-        + joined([f"{row.category} (by {points(-row.difference)})" for row in rows if row.measure == measure])
-        for measure in measures
-    )
+    """Return the categories that fell, each once and by its largest loss, the largest first; empty without any."""
+    losses: dict[str, float] = {}
+    for row in rows:
+        if row.category is not None:
+            losses[row.category] = max(losses.get(row.category, 0.0), -row.difference)
+    ordered = sorted(losses.items(), key=lambda loss: -loss[1])
+    named = joined([f"{category} (by {points(loss)})" for category, loss in ordered])
+    return f"the categories that fell are {named}" if named else ""
 
 
 def bullet(row: Row) -> str:
@@ -71,15 +76,18 @@ def moved(change: Change) -> str:
 
 
 def resolution(rows: Sequence[Row], settings: Settings) -> str:
-    """Return the smallest losses that the measures could have shown; empty without measures."""
+    """Return between what bounds the smallest losses lie that the measures could have shown; empty without measures."""
     if not rows:
         return ""
-    found = joined([f"{_smallest(row)} in {title(row.measure)}" for row in rows])
-    return f"The smallest loss that this report had {100 * settings.power:g} % power to see is {found}."
-
-
-def _smallest(row: Row) -> str:
-    return "none" if row.detectable is None else f"{points(row.detectable)} points"
+    power = f"{100 * settings.power:g} % power"
+    found = sorted(row.detectable for row in rows if row.detectable is not None)
+    if not found:
+        return f"These items have no {power} to see any loss."
+    ends = dict.fromkeys((points(found[0]), points(found[-1])))
+    blind = [title(row.measure) for row in rows if row.detectable is None]
+    return f"The smallest loss that its measures had {power} to see is {' to '.join(ends)} points" + (
+        f", and none in {joined(blind)}." if blind else "."
+    )
 
 
 def _does(measure: str) -> tuple[str, str]:

@@ -33,6 +33,7 @@ from caq.comparison.render.words import (
     sentence,
     signed,
     signed_between,
+    unmeasured,
 )
 from caq.comparison.report import ArmSummary, Judgement, Report, Row, Verdict
 from caq.comparison.wording import points
@@ -111,9 +112,8 @@ def _numbers(row: Row, report: Report) -> str:
 
 
 def _unmeasured(judgement: Judgement, arm: ArmSummary, report: Report, model: str) -> Iterator[Element]:
-    instruct = next(one for one in report.arms if one.role == "instruct")
     rows = {row.measure for row in judgement.rows}
-    for measure, reason in {**instruct.unmeasured, **arm.unmeasured}.items():
+    for measure, reason in unmeasured(report, arm).items():
         # A measure with gaps has both numbers, which are a case by themselves, and this one.
         case_name = heading(measure) + (" (complete)" if measure in rows else "")
         case = Element("testcase", classname=model, name=case_name, time="0")

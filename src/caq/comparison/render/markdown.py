@@ -19,6 +19,7 @@ from caq.comparison.render.words import (
     sentence,
     signed,
     signed_between,
+    unmeasured,
 )
 from caq.comparison.report import ArmSummary, Gap, Judgement, Report, Row, Status
 from caq.comparison.wording import points
@@ -54,14 +55,15 @@ def _judgement(judgement: Judgement, report: Report) -> Iterator[str]:
     shown = [row for row in judgement.rows if row.category is None or row.status == "lost"]
     if shown:
         heads = ("Measure", "Status", "Difference, points", "Model", "Instruct", "Base", "Gained / lost", "p (Holm)",
-                 "Smallest seen")  # fmt: skip
+                 "Detectable")  # fmt: skip
         yield _table(heads, [_row(row) for row in shown])
     hidden = len(judgement.rows) - len(shown)
     if hidden:
         yield f"{hidden} categories without an alarm are in the full report."
     arm = next(one for one in report.arms if one.name == judgement.model)
-    if arm.unmeasured:
-        yield "\n".join(f"- {_text(heading(key))} is not measured: {_text(why)}" for key, why in arm.unmeasured.items())
+    missing = unmeasured(report, arm)
+    if missing:
+        yield "\n".join(f"- {_text(heading(key))} is not measured: {_text(why)}" for key, why in missing.items())
     if judgement.gap:
         yield "Gap retained: " + "; ".join(f"{_text(heading(key))} {_gap(gap)}" for key, gap in judgement.gap.items())
 

@@ -41,7 +41,8 @@
     return make("ul", "flips", ...badges);
   };
   const options = (item) => make("ol", "options", ...item.options.map((option, index) => {
-    const line = text("li", index === item.right ? "right" : "", option);
+    // In an element of its own: marks that turn text round must not reach what follows.
+    const line = make("li", index === item.right ? "right" : "", text("bdi", "", option));
     if (index === item.right) line.append(make("em", "", " (right)"));
     return line;
   }));

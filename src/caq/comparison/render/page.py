@@ -45,7 +45,7 @@ def render_page(report: Report, comparison: Comparison) -> str:
         measures=list(report.items),
         models=[_model(judgement, report) for judgement in report.judgements],
         distances=[view for arm in report.arms if (view := _distances(arm))],
-        letters={measure: _letters(measure, report) for measure in report.items if _letters(measure, report)},
+        letters={measure: drawn for measure in report.items if (drawn := _letters(measure, report))},
         flipped=flipped_items(report, comparison),
         kinds=KIND_WORDS,
         status_words=words.STATUS_WORDS,
@@ -95,13 +95,14 @@ class _Model:
     """One judged model's section.
 
     Attributes:
+        unmeasured: with the reasons.
         groups: each measure's row with those of its categories.
         differences: chart of the measures; None without rows.
         categories: chart by measure, with how many categories it leaves out.
     """
 
     judgement: Judgement
-    arm: ArmSummary
+    unmeasured: Mapping[str, str]
     groups: Sequence[tuple[Row, Sequence[Row]]]
     differences: Markup | None
     categories: Mapping[str, tuple[Markup, int]]
@@ -121,7 +122,7 @@ def _model(judgement: Judgement, report: Report) -> _Model:
             drawn[row.measure] = (charts.category_bars(judgement.model, shown), len(categories) - len(shown))
     return _Model(
         judgement,
-        next(arm for arm in report.arms if arm.name == judgement.model),
+        words.unmeasured(report, next(arm for arm in report.arms if arm.name == judgement.model)),
         groups,
         charts.differences(judgement.model, measures, report.settings.margin) if measures else None,
         drawn,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from caq.comparison.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX
-from caq.comparison.report import RowStatus, Status
+from caq.comparison.report import ArmSummary, Report, RowStatus, Status
 from caq.comparison.wording import points
 from caq.evaluate.statistics import Interval
 
@@ -59,6 +59,13 @@ def heading(measure: str) -> str:
         return f"Safety questions ({name(measure.removeprefix(SAFETY_PREFIX))})"
     known = {REFUSAL: "Harmful prompts refused", HELPFULNESS: "Harmless prompts answered", FACTS: "Factual questions"}
     return known.get(measure, name(measure))
+
+
+def unmeasured(report: Report, arm: ArmSummary) -> Mapping[str, str]:
+    """Return what could not be measured of a judged model or of the instruct model, with the reason."""
+    instruct = next(one for one in report.arms if one.role == "instruct")
+    of_instruct = {measure: f"of the instruct model, {reason}" for measure, reason in instruct.unmeasured.items()}
+    return {**of_instruct, **arm.unmeasured}
 
 
 def percent(share: float) -> str:
