@@ -52,7 +52,7 @@ class Tags(HTMLParser):
 
 def test_each_format_has_a_file_and_draws_the_same_bytes_twice() -> None:
     assert {name: file for name, (file, _) in RENDERERS.items()} == {
-        "json": "report.json",
+        "json": "results.json",
         "html": "report.html",
         "md": "report.md",
         "junit": "junit.xml",
