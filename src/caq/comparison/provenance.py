@@ -45,9 +45,9 @@ def open_source(given: str | Path) -> Source:
     """
     checkpoint = inspect(resolve(given), allow_quantized=True)
     _check_quantization(checkpoint)
-    record = _record(checkpoint)
+    record, ledger = _record(checkpoint)
     sha256 = fingerprint(checkpoint)
-    return Source(str(given), checkpoint, sha256, _ledger(record), _facts(str(given), checkpoint, sha256, record))
+    return Source(str(given), checkpoint, sha256, ledger, _facts(str(given), checkpoint, sha256, record))
 
 
 def code_versions() -> dict[str, str]:
@@ -70,13 +70,14 @@ def _method(settings: Any) -> str:
     return str(named or "an unnamed quantization")
 
 
-def _record(checkpoint: Checkpoint) -> Mapping[str, Any]:
+def _record(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], tuple[Entry, ...]]:
+    """Return what CAQ wrote of a checkpoint that it made, and the ledger in it."""
     path = checkpoint.path / RECORD_FILE
-    return read_json(path) if path.exists() else {}
-
-
-def _ledger(record: Mapping[str, Any]) -> tuple[Entry, ...]:
-    return tuple(Entry(**entry) for entry in record.get("ledger") or ())
+    record = read_json(path) if path.exists() else {}
+    try:
+        return record, tuple(Entry(**entry) for entry in record.get("ledger") or ())
+    except TypeError as error:
+        raise InvalidInput([f"{path}: its ledger is not as CAQ writes it ({error}); download it again"]) from error
 
 
 def _facts(given: str, checkpoint: Checkpoint, sha256: str, record: Mapping[str, Any]) -> dict[str, str]:
