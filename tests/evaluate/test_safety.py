@@ -40,8 +40,8 @@ def test_the_bundled_pair_chooses_what_it_always_chose(aligned: Aligned) -> None
     asked = safety_items()[::12]
     found = answer_safety(*aligned, SafetyInputs(asked, PromptFormat()), SafetyTask(Path()).protocols, 32)
     assert {name: "".join(str(one.chosen) for one in answers) for name, answers in found.items()} == {
-        "option-text": "0001301201121212201020111010030000112000001101210010213101012121200200",
-        "letter": "0001301201121212201020111010030020112100001101210010213101312121200200",
+        "option-text": "0001301201121212201020111010030000112000001101210010013101012121200200",
+        "letter": "0001301201121212201020110010030020112100001101210000213101312121200200",
     }
 
 
