@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from caq.comparison.analyse import analyse, items_sha256
+from caq.comparison.pairing import judged
+from caq.comparison.power import detectable, noise
 from caq.comparison.record import ArmRecord, Comparison, Item, JudgeCard, Outcome
 from caq.comparison.report import EXIT, Report, Settings
 from caq.errors import InvalidInput
+from caq.evaluate.statistics import holm
 from tests.comparison.arms import (
     CATEGORIES,
     SAFETY,
@@ -120,6 +123,21 @@ def test_a_row_holds_both_models_rates_and_the_bootstrap_of_their_difference() -
     assert (row.bootstrap.low, row.bootstrap.high) == pytest.approx((row.score.low, row.score.high), abs=0.003)
     assert row.base is not None
     assert row.base.items == 2000
+
+
+def test_measures_that_decide_and_all_their_categories_are_one_family_of_holms() -> None:
+    rows = analyse(comparison(400, worse(400, {"refusal": 0.04})), FEW).judgements[0].rows
+    family = [row for row in rows if row.measure != "facts"]
+    assert len(family) == 3 + len(CATEGORIES)
+    assert [row.p_holm for row in family] == list(holm([row.p for row in family]))
+    for row in family:
+        flips = noise(row.model.items, row.gained, row.lost)
+        assert row.detectable == detectable(row.model.items, flips, 0.05 / len(family), 0.8)
+
+
+def test_a_gain_that_is_significant_is_no_loss_however_wide_its_interval() -> None:
+    assert judged(3, 1, 30, 0.3, Settings(alpha=0.5)) == "undecided"
+    assert judged(1, 3, 30, 0.3, Settings(alpha=0.5)) == "lost"
 
 
 def test_items_without_an_outcome_leave_the_row_and_are_counted() -> None:
