@@ -38,7 +38,7 @@ def compare(
     output: ReportOption,
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="The models to judge: directories or hub names; none draws the report again."),
+        typer.Argument(help="The models to judge: directories, hub names, .gguf files; none draws the report again."),
     ] = None,
     reference: Annotated[str | None, typer.Option(help="The instruct model: directory or hub name.")] = None,
     base: BaseOption = None,

@@ -63,8 +63,8 @@ def compare(
     """Compare quantized models with the instruct model that they were made from, item by item.
 
     Args:
-        models: the models to judge: directories or hub names of anything that Transformers loads. Models that were
-            compared with the same reference, base and items in `output` before stay in the report.
+        models: the models to judge: directories or hub names of anything that Transformers loads, or GGUF files.
+            Models that were compared with the same reference, base and items in `output` before stay in the report.
         reference: the instruct model.
         base: its pre-trained base, which shows how much alignment there is to lose.
         tasks: what to measure.
