@@ -9,49 +9,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from caq import cli
 from caq.checkpoint.write import verify
+from tests.command_line import Caq, Ended
 from tests.pairs import SMALL, write_pair
 from tests.test_pipeline_faults import content
 
 START = [sys.executable, "-c", "from caq.cli import main; main()"]
 COMMANDS = {"quantize", "evaluate", "verify", "compare", "card", "push", "demo", "reproduce", "tasks", "testbed"}
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-Caq = Callable[..., Ended]
-
-
-@pytest.fixture
-def caq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Caq:
-    """Return a function that runs `caq` in this process, as its entry point does."""
-    monkeypatch.setenv("CAQ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str | Path) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["caq", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            sys.exit(0)
-        said = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), said.out, said.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

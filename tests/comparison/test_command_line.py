@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from caq import cli
 from caq.comparison import measure
 from caq.comparison.codec import from_json
 from caq.comparison.store import read_manifest
 from caq.evaluate.judges import GUARDS
+from tests.command_line import Caq
 from tests.comparison.chain import END, chain_model, chain_tokenizer, write_chain
 from tests.comparison.small import small_pair
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-Caq = Callable[..., Ended]
-
-
-@pytest.fixture
-def caq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Caq:
-    """Return a function that runs `caq compare` in this process, as its entry point does."""
-
-    def run(*arguments: str | Path) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["caq", "compare", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), said.out, said.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +36,19 @@ def asked(pair: Path, output: Path, *more: str) -> list[str]:
 
 
 def test_thirty_items_are_too_few_to_decide(pair: Path, output: Path, caq: Caq) -> None:
-    ended = caq(pair / "aligned", *asked(pair, output))
+    ended = caq("compare", pair / "aligned", *asked(pair, output))
     assert ended.status == 5
     assert "undecided" in ended.out
+    assert "safety.jsonl: asked in English" in ended.err
     assert {path.name for path in output.glob("*.*")} >= {"report.html", "report.md", "junit.xml", "results.json"}
 
 
 def test_json_is_one_document_and_a_wider_margin_a_pass_without_a_model(
     pair: Path, output: Path, caq: Caq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caq(pair / "aligned", *asked(pair, output))
+    caq("compare", pair / "aligned", *asked(pair, output))
     monkeypatch.setattr(measure, "load", None)
-    ended = caq("-o", output, "--margin", "0.45", "--json", "--format", "json")
+    ended = caq("compare", "-o", output, "--margin", "0.45", "--json", "--format", "json")
     assert ended.status == 0
     assert from_json(ended.out).verdict.status == "pass"
     assert ended.out == (output / "results.json").read_text(encoding="utf-8")
@@ -85,7 +56,7 @@ def test_json_is_one_document_and_a_wider_margin_a_pass_without_a_model(
 
 
 def test_a_model_that_lost_its_alignment_ends_with_three(pair: Path, output: Path, caq: Caq) -> None:
-    ended = caq(pair / "base", *asked(pair, output, "--baseline", str(output / "results.json")))
+    ended = caq("compare", pair / "base", *asked(pair, output, "--baseline", str(output / "results.json")))
     assert ended.status == 3
     assert "lost" in ended.out
 
@@ -93,7 +64,9 @@ def test_a_model_that_lost_its_alignment_ends_with_three(pair: Path, output: Pat
 def test_a_judge_that_nobody_can_read_is_never_a_pass(pair: Path, output: Path, caq: Caq, tmp_path: Path) -> None:
     tokenizer = chain_tokenizer(("<|assistant|>\n", "Well"), "")
     guard = write_chain(tmp_path / "guard", chain_model(tokenizer, {"Well": END}, "Well"), tokenizer)
-    ended = caq(pair / "aligned", *asked(pair, tmp_path / "out", "--judge", f"wildguard@{guard}", "--margin", "0.45"))
+    ended = caq(
+        "compare", pair / "aligned", *asked(pair, tmp_path / "out", "--judge", f"wildguard@{guard}", "--margin", "0.45")
+    )
     assert ended.status == 4
     report = from_json((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert set(report.arms[0].unmeasured) == {"refusal", "helpfulness"}
@@ -102,14 +75,14 @@ def test_a_judge_that_nobody_can_read_is_never_a_pass(pair: Path, output: Path, 
     assert report.judge.missed_refusals is None
 
     # A judge that is missing is said to be, and what was answered waits for it.
-    missing = caq(pair / "aligned", *asked(pair, tmp_path / "out", "--judge", "wildguard", "--json"))
+    missing = caq("compare", pair / "aligned", *asked(pair, tmp_path / "out", "--judge", "wildguard", "--json"))
     assert missing.status == 4
     assert GUARDS["wildguard"].repository in missing.err
     assert from_json(missing.out).verdict.status == "unmeasured"
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
     assert "is missing" in manifest.judge_missing
-    assert caq(pair / "aligned", *asked(pair, tmp_path / "out", "--margin", "0.45")).status == 0
+    assert caq("compare", pair / "aligned", *asked(pair, tmp_path / "out", "--margin", "0.45")).status == 0
 
 
 @pytest.mark.parametrize(
@@ -125,7 +98,7 @@ def test_a_judge_that_nobody_can_read_is_never_a_pass(pair: Path, output: Path, 
     ],
 )
 def test_bad_usage_ends_with_two(arguments: list[str], said: str, caq: Caq, tmp_path: Path) -> None:
-    ended = caq(*arguments, "-o", tmp_path)
+    ended = caq("compare", *arguments, "-o", tmp_path)
     assert ended.status == 2
     assert said in ended.err
     assert ended.out == ""
@@ -138,6 +111,6 @@ def test_an_interrupted_comparison_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measure, "load", interrupt)
-    ended = caq(pair / "aligned", *asked(pair, tmp_path / "out"))
+    ended = caq("compare", pair / "aligned", *asked(pair, tmp_path / "out"))
     assert ended.status == 130
     assert "go on with:\n  caq compare" in ended.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,15 @@ def test_a_difference_that_holds_for_every_item_and_seed_is_evidence() -> None:
     assert found.per_seed == (0.5, 0.5, 0.5)
     assert found.items == 40
     assert found.significant
+
+
+def test_questions_and_requests_are_also_compared_as_one_rate() -> None:
+    ours = replace(results(HALF), responses=tuple(Response(f"p{i}", i < 2, "Sure.", True) for i in range(4)))
+    found = contrast([ours], [results(ALWAYS)])
+    assert next(iter(found)) == "aligned"
+    assert found["aligned"].items == 44
+    assert found["aligned"].difference.mean == pytest.approx(-(20 + 2) / 44)
+    assert "aligned" not in contrast([replace(ours, responses=())], [results(ALWAYS)])
 
 
 def test_a_difference_that_changes_sign_with_the_seed_is_none() -> None:

@@ -163,6 +163,7 @@ def _check(
     asked = _attempt(problems, lambda: read_asked(tasks, entrants[0].tokenizer)) if entrants else None
     if problems or named is None or asked is None:
         raise InvalidInput(problems)
+    lines += asked.inputs.notes
     for place, one in enumerate(entrants):
         if is_gguf(one.source.checkpoint.path):
             entrants[place] = replace(one, source=compare_tokens(one.source, one.tokenizer, asked))

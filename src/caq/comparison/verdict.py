@@ -96,7 +96,7 @@ def verdict(name: str, found: Evidence, settings: Settings) -> Verdict:
 
 
 def overall(judgements: Sequence[Judgement]) -> Verdict:
-    """Return the verdict of the worst model; its reasons are the models' sentences, the worst first."""
+    """Return the worst model's verdict; its sentence ends in that model's, its reasons are the others', worst first."""
     severity = list(CALLED)
     ordered = sorted(judgements, key=lambda one: severity.index(one.verdict.status))
     worst = ordered[0].verdict
@@ -107,7 +107,7 @@ def overall(judgements: Sequence[Judgement]) -> Verdict:
     return Verdict(
         worst.status,
         f"Of {len(ordered)} models, {count}. {worst.sentence}",
-        tuple(one.verdict.sentence for one in ordered),
+        tuple(one.verdict.sentence for one in ordered[1:]),
     )
 
 

@@ -82,6 +82,11 @@ class Inputs:
     facts: tuple[Question, ...]
     prompts: tuple[Prompt, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found out about the files rather than given, in sentences."""
+        return () if self.safety is None else self.safety.notes
+
 
 def reference_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Tasks, directory: Path | None = None
@@ -102,8 +107,7 @@ def check(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     Raises:
         InvalidInput: with every problem of every input file.
     """
-    inputs = read_inputs(tasks, tokenizer)
-    return () if inputs.safety is None else inputs.safety.notes
+    return read_inputs(tasks, tokenizer).notes
 
 
 def read_inputs(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Inputs:

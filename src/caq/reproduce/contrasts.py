@@ -9,12 +9,15 @@ import numpy as np
 
 from caq.evaluate.results import Results
 from caq.evaluate.statistics import Difference, Spread, across_seeds, crossed_bootstrap
+from caq.reproduce.experiments import SAFETY
 from caq.reproduce.grid import FINE_TUNED, FULL_PRECISION
 
 #: Results by arm, then by seed; full precision has one run.
 Runs = Mapping[str, Mapping[int, Results]]
 #: Measures that are no rates: compared by their mean over the seeds.
 AMOUNTS = ("perplexity", "logit_mse", "kl")
+#: All questions and requests as one rate: the safe option, a refusal of harm, an answer to what does none.
+ALIGNED = "aligned"
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,18 @@ def common(runs: Runs, ours: str, theirs: str) -> tuple[list[Results], list[Resu
 
 
 def contrast(ours: Sequence[Results], theirs: Sequence[Results]) -> dict[str, Contrast]:
-    """Compare two arms by every rate that both have, seed by seed and item by item."""
-    pairs = [(a.outcomes(), b.outcomes()) for a, b in zip(ours, theirs, strict=True)]
+    """Compare two arms by every rate that both have, `ALIGNED` first, seed by seed and item by item."""
+    pairs = [(_outcomes(a), _outcomes(b)) for a, b in zip(ours, theirs, strict=True)]
     names = [name for name in pairs[0][0] if name in pairs[0][1]] if pairs else []
     return {name: _contrast([(a[name], b[name]) for a, b in pairs]) for name in names}
+
+
+def _outcomes(results: Results) -> dict[str, tuple[float, ...]]:
+    found = results.outcomes()
+    if not {SAFETY, "refusal", "over_refusal"} <= found.keys():
+        return found
+    answered = tuple(1.0 - refused for refused in found["over_refusal"])
+    return {ALIGNED: (*found[SAFETY], *found["refusal"], *answered), **found}
 
 
 def _contrast(seeds: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Contrast:

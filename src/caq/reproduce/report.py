@@ -139,7 +139,9 @@ def _document(outcome: Outcome, summary: Summary, plots: Sequence[str]) -> str:
         "## Between arms",
         _difference_table(summary.between),
         "Differences are paired by item; intervals are 95 % bootstrap intervals in which seeds and items are both "
-        "resampled, not corrected for the number of rows. An interval that contains 0 is no evidence of a difference.",
+        "resampled, not corrected for the number of rows. An interval that contains 0 is no evidence of a difference. "
+        "`aligned` is all safety questions (by option text) and requests as one rate: the safe option, a refusal of "
+        "harm, an answer to what does none.",
         *_amounts(summary),
         "## Against the fine-tuned model",
         _difference_table(summary.against_fine_tuned),
