@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 import caq
 from caq import loading
@@ -333,6 +333,23 @@ def test_destroyed_weights_are_broken_and_infinite_ones_unmeasured(
     assert all(outcome.good is False for outcome in found[2].outcomes["helpfulness"])
     assert "NaN" in found[3].unmeasured["safety/letter"]
     assert "NaN" in found[3].unmeasured["kl_text"]
+
+
+def test_what_others_quantized_is_compared_and_named(
+    pair: PairSource, run: Callable[..., Report], tmp_path: Path
+) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = AutoModelForCausalLM.from_pretrained(pair.model, quantization_config=settings, device_map="cpu")
+    model.save_pretrained(tmp_path / "nf4")
+    loading.load_tokenizer(pair.model).save_pretrained(tmp_path / "nf4")
+    run(tmp_path / "nf4", output=tmp_path / "out", tasks=shortened(pair.tasks, few), formats=("json",))
+    found = arms(tmp_path / "out")[2]
+    assert found.provenance["quantization"] == "bitsandbytes, load_in_4bit"
+    assert found.unmeasured == {}
+    assert found.kl_text is not None
+    assert 0 < found.kl_text.mean < 0.5
 
 
 def test_another_vocabulary_leaves_the_distances_unmeasured_and_the_rest_goes_on(

@@ -72,7 +72,6 @@ def test_what_caq_made_brings_its_recipe_and_its_ledger(model: Path) -> None:
     [
         ({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}, "gptqmodel"),
         ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "optimum"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
     ],
 )
 def test_a_method_whose_library_is_missing_names_the_package(
