@@ -16,6 +16,8 @@ def caq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """Return a function that runs `caq` in this process, as its entry point does."""
     monkeypatch.setenv("CAQ_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+        monkeypatch.setenv(name, "")  # `--quiet` sets them, for this test only.
 
     def run(*arguments: str | Path) -> Ended:
         monkeypatch.setattr(sys, "argv", ["caq", *map(str, arguments)])

@@ -224,6 +224,27 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(caq: Caq, pair: Path, t
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+def test_what_is_there_is_not_made_again_unless_it_would_be_another_or_is_damaged(
+    caq: Caq, pair: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    assert f"wrote {output}" in caq(*quantization(pair, output)).out
+    made = content(output)
+    written = (output / "caq.json").stat().st_mtime_ns
+    again = caq(*quantization(pair, output))
+    assert f"found {output}" in again.out
+    assert (output / "caq.json").stat().st_mtime_ns == written
+    assert list(tmp_path.glob(".out*")) == []
+
+    (shard,) = output.glob("model-00001-*")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert f"wrote {output}" in caq(*quantization(pair, output)).out
+    assert content(output) == made
+    assert f"wrote {output}" in caq(*quantization(pair, output), "--restart").out
+    assert f"wrote {output}" in caq(*quantization(pair, output), "--seed", "7").out
+    assert content(output) != made
+
+
 @pytest.mark.parametrize("largest", [2_000, 60_000])
 def test_a_full_disk_says_how_to_go_on(caq: Caq, pair: Path, tmp_path: Path, largest: int) -> None:
     # A limit on the size of files fails writes as a full disk does: the caches', the fit's and the checkpoint's.
@@ -235,6 +256,7 @@ def test_a_full_disk_says_how_to_go_on(caq: Caq, pair: Path, tmp_path: Path, lar
     assert stopped.returncode == 2
     assert "The disk is full. What is done is kept; free some space and go on with:" in stopped.stderr
     assert "Traceback" not in stopped.stderr
+    assert "Loading weights" not in stopped.stderr, "--quiet shows a library's progress bar"
     assert not (tmp_path / "out").exists()
     assert caq(*shlex.split(stopped.stderr.splitlines()[-1])[1:]).status == 0
     assert verify(tmp_path / "out") == ()

@@ -112,7 +112,7 @@ def quantize(
     facts: FactsOption = None,
     prompts: PromptsOption = None,
     window: WindowOption = 2048,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget an unfinished run of the same output.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what was done for the same output.")] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Quantize MODEL into a checkpoint that Transformers and vLLM load."""
@@ -132,7 +132,7 @@ def quantize(
 
         tasks = evaluation_tasks(model, *measures, window)
     result = run(model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet)
-    print(f"wrote {result.output} (unquantized logits kept to {result.preserved:.1e})")
+    print(f"{'found' if result.found else 'wrote'} {result.output} (unquantized logits kept to {result.preserved:.1e})")
     for entry in result.ledger:
         print(f"ledger: [{entry.stage}] {entry.message}")
     if evaluated:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def _no_bars(quiet: bool) -> bool:
+    """Turn the libraries' own progress bars off as well; they look here when they are imported, which is later."""
+    if quiet:
+        os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    return quiet
+
 
 OutputOption = Annotated[
     Path, typer.Option("--output", "-o", help="Directory to write; it appears whole or not at all.")
@@ -14,7 +23,7 @@ FolderOption = Annotated[
     Path, typer.Option("--output", "-o", help="Directory of reports, and of what a stopped run has done.")
 ]
 BaseOption = Annotated[str | None, typer.Option("--base", help="The model's pre-trained base: directory or hub name.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", callback=_no_bars, help="Show no progress.")]
 SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="Any other setting: training.steps=60.")]
 TextOption = Annotated[
     str | None, typer.Option("--perplexity-text", help="A text by path, or wikitext2-test, c4-test.")

@@ -1,8 +1,8 @@
 """`caq quantize`, told from top to bottom.
 
-check the inputs -> calibration data -> teachers' targets -> learn the transforms -> prove that folding changes nothing
--> quantize block by block -> write the checkpoint. Every stage is resumable; what departs from the recipe is in the
-ledger.
+check the inputs -> calibration data -> (is the checkpoint there already?) -> teachers' targets -> learn the transforms
+-> prove that folding changes nothing -> quantize block by block -> write the checkpoint. Every stage is resumable; what
+departs from the recipe is in the ledger.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +22,7 @@ from caq.cache import cache_root, digest
 from caq.checkpoint.write import require_space
 from caq.data.calibration import calibrate
 from caq.export.compressed import block_state, quantization_config, read_block, stored_weights
-from caq.export.directory import save_shard, shard_entries, write_checkpoint
+from caq.export.directory import IDENTITY, read_record, save_shard, shard_entries, write_checkpoint
 from caq.families import Bound
 from caq.inputs import Pair, check_recipe, compute_dtype, open_pair, stored_dtype
 from caq.ledger import Entry
@@ -54,17 +55,19 @@ class QuantizationResult:
 
     Attributes:
         output: the checkpoint's directory.
-        fit: what learning found; None if nothing was learned.
+        fit: the step that was kept and the history of the validation; None if nothing was learned.
         preserved: relative logit difference of the folded, unquantized model.
         ledger: every departure.
         data: what the calibration data are.
+        found: whether the checkpoint was there, whole, from an earlier run that nothing distinguishes from this one.
     """
 
     output: Path
-    fit: FitResult | None
+    fit: Mapping[str, object] | None
     preserved: float
     ledger: tuple[Entry, ...]
     data: Mapping[str, object]
+    found: bool = False
 
 
 def quantize(
@@ -87,7 +90,7 @@ def quantize(
         output_dir: where the checkpoint goes; it appears whole or not at all.
         cache_dir: where texts and teacher caches are kept for later runs; None takes `$CAQ_CACHE` or `~/.cache/caq`.
         device: None takes the accelerator if there is one.
-        restart: forget an unfinished run of the same output.
+        restart: forget what an earlier run of the same output has done.
         quiet: show no progress.
 
     Raises:
@@ -131,11 +134,15 @@ def quantize_pair(
     dtype = compute_dtype(pair.aligned, recipe)
 
     root = cache_root(cache_dir)
-    identity = digest(pair.fingerprints["aligned"], str(dtype))
+    computed = digest(pair.fingerprints["aligned"], str(dtype))
     load_aligned = partial(load, pair.aligned.path, dtype, place)
-    data = calibrate(pair.aligned, identity, recipe, root, load_aligned, quiet=quiet)
+    data = calibrate(pair.aligned, computed, recipe, root, load_aligned, quiet=quiet)
     ids = data.ids
-    workspace = open_workspace(output, _identity(pair, recipe, ids), restart=restart)
+    identity = _identity(pair, recipe, ids)
+    earlier = None if restart else read_record(output, identity)
+    if earlier is not None:
+        return _found(output, earlier)
+    workspace = open_workspace(output, identity, restart=restart)
 
     teacher = _teach(pair, recipe, ids, root / "teachers", dtype, place, load, quiet)
     bound = load(pair.aligned.path, dtype, place)
@@ -152,8 +159,9 @@ def quantize_pair(
         student, transforms, recipe, numerics, ids, workspace, stored_dtype(pair.aligned), quiet
     )
     ledger = (*data.entries, *(fitted.entries if fitted else ()), *quantized)
-    result = QuantizationResult(output, fitted, preserved, ledger, data.origin)
-    _write(result, student, transforms, recipe, numerics, pair, workspace)
+    learned = {"best_step": fitted.best_step, "history": fitted.history} if fitted else None
+    result = QuantizationResult(output, learned, preserved, ledger, data.origin)
+    _write(result, student, transforms, recipe, numerics, pair, workspace, identity)
     workspace.remove()
     return result
 
@@ -276,26 +284,32 @@ def _write(
     numerics: Numerics,
     pair: Pair,
     workspace: Workspace,
+    identity: Mapping[str, str],
 ) -> None:
     bound, stored = student.bound, stored_dtype(pair.aligned)
     edges = {name: tensor.to(stored) for name, tensor in fold_edges(bound, student.plan, transforms).items()}
     save_shard(edges, workspace.edges)
     shards = [workspace.edges, *(workspace.block(index) for index in range(bound.shape.layers))]
     quantization = quantization_config(bound.family, bound.shape, numerics, recipe.transforms)
-    write_checkpoint(result.output, shards, pair.aligned, quantization, recipe, _record(result, recipe, pair))
+    write_checkpoint(result.output, shards, pair.aligned, quantization, recipe, _record(result, recipe, pair, identity))
 
 
-def _record(result: QuantizationResult, recipe: Recipe, pair: Pair) -> dict[str, object]:
-    learned = result.fit
+def _record(result: QuantizationResult, recipe: Recipe, pair: Pair, identity: Mapping[str, str]) -> dict[str, object]:
     return {
         "caq": version("caq"),
         "recipe_sha256": recipe.fingerprint(),
         "models": {name: {"sha256": sha} for name, sha in pair.fingerprints.items()},
         "data": dict(result.data),
         "preserved": result.preserved,
-        "fit": {"best_step": learned.best_step, "history": learned.history} if learned else None,
+        "fit": result.fit,
         "ledger": [entry.as_dict() for entry in result.ledger],
+        IDENTITY: dict(identity),
     }
+
+
+def _found(output: Path, record: Mapping[str, Any]) -> QuantizationResult:
+    entries = tuple(Entry(**entry) for entry in record["ledger"])
+    return QuantizationResult(output, record["fit"], record["preserved"], entries, record["data"], found=True)
 
 
 def _identity(pair: Pair, recipe: Recipe, ids: Int[Tensor, "samples length"]) -> dict[str, str]:

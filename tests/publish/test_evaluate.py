@@ -76,12 +76,17 @@ def test_an_evaluation_that_cannot_be_run_is_refused_before_anything_is_quantize
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_a_comparison_that_fails_says_that_the_checkpoint_is_there_and_how_to_go_on(
+def test_a_comparison_that_failed_goes_on_from_the_checkpoint(
     bundled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out-report").write_text("in the way")
     assert quantize(bundled, tmp_path / "out", "--evaluate", "--prompts", bundled / "some-prompts.jsonl") == 2
     said = capsys.readouterr().err
     assert "out-report: is a file" in said
-    assert f"{tmp_path / 'out'} was written and is whole; go on with `caq compare" in said
+    assert f"{tmp_path / 'out'} was written and is whole; the same command goes on from there" in said
     assert verify(tmp_path / "out") == ()
+    (tmp_path / "out-report").unlink()
+    asked: list[str | Path] = ["--evaluate", "--prompts", bundled / "some-prompts.jsonl"]
+    assert quantize(bundled, tmp_path / "out", *asked) == EXIT["undecided"]
+    assert f"found {tmp_path / 'out'}" in capsys.readouterr().out
+    assert "**Undecided.**" in (tmp_path / "out" / "README.md").read_text()

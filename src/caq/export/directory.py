@@ -7,18 +7,22 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from caq.checkpoint.inspect import Checkpoint
-from caq.checkpoint.write import atomic_directory, write_hashes
+from caq.checkpoint.write import atomic_directory, verify, write_hashes
+from caq.errors import InvalidInput
 from caq.ledger import Entry
 from caq.loading import RECIPE_FILE
 from caq.recipe import Recipe
 
 RECORD_FILE = "caq.json"
+#: Where the record has what decides a checkpoint: hashes of models, data and recipe, and the code's version.
+IDENTITY = "identity"
 
 
 def save_shard(tensors: Mapping[str, Tensor], path: Path, entries: Iterable[Entry] = ()) -> None:
@@ -69,6 +73,16 @@ def write_checkpoint(
         (directory / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
         _write_json(record, directory / RECORD_FILE)
         write_hashes(directory)
+
+
+def read_record(output: Path, identity: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the record of a checkpoint that is there, whole, with this identity; None if it has to be made."""
+    try:
+        record: dict[str, Any] = json.loads((output / RECORD_FILE).read_text(encoding="utf-8"))
+        same = record[IDENTITY] == dict(identity) and not verify(output)
+    except (OSError, ValueError, LookupError, TypeError, InvalidInput):
+        return None  # No checkpoint of ours, or a damaged one.
+    return record if same else None
 
 
 def _write_shards(files: Sequence[Path], directory: Path) -> None:

@@ -61,7 +61,7 @@ def evaluate(
         quiet: show no progress.
 
     Raises:
-        CaqError: the comparison's; a note says that the checkpoint is there, and how to go on from it.
+        CaqError: the comparison's; a note says that the checkpoint is there.
     """
     output = report_directory(checkpoint)
     try:
@@ -69,8 +69,7 @@ def evaluate(
             [str(checkpoint)], reference=model, base=base, tasks=tasks, output=output, device=device, quiet=quiet
         )
     except CaqError as error:
-        again = f"`caq compare {checkpoint} --reference {model} …`, then `caq card {checkpoint} RESULTS.json`"
-        error.add_note(f"{checkpoint} was written and is whole; go on with {again}")
+        error.add_note(f"{checkpoint} was written and is whole; the same command goes on from there")
         raise
     write_card(checkpoint, report)
     return report

@@ -27,7 +27,7 @@ from caq.evaluate.results import Results
 from caq.evaluate.suite import Tasks, check, evaluate, reference_answers
 from caq.families import Bound
 from caq.inputs import Pair, check_recipe, open_pair
-from caq.loading import RECIPE_FILE, load, load_bound, load_tokenizer
+from caq.loading import load, load_bound, load_tokenizer
 from caq.pipeline import Load, quantize_pair
 from caq.recipe import Recipe
 
@@ -196,27 +196,19 @@ def _write(record: Path, cell: Cell) -> None:
 def _quantized(bench: _Bench, recipe: Recipe, name: str, quiet: bool) -> Results:
     """Quantize, then measure the saved directory."""
     grid, output = bench.grid, bench.grid.directory / "checkpoints" / slug(name)
-    if not _holds(output, recipe):
-        shutil.rmtree(output, ignore_errors=True)
-        quantize_pair(
-            bench.pair,
-            recipe,
-            output,
-            load=bench.load,
-            cache_dir=grid.directory / "cache",
-            device=grid.device,
-            quiet=quiet,
-        )
+    quantize_pair(
+        bench.pair,
+        recipe,
+        output,
+        load=bench.load,
+        cache_dir=grid.directory / "cache",
+        device=grid.device,
+        quiet=quiet,
+    )
     results = _measured(bench, output)
     if not grid.keep_checkpoints:
         shutil.rmtree(output)
     return results
-
-
-def _holds(output: Path, recipe: Recipe) -> bool:
-    """Whether a run that was stopped before its measurement left the checkpoint of this recipe."""
-    file = output / RECIPE_FILE
-    return file.exists() and Recipe.from_yaml(file) == recipe
 
 
 def _measured(bench: _Bench, directory: Path) -> Results:
