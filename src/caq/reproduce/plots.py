@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from caq.evaluate.statistics import Spread
-from caq.reproduce.contrasts import Runs, quantized_arms
+from caq.reproduce.contrasts import AMOUNTS, Runs, quantized_arms
 from caq.reproduce.experiments import SAFETY, Experiment, Sweep
 from caq.reproduce.grid import FINE_TUNED, FULL_PRECISION, PRE_TRAINED
 
@@ -18,7 +18,9 @@ Spreads = Mapping[str, Mapping[str, Spread]]
 
 MEASURES: Mapping[str, str] = {
     "perplexity": "Perplexity",
-    SAFETY: "Safety, %",
+    "kl": "KL to the fine-tuned model, nats",
+    SAFETY: "Safety by option text, %",
+    "safety/letter": "Safety by letter, %",
     "refusal": "Refusals of harmful requests, %",
     "over_refusal": "Refusals of harmless requests, %",
 }
@@ -42,6 +44,8 @@ def draw(experiment: Experiment, runs: Runs, found: Spreads, directory: Path) ->
         _panel(place, experiment, runs, found, measure)
     for place in axes[len(shown) :]:
         place.set_visible(False)
+    if experiment.sweep is not None and len(experiment.sweep.lines) > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(f"{experiment.title}\n{CAPTION}", fontsize=11)
     directory.mkdir(parents=True, exist_ok=True)
     name = f"{experiment.name}.svg"
@@ -79,14 +83,13 @@ def _lines(axes: Axes, sweep: Sweep, found: Spreads, measure: str) -> None:
         axes.set_xscale("symlog", linthresh=5)
         ticks = sorted({x for arms in sweep.lines.values() for x in arms})
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-    if measure == "perplexity" and _decades(found, measure):
+    if measure in AMOUNTS and _decades(found, sweep, measure):
         axes.set_yscale("log")
-    if len(sweep.lines) > 1:
-        axes.legend(fontsize=8)
 
 
-def _decades(found: Spreads, measure: str) -> bool:
-    values = [of[measure].mean for of in found.values() if measure in of]
+def _decades(found: Spreads, sweep: Sweep, measure: str) -> bool:
+    arms = {arm for line in sweep.lines.values() for arm in line.values()}
+    values = [of[measure].mean for arm, of in found.items() if arm in arms and measure in of]
     return max(values) > 10 * min(values)
 
 
@@ -110,7 +113,8 @@ def _points(axes: Axes, arms: Sequence[str], found: Spreads, measure: str) -> No
 def _full_precision(axes: Axes, found: Spreads, measure: str, *, across: bool) -> None:
     styles = {FINE_TUNED: "--", PRE_TRAINED: ":"}
     for name in FULL_PRECISION:
-        if name == PRE_TRAINED and measure != "perplexity":
+        # The base is far from safe, and the fine-tuned model's distance to itself is no line on a logarithmic axis.
+        if (name == PRE_TRAINED and measure != "perplexity") or measure == "kl":
             continue
         if measure in found.get(name, {}):
             draw_line = axes.axhline if across else axes.axvline
@@ -119,7 +123,7 @@ def _full_precision(axes: Axes, found: Spreads, measure: str, *, across: bool) -
 
 def _bars(spreads: Sequence[Spread], measure: str) -> tuple[list[float], list[float]]:
     """Lengths below and above of the 95 % intervals over seeds, within what a rate can be; none for a single seed."""
-    least, most = (0.0, float("inf")) if measure == "perplexity" else (0.0, 1.0)
+    least, most = (0.0, float("inf")) if measure in AMOUNTS else (0.0, 1.0)
     ends = [
         (one.mean, one.mean) if one.interval is None else (max(one.interval.low, least), min(one.interval.high, most))
         for one in spreads
@@ -130,4 +134,4 @@ def _bars(spreads: Sequence[Spread], measure: str) -> tuple[list[float], list[fl
 
 
 def _scaled(value: float, measure: str) -> float:
-    return value if measure == "perplexity" else 100 * value
+    return value if measure in AMOUNTS else 100 * value
