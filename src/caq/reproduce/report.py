@@ -19,7 +19,7 @@ from caq.reproduce.contrasts import (
     between,
     spreads,
 )
-from caq.reproduce.experiments import Experiment
+from caq.reproduce.experiments import SAFETY, Experiment
 from caq.reproduce.grid import FULL_PRECISION, Cell
 from caq.reproduce.pairs import PairSource
 from caq.reproduce.paper import Comparison, compare, floor
@@ -165,7 +165,8 @@ def _beside_the_paper(outcome: Outcome, summary: Summary) -> Iterator[str]:
     if not summary.paper:
         return
     measures = list(dict.fromkeys(name for row in summary.paper.values() for name in row))
-    headings = [part for name in measures for part in (f"{name}: paper", "ours", "difference")]
+    titles = [name.removeprefix(f"{SAFETY}/") for name in measures]
+    headings = [part for title in titles for part in (f"{title}: paper", "ours", "difference")]
     order = [*FULL_PRECISION, *outcome.experiment.arms]
     rows = [
         [arm, *(cell for name in measures for cell in _paper_cells(summary.paper[arm].get(name)))]
