@@ -50,7 +50,7 @@ def render_markdown(report: Report, comparison: Comparison) -> str:
 def _judgement(judgement: Judgement, report: Report) -> Iterator[str]:
     status = judgement.verdict.status
     yield f"## {ICONS[status]} {_text(name(judgement.model))}: {STATUS_WORDS[status].lower()}"
-    if len(report.judgements) > 1:
+    if judgement.verdict.sentence not in report.verdict.sentence:
         yield _text(judgement.verdict.sentence)
     shown = [row for row in judgement.rows if row.category is None or row.status == "lost"]
     if shown:
