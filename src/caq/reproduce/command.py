@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +16,7 @@ from caq.recipe_text import nearest
 from caq.reproduce.experiments import EXPERIMENTS, Experiment
 from caq.reproduce.grid import FULL_PRECISION, Cell, Grid, cells
 from caq.reproduce.pairs import PairSource, open_source, recipe_for
+from caq.reproduce.plots import draw
 from caq.reproduce.report import Outcome, Summary, summarise, write_report
 
 #: Measures of a row that is printed as it comes.
@@ -84,7 +84,7 @@ def run(request: Request, *, quiet: bool = False) -> Summary:
     rows = {arm: list(runs.values()) for arm, runs in outcome.runs.items() if runs}
     console.print(rich_table(rows, title=f"{experiment.title}; {pair.name}, seeds {', '.join(map(str, grid.seeds))}"))
     folder = request.directory / experiment.name
-    write_report(outcome, summary, folder, _plots(console, outcome, summary, folder))
+    write_report(outcome, summary, folder, draw(experiment, outcome.runs, summary.spreads, folder))
     console.print(f"wrote {folder / 'results.json'} and {folder / 'report.md'}", soft_wrap=True)
     return summary
 
@@ -102,15 +102,6 @@ def _grid(request: Request, pair: PairSource, experiment: Experiment) -> Grid:
         request.device,
         request.keep_checkpoints,
     )
-
-
-def _plots(console: Console, outcome: Outcome, summary: Summary, folder: Path) -> list[str]:
-    if find_spec("matplotlib") is None:
-        console.print("no plot: pip install 'caq[report]' brings what draws it", soft_wrap=True)
-        return []
-    from caq.reproduce.plots import draw
-
-    return draw(outcome.experiment, outcome.runs, summary.spreads, folder)
 
 
 def _print_row(console: Console, grid: Grid, found: list[Cell]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -19,7 +18,6 @@ from caq.comparison.render import RENDERERS
 from caq.comparison.render import items as items_module
 from caq.comparison.render.items import flipped_items
 from caq.comparison.render.page import CHART_ROWS, LEDGER_ENTRIES, render_page
-from caq.errors import InvalidInput
 from caq.ledger import Entry
 from tests.comparison.render.samples import SAFETY, Model, sample
 
@@ -238,13 +236,3 @@ def test_charts_take_their_colours_from_the_page(ordinary_page: str) -> None:
 def test_identifiers_in_the_page_are_unique(ordinary_page: str) -> None:
     found = re.findall(r' id="([^"]+)"', ordinary_page)
     assert len(found) == len(set(found))
-
-
-def test_without_matplotlib_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    comparison = sample({SAFETY: 30}, [SAME])
-    report = analyse(comparison)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InvalidInput, match=r"pip install 'caq\[report\]'"):
-        render_page(report, comparison)
-    assert RENDERERS["md"][1](report, comparison)
-    assert RENDERERS["junit"][1](report, comparison)

@@ -10,18 +10,17 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from caq.comparison.record import Distances
 from caq.comparison.render.words import heading, name, number, percent, printable, signed
 from caq.comparison.report import Letters, Row
-from caq.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 WIDTH = 360.0
 # Room for half of the last tick's label.
@@ -166,16 +165,7 @@ def _edge(value: float) -> str:
 def _svg(
     draw: Callable[[Axes], None], height: float, label: str, left: float = 14, bottom: float = 38, width: float = WIDTH
 ) -> Markup:
-    """Return a drawing of `width` by `height` units with its label for those who cannot see it.
-
-    Raises:
-        InvalidInput: matplotlib is not installed.
-    """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InvalidInput(["the page's charts need matplotlib; run pip install 'caq[report]'"]) from error
+    """Return a drawing of `width` by `height` units with its label for those who cannot see it."""
     drawn = io.StringIO()
     # The salt makes identifiers a function of the chart: the same report gives the same bytes.
     with warnings.catch_warnings(), rc_context(cast(Any, {**_SETTINGS, "svg.hashsalt": label})):

@@ -28,11 +28,7 @@ LEDGER_ENTRIES = 200
 
 
 def render_page(report: Report, comparison: Comparison) -> str:
-    """Return the page; the same report and comparison give the same text, which is valid UTF-8 under 5 MB.
-
-    Raises:
-        InvalidInput: matplotlib is not installed.
-    """
+    """Return the page; the same report and comparison give the same text, which is valid UTF-8 under 5 MB."""
     style, script = _file("page.css"), _file("page.js")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
