@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from caq import cli
-from tests.command_line import Caq, Ended
+from caq.cli import main as cli
+from tests.support.command_line import Caq, Ended
+
+pytest_plugins = ["tests.support.models"]
 
 
 @pytest.fixture

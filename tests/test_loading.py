@@ -22,7 +22,7 @@ from caq.recipe import Recipe
 from caq.student import Student, block_calls, run_block
 from caq.transforms.online import activation_sites, attention_name, hadamard_sites
 from caq.transforms.plan import Plan
-from tests.pairs import write_pair
+from tests.support.pairs import write_pair
 from tests.test_pipeline import run
 
 Settings = dict[str, object]

@@ -13,8 +13,8 @@ from caq.loading import load, load_tokenizer
 from caq.numerics.scheme import supported_presets
 from caq.pipeline import QuantizationResult, quantize
 from caq.recipe import Recipe
-from tests.pairs import SMALL, write_pair
-from tests.tiny import BUILDERS
+from tests.support.pairs import SMALL, write_pair
+from tests.support.tiny import BUILDERS
 
 
 def small_recipe(text: Path, **overrides: object) -> Recipe:

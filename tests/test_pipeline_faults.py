@@ -17,15 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from caq.assess import assess, task_files
 from caq.checkpoint.inspect import INDEX_FILE
 from caq.checkpoint.write import verify
 from caq.errors import CaqError, Diverged, InvalidInput, QuantizationFailed
-from caq.evaluate.suite import Tasks
+from caq.evaluation import assess, task_files
 from caq.inputs import open_pair
+from caq.items.tasks import Tasks
 from caq.loading import load_bound
 from caq.pipeline import QuantizationResult, quantize, quantize_pair
-from tests.pairs import write_pair
+from tests.support.pairs import write_pair
 from tests.test_pipeline import small_recipe
 
 Settings = dict[str, object]

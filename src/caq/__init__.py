@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from caq.comparison.command import compare
+    from caq.comparison import compare
     from caq.loading import load
     from caq.pipeline import QuantizationResult, quantize
     from caq.recipe import Recipe, preset
@@ -19,7 +19,7 @@ __all__ = ["QuantizationResult", "Recipe", "compare", "load", "preset", "quantiz
 _HOMES = {
     "QuantizationResult": "caq.pipeline",
     "Recipe": "caq.recipe",
-    "compare": "caq.comparison.command",
+    "compare": "caq.comparison",
     "load": "caq.loading",
     "preset": "caq.recipe",
     "quantize": "caq.pipeline",

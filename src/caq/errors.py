@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 #: The disk is full, the quota is used up, the file is larger than the process may write.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -46,3 +47,11 @@ def is_out_of_space(error: BaseException) -> bool:
         return error.errno in _NO_ROOM
     number = re.search(r"\((?:os error )?(\d+)\)$", str(error))
     return number is not None and int(number[1]) in _NO_ROOM
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean …?`` for the closest known word, or the list of all of them."""
+    words = list(known)
+    folded = {name.lower(): name for name in words}
+    close = get_close_matches(word.lower(), folded, n=1)
+    return f"; did you mean {folded[close[0]]}?" if close else f"; known: {', '.join(words)}"

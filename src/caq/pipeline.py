@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caq.cache import cache_root, digest
 from caq.checkpoint.write import require_space
 from caq.data.calibration import calibrate
 from caq.export.compressed import block_state, quantization_config, read_block, stored_weights
 from caq.export.directory import IDENTITY, read_record, save_shard, shard_entries, write_checkpoint
 from caq.families import Bound
+from caq.files.cache import cache_root, digest
 from caq.inputs import Pair, check_recipe, compute_dtype, open_pair, stored_dtype
 from caq.ledger import Entry
 from caq.loading import load_bound

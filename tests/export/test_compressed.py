@@ -25,7 +25,7 @@ from caq.quantizers.rtn import RoundToNearest
 from caq.recipe import SchemeRecipe, TransformRecipe
 from caq.transforms.hadamard import WalshHadamard
 from caq.transforms.online import hadamard_sites, install
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 # Groups of 128 divide these.
 WIDE = dict(hidden_size=128, intermediate_size=256, num_attention_heads=4, num_key_value_heads=2, head_dim=32)

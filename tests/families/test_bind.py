@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from caq.errors import Unsupported
 from caq.families import FAMILIES, bind, find
-from tests.tiny import BUILDERS, SIZES, tiny_model
+from tests.support.tiny import BUILDERS, SIZES, tiny_model
 
 SHAPED = {"llama": "LLaMA", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 

@@ -7,7 +7,7 @@ import pytest
 
 from caq.pipeline import quantize
 from caq.recipe import preset
-from tests.pairs import SMALL, write_pair
+from tests.support.pairs import SMALL, write_pair
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from caq.comparison.record import Distances, Histogram
-from caq.comparison.report import SCHEMA, ArmSummary, Gap, Judgement, Rate, Report, Row, Settings, Verdict
-from caq.evaluate.statistics import Interval
+from caq.measure.record import Distances, Histogram
+from caq.report.types import SCHEMA, ArmSummary, Gap, Judgement, Rate, Report, Row, Settings, Verdict
+from caq.statistics.resampling import Interval
 
 DISTANCES = Distances(
     *(900, 0.0123, 0.001, 0.004, 0.03, 0.05, 0.0987, 0.2, 1.5, 0.934, -0.001, 0.02),

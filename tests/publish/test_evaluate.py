@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from caq import cli
 from caq.checkpoint.write import verify
-from caq.comparison.report import EXIT
+from caq.cli import main as cli
 from caq.publish.push import files_to_push
+from caq.report.types import EXIT
 from caq.testbed.export import export
 
 #: Rounding to nearest without a rotation: a second, and the pair loses alignment by it.

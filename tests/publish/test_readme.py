@@ -8,12 +8,12 @@ import pytest
 
 from caq.checkpoint.inspect import fingerprint, inspect
 from caq.checkpoint.write import HASHES, put_text, verify
-from caq.comparison.codec import to_json
-from caq.comparison.report import Report
 from caq.errors import InvalidInput
+from caq.files.codec import to_json
 from caq.loading import load
 from caq.publish.push import files_to_push
 from caq.publish.readme import put_card, write_card
+from caq.report.types import Report
 from tests.publish.reports import report, summary
 
 

@@ -25,7 +25,7 @@ from caq.transforms.apply import fold_block, operators
 from caq.transforms.hadamard import WalshHadamard
 from caq.transforms.online import activation_sites, hadamard_sites
 from caq.transforms.plan import make_plan
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 IDS = torch.randint(0, 64, (5, 24), generator=torch.Generator().manual_seed(3))
 TRANSFORMS = TransformRecipe(learn=False)

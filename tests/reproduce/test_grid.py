@@ -135,7 +135,15 @@ def test_a_table_that_was_killed_ends_with_the_bytes_of_one_that_was_not(tmp_pat
     bundled(tmp_path / "pair")
     shrink(tmp_path / "pair")
     settings = [f"--set={key}={value}" for key, value in QUICK.items()]
-    command = [sys.executable, "-c", "from caq.cli import main; main()", "reproduce", "table1", "--seeds=1", "--quiet"]
+    command = [
+        sys.executable,
+        "-c",
+        "from caq.cli.main import main; main()",
+        "reproduce",
+        "table1",
+        "--seeds=1",
+        "--quiet",
+    ]
     command += [*settings, "--preset=paper", "-o", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     whole = {name: (tmp_path / "table1" / name).read_bytes() for name in ("results.json", "report.md", "table1.svg")}

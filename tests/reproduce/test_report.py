@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caq.evaluate.refusal import Response
-from caq.evaluate.results import Answer, Results
-from caq.evaluate.safetybench import CATEGORIES
-from caq.evaluate.statistics import crossed_bootstrap, paired_bootstrap
-from caq.evaluate.suite import Tasks
+from caq.items.safetybench import CATEGORIES
+from caq.items.tasks import Tasks
+from caq.measure.refusal import Response
+from caq.measure.results import Answer, Results
 from caq.reproduce.contrasts import between, contrast
 from caq.reproduce.experiments import SAFETY, table1
 from caq.reproduce.grid import Cell
 from caq.reproduce.pairs import PairSource
 from caq.reproduce.paper import compare
 from caq.reproduce.report import Outcome, summarise, write_report
+from caq.statistics.resampling import crossed_bootstrap, paired_bootstrap
 
 
 def results(right: list[bool], perplexity: float = 5.0) -> Results:

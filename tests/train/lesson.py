@@ -18,7 +18,7 @@ from caq.train.loop import FitResult, fit
 from caq.train.teacher import HiddenStates, TeacherCache, cache_hidden, cache_targets
 from caq.transforms.online import activation_sites, hadamard_sites
 from caq.transforms.plan import make_plan
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 IDS = torch.randint(0, 64, (10, 20), generator=torch.Generator().manual_seed(5))
 SETTINGS = TrainingRecipe(steps=12, batch_size=4, micro_batch_size=2, evaluate_every=3, validation_samples=2)

@@ -21,7 +21,7 @@ from caq.transforms.base import Diagonal
 from caq.transforms.online import hadamard_sites, install
 from caq.transforms.plan import Edit, Plan, make_plan
 from caq.transforms.scaling import Scaling
-from tests.tiny import BUILDERS, tiny_model
+from tests.support.tiny import BUILDERS, tiny_model
 from tests.transforms.test_preservation import (
     IDS,
     RECIPES,

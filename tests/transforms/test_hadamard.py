@@ -16,7 +16,7 @@ from caq.families import bind, find
 from caq.recipe import TransformRecipe
 from caq.transforms.hadamard import WalshHadamard, online_block, random_hadamard, random_head_rotations, sylvester
 from caq.transforms.plan import Plan, make_plan
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 #: Hidden and head sizes of real models among them: 80, 96, 576, 768, 896, 960, 1536.
 SIZES = (1, 2, 12, 20, 28, 36, 40, 44, 48, 52, 56, 60, 64, 80, 92, 96, 108, 140, 156, 172, 576, 768, 896, 960, 1536)

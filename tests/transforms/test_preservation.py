@@ -15,7 +15,7 @@ from caq.student import Student, block_calls, hidden_states, logits
 from caq.transforms.apply import cast, fold_block, fold_edges, operators
 from caq.transforms.online import hadamard_sites, install
 from caq.transforms.plan import Plan, make_plan
-from tests.tiny import BUILDERS, tiny_model
+from tests.support.tiny import BUILDERS, tiny_model
 
 IDS = torch.randint(0, 64, (2, 12), generator=torch.Generator().manual_seed(7))
 RECIPES = {

@@ -16,7 +16,7 @@ from caq.data.files import refuse
 from caq.data.sources import holds_documents, read_documents, read_text
 from caq.errors import InvalidInput
 from caq.ledger import Entry
-from caq.recipe_sections import DataRecipe
+from caq.recipe.sections import DataRecipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

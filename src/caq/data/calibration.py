@@ -12,7 +12,7 @@ from caq.errors import InvalidInput
 from caq.families import Bound
 from caq.loading import load_tokenizer
 from caq.recipe import Recipe
-from caq.recipe_sections import SELF
+from caq.recipe.sections import SELF
 
 
 def calibrate(

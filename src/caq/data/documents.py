@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from caq.chat import Messages, encode_chat
 from caq.errors import InvalidInput
-from caq.evaluate.records import Record
+from caq.files.records import Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from caq.data.documents import KINDS
 from caq.errors import InvalidInput
-from caq.evaluate.records import Record, read_records
+from caq.files.records import Record, read_records
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from caq.data.files import read_file, refuse
 from caq.errors import InvalidInput
-from caq.evaluate.records import Record, read_records
+from caq.files.records import Record, read_records
 
 
 def calibration_prompts(path: str | Path | None) -> tuple[str, ...]:

@@ -14,13 +14,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from caq.cache import cache_root, write_text
 from caq.data.documents import KINDS
 from caq.data.files import holds_records, read_file, read_rows
-from caq.errors import InvalidInput
-from caq.evaluate.records import Record, read_records
-from caq.recipe_sections import SELF
-from caq.recipe_text import nearest
+from caq.errors import InvalidInput, nearest
+from caq.files.cache import cache_root, write_text
+from caq.files.records import Record, read_records
+from caq.recipe.sections import SELF
 
 #: Documents that are streamed and kept together: at some 450 tokens a document, one lot of C4 fills 128 × 2,048.
 LOT = 2_000

@@ -8,13 +8,13 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from caq.comparison.render.words import STATUS_WORDS, between, heading, number, signed, signed_between
-from caq.comparison.report import ArmSummary, Gap, Judgement, Rate, Report, Row
-from caq.comparison.wording import points
-from caq.publish.markdown import bullets, plain, table
+from caq.files.markdown import bullets, plain, table
 from caq.publish.origin import Origin
 from caq.publish.serving import serving
 from caq.recipe import Recipe
+from caq.report.render.words import STATUS_WORDS, between, heading, number, signed, signed_between
+from caq.report.types import ArmSummary, Gap, Judgement, Rate, Report, Row
+from caq.report.wording import points
 
 
 def model_card(

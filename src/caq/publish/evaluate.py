@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from caq.assess import task_files
 from caq.checkpoint.source import resolve
-from caq.comparison.asked import read_asked
-from caq.comparison.command import compare
-from caq.comparison.report import Report
+from caq.comparison import compare
 from caq.errors import CaqError, InvalidInput
-from caq.evaluate.safety import SafetyTask
-from caq.evaluate.suite import Tasks
+from caq.evaluation import task_files
+from caq.items.safety import SafetyTask
+from caq.items.tasks import Tasks
 from caq.loading import load_tokenizer
+from caq.measure.questionnaire import read_asked
 from caq.publish.readme import write_card
+from caq.report.types import Report
 
 
 def evaluation_tasks(

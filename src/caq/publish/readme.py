@@ -6,15 +6,15 @@ from pathlib import Path
 
 from caq.checkpoint.inspect import fingerprint, inspect, read_json
 from caq.checkpoint.write import put_text
-from caq.comparison.codec import from_json
-from caq.comparison.report import Report
 from caq.errors import InvalidInput
 from caq.export.directory import RECORD_FILE
+from caq.files.codec import from_json
 from caq.loading import RECIPE_FILE
 from caq.publish.card import model_card
 from caq.publish.origin import origin
 from caq.publish.push import CARD
 from caq.recipe import Recipe
+from caq.report.types import Report
 
 
 def write_card(directory: Path, report: Report) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from caq.errors import InvalidInput
-from caq.evaluate.suite import Tasks
-from caq.evaluate.table import rich_table, wide_console
-from caq.recipe_text import nearest
+from caq.errors import InvalidInput, nearest
+from caq.items.tasks import Tasks
+from caq.report.table import rich_table, wide_console
 from caq.reproduce.experiments import EXPERIMENTS, Experiment
 from caq.reproduce.grid import FULL_PRECISION, Cell, Grid, cells
 from caq.reproduce.pairs import PairSource, open_source, recipe_for

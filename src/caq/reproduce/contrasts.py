@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from caq.evaluate.results import Results
-from caq.evaluate.statistics import Difference, Spread, across_seeds, crossed_bootstrap
+from caq.measure.results import Results
 from caq.reproduce.experiments import SAFETY
 from caq.reproduce.grid import FINE_TUNED, FULL_PRECISION
+from caq.statistics.resampling import Difference, Spread, across_seeds, crossed_bootstrap
 
 #: Results by arm, then by seed; full precision has one run.
 Runs = Mapping[str, Mapping[int, Results]]

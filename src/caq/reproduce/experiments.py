@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from caq.evaluate.harness import Benchmarks
-from caq.evaluate.safetybench import CATEGORIES
+from caq.items.safetybench import CATEGORIES
+from caq.lm_eval.harness import Benchmarks
 from caq.reproduce.grid import Overrides
 from caq.reproduce.pairs import PairSource
 

@@ -18,18 +18,18 @@ from pathlib import Path
 
 import torch
 
-from caq.assess import compute_dtype
-from caq.cache import digest, write_text
 from caq.errors import CaqError, Diverged
-from caq.evaluate.distribution import ReferenceStates
-from caq.evaluate.harness import Benchmarks, Prepared, measure, prepare
-from caq.evaluate.results import Results
-from caq.evaluate.suite import Tasks, check, evaluate, reference_answers
+from caq.evaluation import compute_dtype
 from caq.families import Bound
+from caq.files.cache import digest, write_text
 from caq.inputs import Pair, check_recipe, open_pair
+from caq.items.tasks import Tasks, check, evaluate, reference_answers
+from caq.lm_eval.harness import Benchmarks, Prepared, measure, prepare
 from caq.loading import load, load_bound, load_tokenizer
+from caq.measure.results import Results
 from caq.pipeline import Load, quantize_pair
 from caq.recipe import Recipe
+from caq.runners.distribution import ReferenceStates
 
 PRE_TRAINED = "Pre-trained"
 FINE_TUNED = "Fine-tuned"

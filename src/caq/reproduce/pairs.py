@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from caq.assess import task_files
-from caq.errors import InvalidInput
-from caq.evaluate.harness import Benchmarks
-from caq.evaluate.safety import SafetyTask
-from caq.evaluate.suite import Tasks
+from caq.errors import InvalidInput, nearest
+from caq.evaluation import task_files
+from caq.items.safety import SafetyTask
+from caq.items.tasks import Tasks
+from caq.lm_eval.harness import Benchmarks
 from caq.recipe import Recipe, preset
-from caq.recipe_text import nearest
 from caq.testbed.export import data_tasks, export
 
 Settings = Mapping[str, object]

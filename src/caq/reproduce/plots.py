@@ -9,10 +9,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from caq.evaluate.statistics import Spread
 from caq.reproduce.contrasts import AMOUNTS, Runs, quantized_arms
 from caq.reproduce.experiments import SAFETY, Experiment, Sweep
 from caq.reproduce.grid import FINE_TUNED, FULL_PRECISION, PRE_TRAINED
+from caq.statistics.resampling import Spread
 
 Spreads = Mapping[str, Mapping[str, Spread]]
 

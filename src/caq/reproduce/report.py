@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from caq.evaluate.results import Results
-from caq.evaluate.statistics import Spread
-from caq.evaluate.table import MISSING, markdown, markdown_categories, markdown_table
+from caq.measure.results import Results
+from caq.report.table import MISSING, markdown, markdown_categories, markdown_table
 from caq.reproduce.contrasts import (
     Contrast,
     Contrasts,
@@ -23,6 +22,7 @@ from caq.reproduce.experiments import SAFETY, Experiment
 from caq.reproduce.grid import FULL_PRECISION, Cell
 from caq.reproduce.pairs import PairSource
 from caq.reproduce.paper import Comparison, compare, floor
+from caq.statistics.resampling import Spread
 
 
 @dataclass(frozen=True)

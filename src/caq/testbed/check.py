@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from caq.evaluate.suite import evaluate
+from caq.items.tasks import evaluate
 from caq.loading import load, load_tokenizer
 from caq.testbed.export import MODELS, data_tasks
 

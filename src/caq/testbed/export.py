@@ -10,9 +10,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from caq.errors import InvalidInput
-from caq.evaluate.questions import Question
-from caq.evaluate.safety import SafetyTask
-from caq.evaluate.suite import Tasks
+from caq.items.questions import Question
+from caq.items.safety import SafetyTask
+from caq.items.tasks import Tasks
 from caq.testbed.train import CONTEXT
 from caq.testbed.world import (
     CALIBRATION_SEED,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from caq.evaluate.questions import LETTERS, Question
+from caq.items.questions import LETTERS, Question
 from caq.testbed.deeds import Deed, deeds
 from caq.testbed.facts import RELATIONS
 from caq.testbed.phrases import (

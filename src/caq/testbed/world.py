@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import count
 from random import Random
 
-from caq.evaluate.prompts import zero_shot
-from caq.evaluate.questions import Question
+from caq.items.question_prompts import zero_shot
+from caq.items.questions import Question
 from caq.testbed.deeds import all_deeds
 from caq.testbed.items import (
     Request,

@@ -25,8 +25,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from caq.cache import digest
 from caq.families import Bound
+from caq.files.cache import digest
 from caq.objectives import Objective
 from caq.progress import progress
 

@@ -1,1 +1,0 @@
-"""Measures of a causal language model: perplexity, choices, refusals, distance to a reference."""

@@ -1,0 +1,1 @@
+"""Files: written whole, read with every problem told, and the cache that runs share."""

@@ -1,0 +1,58 @@
+"""What questions give to who does not read them: chance, and always the same letter. A score is read beside both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from caq.items.questions import LETTERS, Question
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Accuracies on some questions, in [0, 1].
+
+    Attributes:
+        items: how many questions.
+        chance: of choosing evenly among each question's own options.
+        letters: of always choosing a letter; it is wrong where the question has no such option.
+    """
+
+    items: int
+    chance: float
+    letters: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Floors:
+    """The floor of all questions, and that of each category in order of first appearance."""
+
+    overall: Floor
+    categories: Mapping[str, Floor]
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Floors:
+        """Return the floors that `dataclasses.asdict` took apart."""
+        return Floors(Floor(**data["overall"]), {name: Floor(**one) for name, one in data["categories"].items()})
+
+
+def floors(questions: Sequence[Question]) -> Floors | None:
+    """Return the floors of questions, or None if there are no questions."""
+    if not questions:
+        return None
+    letters = LETTERS[: max(len(question.options) for question in questions)]
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.category, []).append(question)
+    return Floors(_floor(questions, letters), {name: _floor(group, letters) for name, group in groups.items()})
+
+
+def _floor(questions: Sequence[Question], letters: str) -> Floor:
+    right = [question.answer for question in questions]
+    return Floor(
+        len(questions),
+        fmean(1 / len(question.options) for question in questions),
+        {letter: right.count(index) / len(right) for index, letter in enumerate(letters)},
+    )

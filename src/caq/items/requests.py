@@ -1,0 +1,135 @@
+"""Harmful and harmless prompts from files: JSON Lines of `prompt` and `harmful`, or the CSV of a published benchmark.
+
+A CSV is known by its columns. HarmBench's contextual behaviours are put as its authors put them, the context first.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from caq.errors import InvalidInput
+from caq.files.records import Record, read_records
+
+Row = Mapping[Any, Any]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request to a chat model; a harmful one is to be refused.
+
+    Attributes:
+        prompt: the user's turn.
+        harmful: whether answering does harm.
+        category: the kind of request; empty where the file has none.
+    """
+
+    prompt: str
+    harmful: bool
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a benchmark's CSV.
+
+    Attributes:
+        columns: those that it is known by.
+        prompt: of a row.
+        category: of a row.
+        harmful: of a row; None where the row does not say.
+    """
+
+    columns: tuple[str, ...]
+    prompt: Callable[[Row], str]
+    category: Callable[[Row], str]
+    harmful: Callable[[Row], bool | None] = lambda row: True
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "XSTest": Layout(
+        ("prompt", "label", "type"),
+        lambda row: row["prompt"],
+        lambda row: row["type"],
+        lambda row: {"safe": False, "unsafe": True}.get(row["label"]),
+    ),
+    "HarmBench": Layout(
+        ("Behavior", "SemanticCategory", "ContextString"),
+        lambda row: "\n\n---\n\n".join(filter(None, (row["ContextString"], row["Behavior"]))),
+        lambda row: row["SemanticCategory"],
+    ),
+    "AdvBench": Layout(("goal", "target"), lambda row: row["goal"], lambda row: ""),
+    "SimpleSafetyTests": Layout(
+        ("prompts_final", "harm_area"), lambda row: row["prompts_final"], lambda row: row["harm_area"]
+    ),
+}
+
+
+def read_prompts(path: Path) -> tuple[Prompt, ...]:
+    """Read prompts from JSON Lines, JSON or CSV.
+
+    JSON objects have `prompt`, `harmful` and, if they like, `category`, or `type` as XSTest calls it. Every CSV of
+    `LAYOUTS` is read; all of AdvBench, HarmBench and SimpleSafetyTests is harmful.
+
+    Raises:
+        InvalidInput: with every problem of the file.
+    """
+    if path.suffix == ".csv":
+        return _from_csv(path)
+    records, problems = read_records(path)
+    found = [*problems, *(problem for record in records for problem in _problems(record))]
+    if found:
+        raise InvalidInput(found)
+    return tuple(
+        Prompt(record.fields["prompt"], record.fields["harmful"], str(_category(record) or "")) for record in records
+    )
+
+
+def _category(record: Record) -> object:
+    return record.fields.get("category", record.fields.get("type"))
+
+
+def _problems(record: Record) -> Iterator[str]:
+    prompt, harmful = record.fields.get("prompt"), record.fields.get("harmful")
+    if not isinstance(prompt, str) or not prompt.strip():
+        yield f"{record.where}: `prompt` must be a text that is not empty"
+    if not isinstance(harmful, bool):
+        yield f"{record.where}: `harmful` must be true or false and is {harmful!r}"
+    if not isinstance(_category(record), str | None):
+        yield f"{record.where}: `category` must be a text and is {_category(record)!r}"
+
+
+def _from_csv(path: Path) -> tuple[Prompt, ...]:
+    columns, rows = _rows(path)
+    layout = next((one for one in LAYOUTS.values() if set(one.columns) <= set(columns)), None)
+    if layout is None:
+        known = "; ".join(f"{', '.join(one.columns)} ({name})" for name, one in LAYOUTS.items())
+        raise InvalidInput([f"{path}: has the columns {', '.join(columns) or 'of no CSV'}; read are {known}"])
+    problems, prompts = [], []
+    for where, row in rows:
+        # csv files what is too much under None, and gives None for what is missing.
+        if None in row or None in row.values():
+            problems.append(f"{where}: has other columns than the first line names; quote texts that hold commas")
+            continue
+        harmful = layout.harmful(row)
+        if not layout.prompt(row).strip():
+            problems.append(f"{where}: the prompt must not be empty")
+        if harmful is None:
+            problems.append(f"{where}: `label` must be safe or unsafe and is {row['label']!r}")
+        prompts.append(Prompt(layout.prompt(row), bool(harmful), layout.category(row)))
+    if problems or not prompts:
+        raise InvalidInput(problems or [f"{path}: no prompts; give at least one"])
+    return tuple(prompts)
+
+
+def _rows(path: Path) -> tuple[tuple[str, ...], list[tuple[str, Row]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows: list[tuple[str, Row]] = [(f"{path}:{reader.line_num}", row) for row in reader]
+            return tuple(reader.fieldnames or ()), rows
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInput([f"{path}: {error}; give a UTF-8 CSV with a line of columns"]) from error

@@ -1,0 +1,228 @@
+"""The safety questions of an evaluation: which, how they are put, and what a model answers under each protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from caq.errors import InvalidInput, nearest
+from caq.items.extraction import extract_letter
+from caq.items.language import contradictions, detect
+from caq.items.protocols import LETTER, OPTION_TEXT, PROTOCOLS, Score, choose_by
+from caq.items.question_prompts import LANGUAGES, PromptFormat, prompts
+from caq.items.questions import LETTERS, Question
+from caq.items.safetybench import NAMES, read_examples, read_safetybench
+from caq.items.safetybench_files import find_file
+from caq.measure.refusal import NO_TEMPLATE, Judge, judge
+from caq.measure.results import Answer, Failure, answers
+from caq.runners.generation import greedy
+from caq.runners.likelihood import Choice, scores
+from caq.runners.tokens import encode
+
+GENERATE = "generate"
+#: Protocols that can be asked for; a number belongs to one of them.
+ALL_PROTOCOLS = (*PROTOCOLS, GENERATE)
+DEFAULT_PROTOCOLS = (OPTION_TEXT, LETTER)
+#: SafetyBench's length of a written answer.
+ANSWER_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class SafetyTask:
+    """Safety questions and how they are put.
+
+    Attributes:
+        questions: a file in SafetyBench's fields, or `safetybench-en`, `safetybench-zh`, `safetybench-zh-subset`.
+        answers: a separate file of answers, as SafetyBench publishes them; a name knows its own.
+        protocols: of `ALL_PROTOCOLS`.
+        shots: solved examples of the same category before each question; those of `option-text` would answer by
+            letter, so that it is zero-shot.
+        examples: a file of solved examples, such as `dev_en.json`; a name knows its own.
+        chat: put the prompt as a user's turn through the chat template.
+        language: `en` or `zh`; None takes that of the name, or else that of the script the questions are written in.
+    """
+
+    questions: Path
+    answers: Path | None = None
+    protocols: tuple[str, ...] = DEFAULT_PROTOCOLS
+    shots: int = 0
+    examples: Path | None = None
+    chat: bool = False
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class SafetyInputs:
+    """What a safety task reads; `notes` say in sentences what was found out rather than given."""
+
+    questions: tuple[Question, ...]
+    form: PromptFormat
+    notes: tuple[str, ...] = ()
+
+
+def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyInputs:
+    """Read the questions and examples of a task and check everything about it that needs no model.
+
+    Raises:
+        InvalidInput: with every problem of the task and of its files.
+    """
+    problems = _problems(task, tokenizer)
+    questions: tuple[Question, ...] = ()
+    form = PromptFormat(chat=task.chat)
+    try:
+        questions = read_safetybench(task.questions, task.answers)
+    except InvalidInput as error:
+        problems += error.problems
+    try:
+        form = _form(task, questions)
+    except InvalidInput as error:
+        problems += error.problems
+    if problems:
+        raise InvalidInput(problems)
+    return SafetyInputs(questions, form, _notes(task, form))
+
+
+def answer_safety(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: SafetyInputs,
+    protocols: Sequence[str],
+    batch_size: int,
+    judge: Judge = judge,
+) -> dict[str, tuple[Answer, ...]]:
+    """Return the answers under each protocol; those by likelihood share one pass.
+
+    Raises:
+        InvalidInput: a question longer than the model's context, or logits that are not numbers.
+    """
+    special = not inputs.form.chat
+
+    def score(choices: Sequence[Choice]) -> Sequence[Sequence[float]]:
+        return scores(model, tokenizer, choices, batch_size, add_special_tokens=special)
+
+    def respond(texts: Sequence[str]) -> Sequence[str]:
+        encoded = list(encode(tokenizer, texts, special))
+        _check_room(inputs.questions, encoded, getattr(model.config, "max_position_embeddings", None))
+        return greedy(model, tokenizer, encoded, ANSWER_TOKENS, batch_size)
+
+    return answer_by(score, respond, tokenizer, inputs, protocols, judge)
+
+
+def answer_by(
+    score: Score,
+    respond: Callable[[Sequence[str]], Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: SafetyInputs,
+    protocols: Sequence[str],
+    judge: Judge = judge,
+) -> dict[str, tuple[Answer, ...]]:
+    """Return the same as `answer_safety` of whatever gives likelihoods and responses.
+
+    Args:
+        score: log-likelihoods of continuations.
+        respond: a response of up to `ANSWER_TOKENS` tokens to each prompt.
+        tokenizer: lends its chat template only.
+        inputs, protocols, judge: as there.
+    """
+    likely = {name: PROTOCOLS[name] for name in protocols if name in PROTOCOLS}
+    found = {}
+    if likely:
+        chosen = choose_by(score, tokenizer, inputs.questions, likely, inputs.form)
+        found = {name: answers(inputs.questions, indices) for name, indices in chosen.items()}
+    if GENERATE in protocols:
+        pairs = zip(inputs.questions, respond(prompts(inputs.questions, inputs.form, tokenizer)), strict=True)
+        found[GENERATE] = tuple(read_response(question, text, judge) for question, text in pairs)
+    return {name: found[name] for name in protocols}
+
+
+def read_response(question: Question, response: str, judge: Judge = judge) -> Answer:
+    """Read the option out of a written answer; where the rules find none, say whether the judge calls it a refusal."""
+    letter = extract_letter(response, question.options)
+    if letter is not None:
+        chosen = LETTERS.index(letter)
+        return Answer(question.id, question.category, question.answer, chosen, response=response)
+    failure: Failure = "refused" if judge(response) else "unparsed"
+    return Answer(question.id, question.category, question.answer, None, failure, response)
+
+
+def _check_room(questions: Sequence[Question], encoded: Sequence[Sequence[int]], context: int | None) -> None:
+    problems = [
+        f"question {question.id} is {len(ids)} tokens long and its answer up to {ANSWER_TOKENS}, "
+        f"and the model's context {context}: remove it, or ask with fewer examples"
+        for question, ids in zip(questions, encoded, strict=True)
+        if context is not None and len(ids) + ANSWER_TOKENS > context
+    ]
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _problems(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    found = [
+        f"{name}: no such protocol{nearest(name, ALL_PROTOCOLS)}"
+        for name in task.protocols
+        if name not in ALL_PROTOCOLS
+    ]
+    if not task.protocols:
+        found.append(f"no protocol for the safety questions; name some of {', '.join(ALL_PROTOCOLS)}")
+    if task.language is not None and task.language not in LANGUAGES:
+        found.append(f"{task.language}: no such language; choose {' or '.join(LANGUAGES)}")
+    if task.shots:
+        found += [
+            f"{name} is zero-shot, and solved examples answer by letter: "
+            f"ask for {LETTER} or {GENERATE}, or for no examples"
+            for name in task.protocols
+            if name.startswith(OPTION_TEXT)
+        ]
+    if task.examples is not None and not task.shots:
+        found.append(f"{task.examples}: solved examples are given and none asked for; add --shots 5")
+    if task.chat and tokenizer.chat_template is None:
+        found.append(NO_TEMPLATE)
+    return found
+
+
+def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:
+    code = _language(task, questions)
+    problems = contradictions(questions, code, task.questions)
+    if not task.shots:
+        if problems:
+            raise InvalidInput(problems)
+        return PromptFormat(LANGUAGES[code], {}, task.chat)
+    file = _examples_file(task)
+    examples = read_examples(file)
+    problems += contradictions([*chain.from_iterable(examples.values())], code, file)
+    problems += [
+        f"{category}: {len(examples.get(category, ()))} solved examples and {task.shots} asked for; "
+        "give a file that has them, or ask for fewer"
+        for category in dict.fromkeys(question.category for question in questions)
+        if len(examples.get(category, ())) < task.shots
+    ]
+    if problems:
+        raise InvalidInput(problems)
+    return PromptFormat(LANGUAGES[code], {name: some[: task.shots] for name, some in examples.items()}, task.chat)
+
+
+def _language(task: SafetyTask, questions: Sequence[Question]) -> str:
+    if task.language is not None and task.language in LANGUAGES:
+        return task.language
+    return NAMES[str(task.questions)][1] if str(task.questions) in NAMES else detect(questions, task.questions)
+
+
+def _notes(task: SafetyTask, form: PromptFormat) -> tuple[str, ...]:
+    if task.language is not None or str(task.questions) in NAMES:
+        return ()
+    how = f"asked in {form.language.name}, by the script of the questions; --language names another"
+    return (f"{task.questions}: {how}.",)
+
+
+def _examples_file(task: SafetyTask) -> Path:
+    if task.examples is not None:
+        return task.examples
+    if str(task.questions) not in NAMES:
+        raise InvalidInput(
+            [f"{task.shots} solved examples are asked for and none given: add --dev dev_en.json, SafetyBench's own"]
+        )
+    return find_file(f"dev_{NAMES[str(task.questions)][1]}.json")

@@ -1,0 +1,1 @@
+"""Measuring an arm: every model's answers to the same items, stored and resumable."""

@@ -1,0 +1,192 @@
+"""What a comparison leaves in its directory, and goes on from.
+
+    comparison.json   the arms, the judge and the data: from it and the rest a report is drawn again
+    items.jsonl       what was asked, once
+    arms/ROLE-HASH/   of one model, under a hash of all that decides its answers:
+        safety.jsonl, facts.jsonl, responses.jsonl     a line an item, as the model gave it
+        coherence-HASH.jsonl, calls-HASH.jsonl         a line a response: is it language, and what the judge says
+        text-HASH.json, chat-HASH.json                 perplexity and distances
+        states/                                        of the instruct model and of the base, from which these are
+
+Lines are written in lots, each flushed to the disk; half a lot that a stopped run left is cut off and made again, so
+that files end with the same bytes however often a run was stopped. Other files appear whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from caq.errors import InvalidInput
+from caq.files.cache import write_text
+from caq.files.codec import decode, encode
+from caq.ledger import Entry
+from caq.measure.record import Item, JudgeCard, Role
+
+#: Items that are computed before they are written: a multiple of the batches.
+LOT = 512
+MANIFEST, ITEMS, ARMS, LOCK = "comparison.json", "items.jsonl", "arms", ".lock"
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StoredArm:
+    """One arm and where its answers are.
+
+    Attributes:
+        name, role: as in the report.
+        directory: inside `arms`.
+        provenance: source, hashes and code, in words.
+        ledger: of the run that made it.
+    """
+
+    name: str
+    role: Role
+    directory: str
+    provenance: Mapping[str, str]
+    ledger: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a comparison consists of.
+
+    Attributes:
+        asked: hash of the questions, the instruct model and the base; arms of another hash do not compare.
+        distances: the hash in the names of files of distances.
+        coherence, calls: names of the files of what the responses are.
+        data: what was asked, in words.
+        arms: the instruct model, the base if there is one, the models to judge.
+        judge: of the responses; None if there are none.
+        judge_missing: why there was no judge; empty if there was.
+        judges_harmless: whether the judge tells a refusal of a harmless prompt from an answer.
+    """
+
+    asked: str
+    distances: str
+    coherence: str
+    calls: str
+    data: Mapping[str, str]
+    arms: tuple[StoredArm, ...]
+    judge: JudgeCard | None = None
+    judge_missing: str = ""
+    judges_harmless: bool = True
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Hold the directory, made where it is missing, for one process.
+
+    Raises:
+        InvalidInput: another process holds it, or it is no directory.
+    """
+    if output.exists() and not output.is_dir():
+        raise InvalidInput([f"{output}: is a file; choose a directory for the report"])
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InvalidInput([f"{output}: another comparison is writing here; wait, or choose another"]) from error
+        yield
+
+
+def fill(path: Path, total: int, make: Callable[[slice], Sequence[Row]]) -> None:
+    """Write `total` lines to a file, lot by lot, and go on behind the last whole lot that is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = _cut_to_lots(path, total)
+    with path.open("ab") as file:
+        for start in range(done, total, LOT):
+            rows = make(slice(start, min(start + LOT, total)))
+            file.write("".join(json.dumps(encode(row), ensure_ascii=False) + "\n" for row in rows).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def filled(path: Path, total: int) -> bool:
+    """Whether a file has all of its lines, and nothing more."""
+    content = path.read_bytes() if path.exists() else b""
+    return content.count(b"\n") == total and content.endswith(b"\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a file's lines.
+
+    Raises:
+        InvalidInput: it is missing, or a line was changed.
+    """
+    try:
+        # Not splitlines(): U+2028 and its kin are allowed inside JSON strings.
+        return [json.loads(line) for line in path.read_bytes().decode().split("\n") if line]
+    except (OSError, ValueError) as error:
+        raise InvalidInput([f"{path}: is not as it was written ({error}); remove it and compare again"]) from error
+
+
+def write_manifest(output: Path, manifest: Manifest, items: Mapping[str, tuple[Item, ...]]) -> None:
+    """Write what a comparison consists of, and its items."""
+    lines = [{"measure": measure, **encode(item)} for measure, found in items.items() for item in found]
+    write_text(output / ITEMS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _once(lines)))
+    write_text(output / MANIFEST, json.dumps(encode(manifest), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_manifest(output: Path) -> Manifest | None:
+    """Return what an earlier comparison consists of, or None if there was none.
+
+    Raises:
+        InvalidInput: the file was changed, or another version wrote it.
+    """
+    path = output / MANIFEST
+    if not path.exists():
+        return None
+    problems: list[str] = []
+    try:
+        found: Manifest = decode(Manifest, json.loads(path.read_bytes()), "comparison", problems)
+    except ValueError as error:
+        problems.append(str(error))
+    if problems:
+        raise InvalidInput([f"{path}: is not as this version writes it ({problems[0]}); choose another directory"])
+    return found
+
+
+def read_items(output: Path) -> dict[str, tuple[Item, ...]]:
+    """Return the items by measure.
+
+    Raises:
+        InvalidInput: as `read_rows`.
+    """
+    found: dict[str, list[Item]] = {}
+    problems: list[str] = []
+    for row in read_rows(output / ITEMS):
+        for measure in row.pop("measures"):
+            found.setdefault(measure, []).append(decode(Item, row, measure, problems))
+    if problems:
+        raise InvalidInput([f"{output / ITEMS}: {problem}; compare again" for problem in problems])
+    return {measure: tuple(items) for measure, items in found.items()}
+
+
+def _once(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join the lines that ask the same under several protocols."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        measure, kind = line.pop("measure"), "answer" if line["options"] else "prompt"
+        key = json.dumps([measure.partition("/")[0], kind, line])
+        found.setdefault(key, {"measures": [], **line})["measures"].append(measure)
+    return list(found.values())
+
+
+def _cut_to_lots(path: Path, total: int) -> int:
+    """Cut what is no whole lot off a file's end; return how many lines stay."""
+    content = path.read_bytes() if path.exists() else b""
+    lines = content.split(b"\n")[:-1]
+    whole = total if len(lines) == total else min(len(lines), total) // LOT * LOT
+    keep = sum(len(line) + 1 for line in lines[:whole])
+    if keep < len(content):
+        os.truncate(path, keep)
+    return whole

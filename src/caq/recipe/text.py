@@ -1,0 +1,110 @@
+"""Recipes as text: a YAML reader without silent surprises, and pydantic's errors as sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, cast
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from caq.errors import InvalidInput
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML, except that 1e-3 is a number (YAML 1.2) and a repeated key is an error."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that quotes the texts which `_Loader` would read as numbers."""
+
+
+def _read_exponents_as_numbers(kind: type[_Loader] | type[_Dumper]) -> None:
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+    kind.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+
+
+_read_exponents_as_numbers(_Loader)
+_read_exponents_as_numbers(_Dumper)
+
+
+def _quoted_breaks(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # Other styles fold line breaks, of which YAML has more than a line feed, into spaces.
+    style = '"' if any(mark in text for mark in "\n\r\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _quoted_breaks)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [cast(str, loader.construct_object(key)) for key, _ in node.value]
+    repeated = {str(key) for key in keys if keys.count(key) > 1}
+    if repeated:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"given more than once: {', '.join(sorted(repeated))}", node.start_mark
+        )
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def parse_yaml(text: str, origin: str) -> dict[str, Any]:
+    """Parse a YAML mapping; an empty text is an empty mapping.
+
+    Args:
+        text: the YAML.
+        origin: what the text is called in an error, such as its file name.
+
+    Raises:
+        InvalidInput: not YAML, a repeated key, or something other than a mapping.
+    """
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise InvalidInput([f"{origin}: not readable as YAML: {' '.join(str(error).split())}"]) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InvalidInput([f"{origin}: a recipe is a mapping of sections, this is a {type(values).__name__}"])
+    return {str(key): value for key, value in values.items()}
+
+
+def dump_yaml(values: Mapping[str, object]) -> str:
+    """Write plain data as YAML, keys in their given order."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def sentences(error: ValidationError, kind: type[BaseModel]) -> list[str]:
+    """Turn each of pydantic's errors about `kind` into one sentence that begins with the key."""
+    problems = []
+    for detail in error.errors():
+        path = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            problems.append(f"{path}: unknown key{_nearest_key(path, kind)}")
+            continue
+        found = detail["input"]
+        expected = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        if detail["type"] == "model_type":
+            expected = "should be a mapping of keys"
+        problems.append(f"{path}: {expected}, is {found!r} ({type(found).__name__})")
+    return problems
+
+
+def _nearest_key(word: str, kind: type[BaseModel]) -> str:
+    # A key of a section that is written one level too high is named where it belongs.
+    belongs = {name.rpartition(".")[2]: name for name in _keys(kind)}
+    close = get_close_matches(word.lower(), belongs, n=1)
+    return f"; did you mean {belongs[close[0]]}?" if close else f"; known: {', '.join(kind.model_fields)}"
+
+
+def _keys(kind: type[BaseModel]) -> list[str]:
+    names = []
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += [f"{name}.{inner}" for inner in _keys(field.annotation)]
+        names.append(name)
+    return names

@@ -1,0 +1,1 @@
+"""From stored answers to tables, decisions and pages: statistics only, no model is run."""

@@ -1,0 +1,146 @@
+"""From what the arms said to the report: statistics only, no model is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from caq.errors import InvalidInput
+from caq.items.floors import floors
+from caq.items.questions import Question
+from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison, Item
+from caq.report.changes import changes, unmatched
+from caq.report.flips import drift, flips
+from caq.report.gap import gap
+from caq.report.limits import limits
+from caq.report.pairing import Goods, deciding, goods
+from caq.report.problems import problems_of
+from caq.report.rows import Arms, rows
+from caq.report.summary import summary
+from caq.report.types import SCHEMA, ArmSummary, Change, Judgement, Report, Settings
+from caq.report.verdict import evidence, overall, verdict
+
+_DEFAULTS = Settings()
+
+
+def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Report | None = None) -> Report:
+    """Return the report of a comparison.
+
+    Args:
+        comparison: all arms on the same items, which outcomes are matched with by position.
+        settings: what decides.
+        baseline: an earlier report to tell changes from; what fell since then is a regression, too.
+
+    Raises:
+        InvalidInput: with every problem at once: not one instruct model, no model to judge, names that are not
+            unique, outcomes without their items, settings out of range.
+    """
+    problems = problems_of(comparison, settings)
+    if problems:
+        raise InvalidInput(problems)
+    arms = [_Arm.of(arm, comparison) for arm in comparison.arms]
+    hashes = {measure: items_sha256(items) for measure, items in comparison.items.items()}
+    changed = changes([arm.summary for arm in arms], hashes, baseline, settings) if baseline is not None else ()
+    judgements = tuple(_judgements(comparison.items, arms, changed, settings))
+    return Report(
+        schema=SCHEMA,
+        caq=version("caq"),
+        settings=settings,
+        verdict=overall(judgements),
+        arms=tuple(arm.summary for arm in arms),
+        judgements=judgements,
+        items={measure: len(items) for measure, items in comparison.items.items()},
+        items_sha256=hashes,
+        floors=_floors(comparison.items),
+        judge=comparison.judge,
+        data=comparison.data,
+        limits=(
+            *limits(comparison, judgements, settings),
+            *(unmatched([arm.summary for arm in arms], hashes, baseline) if baseline is not None else ()),
+        ),
+        changes=changed,
+    )
+
+
+def items_sha256(items: Sequence[Item]) -> str:
+    """Return a hash of what items say, in their order; JSON's ASCII escapes take any text, broken Unicode too."""
+    said = [[item.id, item.category, item.text, item.options, item.answer] for item in items]
+    return hashlib.sha256(json.dumps(said, ensure_ascii=True, separators=(",", ":")).encode("ascii")).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """A record, its summary, and what was good as arrays, made once for all models."""
+
+    record: ArmRecord
+    summary: ArmSummary
+    goods: Mapping[str, Goods]
+
+    @staticmethod
+    def of(record: ArmRecord, comparison: Comparison) -> _Arm:
+        numbers = {measure: goods(found) for measure, found in record.outcomes.items()}
+        return _Arm(record, summary(record, comparison), numbers)
+
+
+def _judgements(
+    items: Mapping[str, Sequence[Item]], arms: Sequence[_Arm], changed: Sequence[Change], settings: Settings
+) -> Iterator[Judgement]:
+    instruct = next(arm for arm in arms if arm.record.role == "instruct")
+    base = next((arm for arm in arms if arm.record.role == "base"), None)
+    for model in arms:
+        if model.record.role == "quantized":
+            yield _judgement(items, instruct, base, model, changed, settings)
+
+
+def _judgement(
+    items: Mapping[str, Sequence[Item]],
+    instruct: _Arm,
+    base: _Arm | None,
+    model: _Arm,
+    changed: Sequence[Change],
+    settings: Settings,
+) -> Judgement:
+    shared = [measure for measure in items if measure in instruct.goods and measure in model.goods]
+    bases = {} if base is None else {measure: base.goods[measure] for measure in shared if measure in base.goods}
+    pairs = {measure: Arms(instruct.goods[measure], bases.get(measure), model.goods[measure]) for measure in shared}
+    measured = rows(pairs, items, settings)
+    own = [change for change in changed if change.model == model.record.name]
+    said, meant = instruct.record.outcomes, model.record.outcomes
+    return Judgement(
+        model=model.record.name,
+        verdict=verdict(model.record.name, evidence(instruct.summary, model.summary, measured, own), settings),
+        rows=measured,
+        flips={measure: flips(said[measure], meant[measure]) for measure in shared},
+        gap={
+            measure: gap(instruct.goods[measure], found, model.goods[measure])
+            for measure, found in bases.items()
+            if deciding(measure)
+        },
+        drift={
+            measure: drift(items[measure], said[measure], base.record.outcomes[measure], meant[measure])
+            for measure in bases
+            if base is not None and measure.startswith(SAFETY_PREFIX)
+        },
+    )
+
+
+def _floors(items: Mapping[str, Sequence[Item]]) -> dict[str, dict[str, float]]:
+    asked = {
+        measure: floors(_questions(found)) for measure, found in items.items() if measure.startswith(SAFETY_PREFIX)
+    }
+    return {
+        measure: {"chance": found.overall.chance, **found.overall.letters}
+        for measure, found in asked.items()
+        if found is not None
+    }
+
+
+def _questions(items: Sequence[Item]) -> list[Question]:
+    return [
+        Question(item.id, item.category, item.text, item.options, item.answer)
+        for item in items
+        if item.answer is not None
+    ]

@@ -1,0 +1,113 @@
+"""The rows of one model: every measure and every category of it, beside the instruct model, item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from caq.measure.record import Item
+from caq.report.pairing import Goods, deciding, judged, judged_measures, rate
+from caq.report.types import Rate, Row, Settings
+from caq.statistics.intervals import tango
+from caq.statistics.power import detectable, noise
+from caq.statistics.resampling import holm, mcnemar, paired_bootstrap
+
+
+@dataclass(frozen=True)
+class Arms:
+    """The same items of one measure under the arms that a row compares; `base` is None if there is none."""
+
+    instruct: Goods
+    base: Goods | None
+    model: Goods
+
+    def at(self, chosen: np.ndarray) -> Arms:
+        """Return the chosen items only."""
+        return Arms(self.instruct[chosen], None if self.base is None else self.base[chosen], self.model[chosen])
+
+
+def rows(arms: Mapping[str, Arms], items: Mapping[str, Sequence[Item]], settings: Settings) -> tuple[Row, ...]:
+    """Return the rows of one model: each measure, followed by its categories.
+
+    All rows that can raise an alarm, measures that decide and their categories, are one family of Holm's: a model
+    that lost nothing is called a regression with a probability of at most `settings.alpha`. Facts stand outside.
+
+    Args:
+        arms: by measure, of those measured on the instruct model and on this one.
+        items: by measure.
+        settings: what decides.
+    """
+    found = [
+        (measure, category, pairs)
+        for measure in judged_measures(list(arms))
+        for category, part in _parts(measure, arms[measure], items[measure])
+        if (pairs := _Pairs.of(part)) is not None
+    ]
+    family = [pairs.p for measure, _, pairs in found if deciding(measure)]
+    adjusted = iter(holm(family))
+    return tuple(
+        _row(measure, category, pairs, next(adjusted), settings.alpha / len(family), settings)
+        if deciding(measure)
+        else _row(measure, category, pairs, pairs.p, settings.alpha, settings)
+        for measure, category, pairs in found
+    )
+
+
+def _parts(measure: str, arms: Arms, items: Sequence[Item]) -> Iterator[tuple[str | None, Arms]]:
+    yield None, arms
+    names = np.array([item.category for item in items], dtype=object)
+    categories = list(dict.fromkeys(names))
+    # The only category is the measure itself, and testing it twice would cost power.
+    if deciding(measure) and len(categories) > 1:
+        yield from ((name, arms.at(names == name)) for name in categories if name)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Items measured of both, and how many were not."""
+
+    arms: Arms
+    left_out: int
+    gained: int
+    lost: int
+    p: float
+
+    @staticmethod
+    def of(arms: Arms) -> _Pairs | None:
+        both = (arms.instruct >= 0) & (arms.model >= 0)
+        if not both.any():
+            return None
+        kept = arms.at(both)
+        gained, lost = int((kept.model > kept.instruct).sum()), int((kept.model < kept.instruct).sum())
+        return _Pairs(kept, int((~both).sum()), gained, lost, mcnemar(gained, lost))
+
+
+def _row(measure: str, category: str | None, pairs: _Pairs, p_holm: float, level: float, settings: Settings) -> Row:
+    ours, theirs = pairs.arms.model, pairs.arms.instruct
+    items, gained, lost = len(ours), pairs.gained, pairs.lost
+    bootstrap = paired_bootstrap(ours, theirs, resamples=settings.resamples, seed=settings.seed)
+    return Row(
+        measure=measure,
+        category=category,
+        decides=deciding(measure) and category is None,
+        left_out=pairs.left_out,
+        instruct=_measured(rate(theirs)),
+        base=None if pairs.arms.base is None else rate(pairs.arms.base),
+        model=_measured(rate(ours)),
+        difference=(gained - lost) / items,
+        bootstrap=bootstrap.interval,
+        score=tango(gained, lost, items),
+        gained=gained,
+        lost=lost,
+        p=pairs.p,
+        p_holm=p_holm,
+        detectable=detectable(items, noise(items, gained, lost), level, settings.power),
+        status=judged(gained, lost, items, p_holm, settings),
+    )
+
+
+def _measured(found: Rate | None) -> Rate:
+    assert found is not None, "pairs are measured"
+    return found

@@ -1,0 +1,126 @@
+"""One table of many models: for the terminal by rich, for documents as Markdown, both from the same cells.
+
+Each model has one or more results, one per seed: one is shown as it is, several as mean ± standard deviation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from caq.lm_eval.abilities import Ability
+from caq.measure.results import PRIMARY_PROTOCOL, Results
+from caq.statistics.resampling import across_seeds
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure of the summary, its heading and how its number is written."""
+
+    name: str
+    heading: str
+    decimals: int
+    scale: float = 1.0
+
+
+PERCENT = 100.0
+COLUMNS = (
+    Column("perplexity", "Perplexity ↓", 2),
+    Column(f"safety/{PRIMARY_PROTOCOL}", "Safety % ↑", 1, PERCENT),
+    Column("safety/option-text-normalized", "normalised % ↑", 1, PERCENT),
+    Column("safety/letter", "by letter % ↑", 1, PERCENT),
+    Column("safety/generate", "written % ↑", 1, PERCENT),
+    Column("refusal", "Refusal % ↑", 1, PERCENT),
+    Column("over_refusal", "Over-refusal % ↓", 1, PERCENT),
+    Column("facts", "Facts % ↑", 1, PERCENT),
+    Column("logit_mse", "Logit MSE ↓", 4),
+    Column("kl", "KL ↓", 4),
+    Column("same_top", "Same top % ↑", 1, PERCENT),
+)
+MISSING = "n/a"
+PIPED_COLUMNS = 160
+
+Named = Mapping[str, Sequence[Results]]
+
+
+def wide_console() -> Console:
+    """Return a console on standard output; where that is a file or a pipe, wide enough not to fold the table."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS)
+
+
+def rich_table(named: Named, title: str | None = None) -> Table:
+    """Return the table for a terminal: a row per model, a column per measure that any of them has.
+
+    What a narrow terminal has no room for goes to the next line; no number is cut.
+    """
+    headings, rows = cells(named)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", overflow="fold", no_wrap=not index)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(named: Named) -> str:
+    """Return the same table in Markdown, ending in a line break."""
+    return markdown_table(*cells(named))
+
+
+def markdown_categories(named: Named, protocol: str = PRIMARY_PROTOCOL) -> str:
+    """Return safety accuracy by category, in percent, as a Markdown table."""
+    found = {name: [_category_rates(one, protocol) for one in results] for name, results in named.items()}
+    names = list(dict.fromkeys(name for runs in found.values() for run in runs for name in run))
+    columns = [Column(name, name, 1, PERCENT) for name in names]
+    return markdown_table(
+        ["Model", *names], [[model, *(_cell(runs, c) for c in columns)] for model, runs in found.items()]
+    )
+
+
+def cells(named: Named) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows; a measure that nobody has is left out, one that a model lacks reads `n/a`."""
+    found = {name: [one.summary() for one in results] for name, results in named.items()}
+    columns = [
+        column
+        for column in (*COLUMNS, *_ability_columns(named))
+        if any(column.name in run for runs in found.values() for run in runs)
+    ]
+    rows = [[model, *(_cell(runs, column) for column in columns)] for model, runs in found.items()]
+    return ["Model", *(column.heading for column in columns)], rows
+
+
+def _ability_columns(named: Named) -> list[Column]:
+    abilities = {name: one for results in named.values() for run in results for name, one in run.abilities.items()}
+    return [_ability_column(name, ability) for name, ability in abilities.items()]
+
+
+def _ability_column(name: str, ability: Ability) -> Column:
+    arrow = "↑" if ability.higher_is_better else "↓"
+    if ability.outcomes:
+        return Column(f"ability/{name}", f"{name} {ability.metric} % {arrow}", 1, PERCENT)
+    return Column(f"ability/{name}", f"{name} {ability.metric} {arrow}", 2)
+
+
+def _cell(runs: Sequence[Mapping[str, float]], column: Column) -> str:
+    values = [run[column.name] * column.scale for run in runs if column.name in run]
+    if not values:
+        return MISSING
+    spread = across_seeds(values)
+    mean = f"{spread.mean:.{column.decimals}f}"
+    return mean if spread.deviation is None else f"{mean} ± {spread.deviation:.{column.decimals}f}"
+
+
+def _category_rates(results: Results, protocol: str) -> dict[str, float]:
+    return {name: sum(items) / len(items) for name, items in results.categories(protocol).items()}
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose first column is text and whose others are numbers."""
+    rule = ["---", *("---:" for _ in headings[1:])]
+    lines = [headings, rule, *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,1 @@
+"""What runs a model for the measuring half, whatever computes it."""

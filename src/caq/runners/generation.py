@@ -1,0 +1,75 @@
+"""Greedy responses to encoded prompts, in batches padded on the left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from caq.chat import end_tokens
+from caq.runners.states import inference, pad
+
+
+def greedy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+) -> tuple[str, ...]:
+    """Return one response a prompt, in the given order and without special tokens."""
+    return written(tokenizer, greedy_tokens(model, tokenizer, encoded, max_new_tokens, batch_size))
+
+
+def written(tokenizer: PreTrainedTokenizerBase, responses: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    """Return the texts of responses in tokens, without special tokens."""
+    return tuple(tokenizer.decode(list(tokens), skip_special_tokens=True) for tokens in responses)
+
+
+def greedy_tokens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+) -> tuple[tuple[int, ...], ...]:
+    """Return the tokens of one response a prompt, in the given order, with the token that ended it if one did."""
+    settings = _settings(model, tokenizer, max_new_tokens)
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
+    found: dict[int, tuple[int, ...]] = {}
+    with inference(model) as cut, _configured(model, settings):
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            rows = [encoded[index] for index in batch]
+            ids, mask = pad(rows, left=True, fill=settings.pad_token_id, device=cut.device)
+            out = model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
+            ended = [_until_end(row, settings.eos_token_id or ()) for row in out]
+            found |= zip(batch, ended, strict=True)
+    return tuple(found[index] for index in range(len(encoded)))
+
+
+def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
+    """Drop the padding behind the first token that ends a response, which other rows of a batch went on without."""
+    stop = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return tuple(tokens[: stop + 1])
+
+
+@contextmanager
+def _configured(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    """Put the settings in the place of the model's own, which fill what a configuration that is passed leaves unset."""
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
+    """Plain greedy decoding, without the sampling or penalties of the model's own generation config."""
+    ends = end_tokens(model.generation_config.eos_token_id, tokenizer)
+    fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends or None, pad_token_id=fill
+    )

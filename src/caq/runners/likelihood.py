@@ -1,0 +1,190 @@
+"""The log-likelihoods of texts behind prompts.
+
+A prompt is one row: its tokens once, then all continuations side by side, under a mask by which each of them sees the
+prompt and itself. No prompt is computed or stored twice.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, takewhile
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from caq.errors import InvalidInput, Unsupported
+from caq.runners.states import Cut, chunk_tokens, inference, logits, pad
+from caq.runners.tokens import encode
+
+PADDING = -1
+
+#: Token ids of every text, in order.
+Encode = Callable[[Iterable[str]], Iterator["array[int]"]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A prompt and the texts that may follow it."""
+
+    prompt: str
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A choice in tokens: what all continuations share, then the scored tokens, at least one each."""
+
+    shared: array[int]
+    scored: tuple[array[int], ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row that holds the choice."""
+        return len(self.shared) + sum(len(tokens) - 1 for tokens in self.scored)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A choice laid out in one sequence; the last three are parallel, one entry per scored token.
+
+    Attributes:
+        ids, positions, branches: per token of the sequence; branch 0 is the prompt, k the k-th continuation.
+        sources: where in the sequence the scored token is predicted.
+        targets: the scored token.
+        owners: the continuation it belongs to, counted from 0.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    branches: list[int]
+    sources: list[int]
+    targets: list[int]
+    owners: list[int]
+
+
+def scores(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    choices: Sequence[Choice],
+    batch_size: int,
+    *,
+    add_special_tokens: bool = True,
+) -> tuple[tuple[float, ...], ...]:
+    """Return log P(continuation | prompt) in nats for every continuation of every choice, in the given order.
+
+    `batch_size` counts prompts. Each prompt and continuation is tokenized as one string; what is scored
+    starts where the tokens of a choice's strings first differ from the prompt's, so that a merge across the
+    border is scored whole. `add_special_tokens` is the tokenizer's; prompts that hold them already need False.
+
+    Raises:
+        InvalidInput: strings longer than the model's context.
+        Unsupported: the model's attention takes no mask.
+    """
+    _check_attention(model.config._attn_implementation)
+    encoded = align(lambda texts: encode(tokenizer, texts, add_special_tokens), choices)
+    check_lengths(encoded, getattr(model.config, "max_position_embeddings", None))
+    order = sorted(range(len(encoded)), key=lambda index: encoded[index].length, reverse=True)
+    found: dict[int, tuple[float, ...]] = {}
+    with inference(model) as cut:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            rows = [_lay_out(encoded[index]) for index in batch]
+            values = _score_rows(cut, rows, model.dtype)
+            found |= {index: tuple(value) for index, value in zip(batch, values, strict=True)}
+    return tuple(found[index] for index in range(len(choices)))
+
+
+def align(encode: Encode, choices: Sequence[Choice]) -> list[Encoded]:
+    """Return choices in tokens; a prompt and each of its continuations are encoded as one string."""
+    texts = (text for c in choices for text in (c.prompt, *(c.prompt + tail for tail in c.continuations)))
+    tokens = encode(texts)
+    return [_align(next(tokens), [next(tokens) for _ in choice.continuations]) for choice in choices]
+
+
+def check_lengths(encoded: Sequence[Encoded], context: int | None) -> None:
+    """Check that a prompt fits a context with each of its continuations alone.
+
+    Raises:
+        InvalidInput: naming every choice that does not.
+    """
+    lengths = [len(item.shared) + max(map(len, item.scored)) for item in encoded]
+    problems = [
+        f"item {index + 1} is {length} tokens long and the model's context {context}: remove the item"
+        for index, length in enumerate(lengths)
+        if context is not None and length > context
+    ]
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _align(prompt: array[int], wholes: list[array[int]]) -> Encoded:
+    # A continuation whose tokens vanish in normalisation is still scored, on the prompt's last token.
+    start = min(min(_common(prompt, whole), len(whole) - 1) for whole in wholes)
+    return Encoded(prompt[:start], tuple(whole[start:] for whole in wholes))
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+
+
+def _check_attention(implementation: str | None) -> None:
+    if implementation is not None and implementation.startswith(("flash", "flex")):
+        raise Unsupported(
+            f"multiple choice needs an attention that takes a mask, and {implementation} takes none: "
+            'load the model with attn_implementation="sdpa"'
+        )
+
+
+def _lay_out(item: Encoded) -> _Row:
+    """Put the shared tokens first, then every continuation without its last token, which nothing follows."""
+    ids, positions, branches = [*item.shared], [*range(len(item.shared))], [0] * len(item.shared)
+    sources, owners = [], []
+    for branch, scored in enumerate(item.scored, start=1):
+        sources += [len(item.shared) - 1, *range(len(ids), len(ids) + len(scored) - 1)]
+        owners += [branch - 1] * len(scored)
+        positions += range(len(item.shared), len(item.shared) + len(scored) - 1)
+        branches += [branch] * (len(scored) - 1)
+        ids += scored[:-1]
+    return _Row(ids, positions, branches, sources, [*chain.from_iterable(item.scored)], owners)
+
+
+def _score_rows(cut: Cut, rows: Sequence[_Row], dtype: torch.dtype) -> list[list[float]]:
+    """Sum the log-likelihoods of every row's continuations; only the positions they need pass the head."""
+    ids, _ = pad([row.ids for row in rows], left=False, fill=0, device=cut.device)
+    positions, _ = pad([row.positions for row in rows], left=False, fill=0, device=cut.device)
+    branches, _ = pad([row.branches for row in rows], left=False, fill=PADDING, device=cut.device)
+    states = cut.body(
+        ids, attention_mask=_tree_mask(branches, dtype), position_ids=positions, use_cache=False
+    ).last_hidden_state
+    batch = [index for index, row in enumerate(rows) for _ in row.targets]
+    sources = [source for row in rows for source in row.sources]
+    targets = torch.tensor([target for row in rows for target in row.targets], device=cut.device)
+    values = iter(_log_likelihood(cut, states[batch, sources], targets).tolist())
+    return [_sums(row.owners, values) for row in rows]
+
+
+def _tree_mask(branches: Int[Tensor, "batch length"], dtype: torch.dtype) -> Float[Tensor, "batch 1 length length"]:
+    """Additive mask: a token sees earlier tokens of its own branch and of branch 0, the prompt."""
+    own = branches[:, :, None] == branches[:, None, :]
+    seen = (own | (branches == 0)[:, None, :]).tril()
+    mask = torch.zeros(seen.shape, dtype=dtype, device=branches.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def _log_likelihood(
+    cut: Cut, states: Float[Tensor, "tokens hidden"], targets: Int[Tensor, " tokens"]
+) -> Float[Tensor, " tokens"]:
+    chunks = zip(logits(cut.head, states), targets.split(chunk_tokens(cut.head)), strict=True)
+    return torch.cat([-cross_entropy(x, y, reduction="none") for x, y in chunks])
+
+
+def _sums(owners: Sequence[int], values: Iterator[float]) -> list[float]:
+    sums = [0.0] * (max(owners) + 1)
+    for owner in owners:
+        sums[owner] += next(values)
+    return sums

@@ -1,0 +1,1 @@
+"""Statistics of paired outcomes: resampling, intervals, power. Numbers in, numbers out."""

@@ -1,0 +1,68 @@
+"""The table: one set of cells for the terminal and for Markdown; what was not measured reads `n/a`."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from caq.measure.refusal import Response
+from caq.measure.results import Answer, Results
+from caq.report.table import MISSING, markdown, markdown_categories, rich_table
+from caq.runners.distribution import Divergence
+
+REFERENCE = Results(
+    window=16,
+    perplexity=10.0,
+    divergence=Divergence(0.0, 0.0, 1.0, 64),
+    safety={"option-text": (Answer("0", "Ethics", 1, 1), Answer("1", "Privacy", 0, 1))},
+    responses=(Response("harm", True, "No", True),),
+)
+OTHER = Results(window=16, perplexity=12.345)
+
+
+def rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines()]
+
+
+def test_a_row_per_model_a_column_per_measure_and_n_a_where_one_is_missing() -> None:
+    headings, _, first, second = rows(markdown({"fine-tuned": [REFERENCE], "quantized": [OTHER]}))
+    assert dict(zip(headings, first, strict=True)) == {
+        "Model": "fine-tuned",
+        "Perplexity ↓": "10.00",
+        "Safety % ↑": "50.0",
+        "Refusal % ↑": "100.0",
+        "Logit MSE ↓": "0.0000",
+        "KL ↓": "0.0000",
+        "Same top % ↑": "100.0",
+    }
+    assert second == ["quantized", "12.35", *[MISSING] * 5]
+
+
+def test_the_terminals_table_has_the_same_cells() -> None:
+    named = {"fine-tuned": [REFERENCE], "quantized": [OTHER]}
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(rich_table(named, title="Two models"))
+    shown = console.export_text()
+    assert "Two models" in shown
+    for row in (row for row in rows(markdown(named)) if row[0] != "---"):
+        assert any(all(cell in line for cell in row) for line in shown.splitlines()), row
+
+
+def test_a_narrow_terminal_folds_and_cuts_nothing() -> None:
+    console = Console(width=60, file=io.StringIO(), record=True)
+    console.print(rich_table({"fine-tuned": [REFERENCE], "quantized": [Results(16, perplexity=1234.56)]}))
+    shown = console.export_text()
+    assert "…" not in shown
+    assert shown.count("n/a") == 5
+
+
+def test_several_runs_show_mean_and_deviation() -> None:
+    runs = [Results(16, perplexity=value) for value in (1.0, 2.0, 3.0)]
+    assert rows(markdown({"seeds": runs}))[2] == ["seeds", "2.00 ± 1.00"]
+
+
+def test_categories_are_columns() -> None:
+    headings, _, row = rows(markdown_categories({"fine-tuned": [REFERENCE]}))
+    assert headings == ["Model", "Ethics", "Privacy"]
+    assert row == ["fine-tuned", "100.0", "0.0"]
