@@ -16,7 +16,7 @@ from caq.items.protocols import choose, letter, option_text
 from caq.items.question_prompts import zero_shot
 from caq.items.questions import LETTERS, Question
 from caq.runners.likelihood import Choice, scores
-from tests.items.conftest import WORDS
+from tests.support.models import WORDS
 
 
 def question(index: int) -> Question:

@@ -22,7 +22,7 @@ from caq.measure.results import Answer, Results
 from caq.runners.distribution import divergence
 from caq.runners.perplexity import perplexity, read_tokens
 from caq.statistics.resampling import mcnemar, paired_bootstrap
-from tests.items.conftest import CORPUS, WORDS
+from tests.support.models import CORPUS, WORDS
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from caq.errors import InvalidInput
 from caq.items.requests import Prompt
 from caq.measure.refusal import OPENING, generate, judge, refusals
 from caq.measure.results import Results
-from tests.items.conftest import TEMPLATE, WORDS
+from tests.support.models import TEMPLATE, WORDS
 
 XSTEST = Path(__file__).parents[3] / "shared" / "data" / "xstest" / "labelled_completions"
 PROMPTS = [" ".join(WORDS[index : index + 1 + index % 5]) for index in range(10)]
