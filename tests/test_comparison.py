@@ -50,7 +50,7 @@ def run(pair: PairSource) -> Callable[..., Report]:
 
 @pytest.fixture(scope="module")
 def both(pair: PairSource, run: Callable[..., Report], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the instruct model and the base were compared, as if they were quantized models."""
+    """Where the aligned model and the base were compared, as if they were quantized models."""
     output = tmp_path_factory.mktemp("report")
     run(pair.model, pair.base, output=output)
     return output
@@ -74,16 +74,16 @@ def no_model(*_: object) -> PreTrainedModel:
     raise AssertionError("a model was loaded")
 
 
-def test_the_instruct_model_passes_against_itself_without_a_flip_or_a_distance(both: Path) -> None:
-    instruct, _, same, _ = arms(both)
+def test_the_aligned_model_passes_against_itself_without_a_flip_or_a_distance(both: Path) -> None:
+    aligned, _, same, _ = arms(both)
     judgement = report_of(both).judgements[0]
     assert judgement.verdict.status == "pass"
     assert all(flips.lost == flips.gained == flips.moved == 0 for flips in judgement.flips.values())
-    assert same.outcomes == instruct.outcomes
+    assert same.outcomes == aligned.outcomes
     assert same.kl_text is not None
     assert same.kl_chat is not None
     assert same.kl_text.maximum == same.kl_chat.maximum == 0
-    assert same.perplexity == instruct.perplexity
+    assert same.perplexity == aligned.perplexity
 
 
 def test_the_base_lost_what_alignment_gave(both: Path) -> None:
@@ -245,7 +245,7 @@ def test_one_model_is_in_memory_at_a_time(
     few = tmp_path / "few"
     few.mkdir()
     run(pair.base, output=tmp_path / "out", tasks=shortened(pair.tasks, few), formats=("json",))
-    # The instruct model comes back once, to tell language from salad.
+    # The aligned model comes back once, to tell language from salad.
     assert alive == [0, 0, 0, 0]
 
 

@@ -55,7 +55,7 @@ def comparisons(draw: st.DrawFn) -> Comparison:
         for measure in MEASURES
     }
     names = draw(st.lists(TEXTS, min_size=3, max_size=4, unique=True))
-    roles = ("instruct", "base", "quantized", "quantized")
+    roles = ("aligned", "base", "quantized", "quantized")
     return Comparison(
         items,
         tuple(

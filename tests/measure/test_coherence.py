@@ -1,4 +1,4 @@
-"""Which responses are language: the rule on text, its false alarms on people's data, the instruct model's say."""
+"""Which responses are language: the rule on text, its false alarms on people's data, the aligned model's say."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ def test_no_completion_that_people_labelled_is_called_unreadable() -> None:
 def test_the_pairs_models_speak_and_destroyed_weights_do_not(tmp_path: Path) -> None:
     export(tmp_path)
     prompts = [prompt.prompt for prompt in read_prompts(tmp_path / "prompts.jsonl")][::40]
-    tokenizer, instruct = load_tokenizer(tmp_path / "aligned"), load(tmp_path / "aligned", torch.float32)
+    tokenizer, aligned = load_tokenizer(tmp_path / "aligned"), load(tmp_path / "aligned", torch.float32)
     destroyed = load(tmp_path / "aligned", torch.float32)
     generator = torch.Generator().manual_seed(0)
     for weight in destroyed.parameters():
         weight.data = weight.data.flatten()[torch.randperm(weight.numel(), generator=generator)].view(weight.shape)
     shares = {}
-    for name, model in {"aligned": instruct, "base": load(tmp_path / "base", torch.float32), "no": destroyed}.items():
+    for name, model in {"aligned": aligned, "base": load(tmp_path / "base", torch.float32), "no": destroyed}.items():
         texts = generate(model, tokenizer, prompts, 12, 32)
         said = [index for index, text in enumerate(texts) if readable(text)]
-        nats = surprise(instruct, tokenizer, [prompts[i] for i in said], [texts[i] for i in said], 32)
+        nats = surprise(aligned, tokenizer, [prompts[i] for i in said], [texts[i] for i in said], 32)
         shares[name] = sum(likely(one, len(tokenizer)) for one in nats) / len(prompts)
     assert shares["aligned"] == shares["base"] == 1
     assert shares["no"] < 0.05

@@ -123,14 +123,14 @@ def test_questions_and_prompts_are_answered_as_the_model_answers_them(
 
 
 def test_a_file_of_another_vocabulary_is_a_stranger(exact: Path, aligned: Aligned, text: Path) -> None:
-    instruct = inspect(PAIR / "aligned")
+    aligned = inspect(PAIR / "aligned")
     with engine(exact, aligned, text) as model:
-        assert model.stranger(instruct) == ""
-        larger = replace(instruct, config={**instruct.config, "vocab_size": 2056})
-        assert model.stranger(larger).startswith("2048 tokens, and 2056 in the instruct model: ")
+        assert model.stranger(aligned) == ""
+        larger = replace(aligned, config={**aligned.config, "vocab_size": 2056})
+        assert model.stranger(larger).startswith("2048 tokens, and 2056 in the aligned model: ")
         fewer = GgufEngine(replace(model.model, vocabulary=2000), aligned[1], model.tasks)
-        assert "has 2000 tokens and the instruct model 2048: their distributions" in fewer.stranger(
-            replace(instruct, config={"vocab_size": 2000})
+        assert "has 2000 tokens and the aligned model 2048: their distributions" in fewer.stranger(
+            replace(aligned, config={"vocab_size": 2000})
         )
 
 
@@ -165,7 +165,7 @@ def test_files_are_compared_from_end_to_end(exact: Path, exported: Path, tmp_pat
     arms = {arm.name: arm for arm in report.arms}
     assert list(arms) == ["aligned", "base", "aligned-f32.gguf", "aligned-q4_0.gguf"]
     same, lossy = arms["aligned-f32.gguf"], arms["aligned-q4_0.gguf"]
-    assert sum("the prompts have the instruct model's tokens" in line for line in lines) == 2
+    assert sum("the prompts have the aligned model's tokens" in line for line in lines) == 2
     assert same.outcomes == arms["aligned"].outcomes
     assert same.perplexity == pytest.approx(arms["aligned"].perplexity, rel=1e-5)
     for distances in (same.kl_text, same.kl_chat):

@@ -18,10 +18,10 @@ def rate(value: float, items: int = 200) -> Rate:
     return Rate(value, Interval(value - 0.03, value + 0.02), items)
 
 
-def row(measure: str, instruct: float, model: float, **fields: object) -> Row:
-    difference = model - instruct
+def row(measure: str, aligned: float, model: float, **fields: object) -> Row:
+    difference = model - aligned
     whole = Row(
-        *(measure, None, True, 0, rate(instruct), rate(0.4), rate(model), difference),
+        *(measure, None, True, 0, rate(aligned), rate(0.4), rate(model), difference),
         bootstrap=Interval(difference - 0.01, difference + 0.01),
         score=Interval(difference - 0.015, difference + 0.011),
         gained=2,
@@ -46,7 +46,7 @@ def report(*rows: Row, status: str = "pass", sentence: str = "Alignment was kept
     gap = {"refusal": Gap(0.93, Interval(0.81, 1.04)), "facts": Gap(None, None, "both answer the same")}
     judgement = Judgement("quantized", verdict, rows or (row("refusal", 0.95, 0.90),), {}, gap, {})
     arms = (
-        summary("instruct", "instruct", perplexity=2.71, incoherent=0.0),
+        summary("aligned", "aligned", perplexity=2.71, incoherent=0.0),
         summary("quantized", "quantized", perplexity=2.749, incoherent=0.005, kl_text=DISTANCES),
     )
     whole = Report(

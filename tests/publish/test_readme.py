@@ -20,7 +20,7 @@ from tests.publish.reports import report, summary
 def report_on(checkpoint: Path, model: Path) -> Report:
     provenance = {"source": str(checkpoint), "sha256": fingerprint(inspect(checkpoint, allow_quantized=True))}
     arms = (
-        summary("instruct", "instruct", provenance={"source": str(model), "sha256": "0" * 64}),
+        summary("aligned", "aligned", provenance={"source": str(model), "sha256": "0" * 64}),
         summary("base", "base", provenance={"source": "owner/base", "sha256": "1" * 64}),
         summary("quantized", "quantized", provenance=provenance),
     )

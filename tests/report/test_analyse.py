@@ -24,7 +24,7 @@ from tests.support.arms import (
     comparison,
     drawn,
     flipped,
-    instruct_goods,
+    aligned_goods,
     itself,
     outcomes,
 )
@@ -36,12 +36,12 @@ def worse(count: int, losses: dict[str, float], name: str = "rtn") -> ArmRecord:
     """Return a model that flips 2 % of the items either way, and loses a share more of some measures."""
     found = {
         measure: flipped(good, 0.01, 0.01 + losses.get(measure, 0.0), 90 + index)
-        for index, (measure, good) in enumerate(instruct_goods(count).items())
+        for index, (measure, good) in enumerate(aligned_goods(count).items())
     }
     return arm(name, "quantized", all_items(count), found)
 
 
-def test_the_instruct_model_against_itself_passes_with_no_flip_and_the_whole_gap() -> None:
+def test_the_aligned_model_against_itself_passes_with_no_flip_and_the_whole_gap() -> None:
     report = analyse(comparison(500, itself(500)), FEW)
     (judgement,) = report.judgements
     assert report.verdict.status == "pass"
@@ -83,7 +83,7 @@ def test_the_base_model_judged_is_a_regression_with_nothing_of_the_gap_left() ->
 
 
 def test_a_loss_in_one_category_alone_is_a_regression_that_names_it() -> None:
-    good = instruct_goods(2000)
+    good = aligned_goods(2000)
     ethics = np.arange(2000) % len(CATEGORIES) == 0
     good[SAFETY] = np.where(ethics, flipped(good[SAFETY], 0.0, 0.08, 3), good[SAFETY])
     report = analyse(comparison(2000, arm("rtn", "quantized", all_items(2000), good)), FEW)
@@ -118,7 +118,7 @@ def test_facts_are_told_and_decide_nothing() -> None:
 def test_a_row_holds_both_models_rates_and_the_bootstrap_of_their_difference() -> None:
     report = analyse(comparison(2000, worse(2000, {"refusal": 0.08})), Settings(resamples=4000))
     row = next(row for row in report.judgements[0].rows if row.measure == "refusal")
-    assert row.difference == pytest.approx(row.model.value - row.instruct.value)
+    assert row.difference == pytest.approx(row.model.value - row.aligned.value)
     assert (row.gained - row.lost) / 2000 == pytest.approx(row.difference)
     assert (row.bootstrap.low, row.bootstrap.high) == pytest.approx((row.score.low, row.score.high), abs=0.003)
     assert row.base is not None
@@ -145,12 +145,12 @@ def test_items_without_an_outcome_leave_the_row_and_are_counted() -> None:
     silent = tuple(Outcome(None) if index < 10 else one for index, one in enumerate(model.outcomes["refusal"]))
     report = analyse(comparison(500, replace(model, outcomes={**model.outcomes, "refusal": silent})), FEW)
     row = next(row for row in report.judgements[0].rows if row.measure == "refusal")
-    assert (row.left_out, row.model.items, row.instruct.items) == (10, 490, 490)
+    assert (row.left_out, row.model.items, row.aligned.items) == (10, 490, 490)
     assert report.verdict.status == "pass"
     assert any("10 of 500 refusal items have no outcome" in limit for limit in report.limits)
 
 
-@pytest.mark.parametrize("whose", ["instruct", "itself"])
+@pytest.mark.parametrize("whose", ["aligned", "itself"])
 def test_a_judge_that_abstains_often_makes_the_measure_unmeasured_and_never_a_pass(whose: str) -> None:
     found = comparison(500, itself(500))
     arms = tuple(_abstaining(one, 40) if one.name == whose else one for one in found.arms)
@@ -204,13 +204,13 @@ def test_unmeasured_facts_do_not_keep_a_model_from_passing() -> None:
 )
 def test_a_model_whose_perplexity_is_out_of_all_bounds_is_broken(perplexity: float, status: str) -> None:
     found = comparison(500, replace(itself(500), perplexity=perplexity))
-    instruct = replace(found.arms[0], perplexity=10.0)
-    report = analyse(replace(found, arms=(instruct, *found.arms[1:])), FEW)
+    aligned = replace(found.arms[0], perplexity=10.0)
+    report = analyse(replace(found, arms=(aligned, *found.arms[1:])), FEW)
     assert report.verdict.status == status
 
 
 def broken(arm: ArmRecord, count: int) -> ArmRecord:
-    """Return an arm of whose responses to harmful prompts the first `count` are no language."""
+    """Return an arm of whose responses to harmful prompts the first `count` are incoherent."""
     noise = tuple(
         replace(one, failure="incoherent") if index < count else one
         for index, one in enumerate(arm.outcomes["refusal"])
@@ -227,12 +227,12 @@ def test_a_model_that_writes_no_language_is_broken_and_neither_safe_nor_unsafe(c
 
 
 @pytest.mark.parametrize(("count", "status"), [(250, "unmeasured"), (190, "pass")])
-def test_an_instruct_model_that_writes_no_language_is_no_reference(count: int, status: str) -> None:
+def test_an_aligned_model_that_writes_no_language_is_no_reference(count: int, status: str) -> None:
     found = comparison(500, itself(500))
     arms = tuple(broken(arm, count) if arm.role != "base" else arm for arm in found.arms)
     report = analyse(replace(found, arms=arms), FEW)
     assert report.verdict.status == status
-    said = "of the instruct model, 25.0 % of its responses are no language"
+    said = "of the aligned model, 25.0 % of its responses are incoherent"
     assert (said in report.verdict.sentence) == (status == "unmeasured")
 
 
@@ -291,13 +291,13 @@ def test_a_single_category_is_the_measure_and_not_tested_twice() -> None:
 
 def test_everything_wrong_is_told_at_once() -> None:
     found = comparison(30, itself(30, "base"))
-    instruct = replace(found.arms[0], outcomes={"refusal": found.arms[0].outcomes["refusal"][:5], "other": ()})
-    broken = replace(found, arms=(instruct, instruct, *found.arms[1:], found.arms[1]))
+    aligned = replace(found.arms[0], outcomes={"refusal": found.arms[0].outcomes["refusal"][:5], "other": ()})
+    broken = replace(found, arms=(aligned, aligned, *found.arms[1:], found.arms[1]))
     with pytest.raises(InvalidInput) as caught:
         analyse(broken, Settings(margin=0.0, alpha=2.0, power=0.01, resamples=0))
     text = "\n".join(caught.value.problems)
     for part in (
-        "2 instruct models", "2 base models", "called 'base'", "5 outcomes of refusal, of 30 items", "of other",
+        "2 aligned models", "2 base models", "called 'base'", "5 outcomes of refusal, of 30 items", "of other",
         "margin is 0.0", "alpha is 2.0", "power 0.01", "resamples is 0",
     ):  # fmt: skip
         assert part in text

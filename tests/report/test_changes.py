@@ -10,14 +10,14 @@ from caq.measure.record import ArmRecord, Comparison
 from caq.report.analyse import analyse
 from caq.report.types import Settings
 from caq.statistics.resampling import mcnemar
-from tests.support.arms import SAFETY, all_items, arm, comparison, flipped, instruct_goods, itself
+from tests.support.arms import SAFETY, all_items, arm, comparison, flipped, aligned_goods, itself
 
 FEW = Settings(resamples=100)
 
 
 def better(count: int, name: str = "itself") -> ArmRecord:
-    """Return a model that refuses more than the instruct model does."""
-    good = instruct_goods(count)
+    """Return a model that refuses more than the aligned model does."""
+    good = aligned_goods(count)
     good["refusal"] = flipped(good["refusal"], 0.08, 0.0, 77)
     return arm(name, "quantized", all_items(count), good)
 

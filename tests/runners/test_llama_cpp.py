@@ -159,13 +159,13 @@ def test_another_vocabulary_and_another_tokenization_are_told(opened_exact: Gguf
     assert tokenization_problem(opened_exact, own, texts, add_special_tokens=True) == ""
     larger = copy.deepcopy(own)
     larger.add_tokens(["<|more|>"])
-    assert "has 2048 tokens and the instruct model 2049" in vocabulary_problem(opened_exact, larger)
+    assert "has 2048 tokens and the aligned model 2049" in vocabulary_problem(opened_exact, larger)
     state = json.loads(own.backend_tokenizer.to_str())
     ids = state["model"]["vocab"]
     ids["Ġthe"], ids["Ġa"] = ids["Ġa"], ids["Ġthe"]
     swapped = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
     assert re.fullmatch(
-        r"token \d+ is 'Ġ(the|a)' in aligned-f32\.gguf and 'Ġ(a|the)' in the instruct model",
+        r"token \d+ is 'Ġ(the|a)' in aligned-f32\.gguf and 'Ġ(a|the)' in the aligned model",
         vocabulary_problem(opened_exact, swapped),
     )
     texts = ["One door.", *texts[:2]]
@@ -175,7 +175,7 @@ def test_another_vocabulary_and_another_tokenization_are_told(opened_exact: Gguf
     )
     problem = tokenization_problem(opened_exact, apart, texts, add_special_tokens=True)
     assert problem.startswith(
-        "aligned-f32.gguf tokenizes 3 of 3 texts otherwise than the instruct model, such as 'One d"
+        "aligned-f32.gguf tokenizes 3 of 3 texts otherwise than the aligned model, such as 'One d"
     )
 
 

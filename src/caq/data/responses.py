@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from caq.chat import encode_chat, end_tokens
+from caq.chat import NO_TEMPLATE, encode_chat, end_tokens
 from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.data.blocks import Calibration, cut
 from caq.data.prompts import calibration_prompts
 from caq.errors import InvalidInput
 from caq.families import Bound
 from caq.files.cache import digest, write_text
-from caq.measure.refusal import NO_TEMPLATE
 from caq.progress import progress
 from caq.recipe.sections import DataRecipe
 from caq.runners.states import pad

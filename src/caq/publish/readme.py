@@ -8,12 +8,12 @@ from caq.checkpoint.inspect import fingerprint, inspect, read_json
 from caq.checkpoint.write import put_text
 from caq.errors import InvalidInput
 from caq.export.directory import RECORD_FILE
-from caq.files.codec import from_json
 from caq.loading import RECIPE_FILE
 from caq.publish.card import model_card
 from caq.publish.origin import origin
 from caq.publish.push import CARD
 from caq.recipe import Recipe
+from caq.report.document import from_json
 from caq.report.types import Report
 
 
@@ -29,7 +29,7 @@ def write_card(directory: Path, report: Report) -> None:
     if arm is None:
         raise InvalidInput(
             [
-                f"{directory}: the report judges {', '.join(sorted(judged))}, whose files are others than these; "
+                f"{directory}: the report judges {', '.join(sorted(judged)) or 'no model'}, and not these files; "
                 f"compare this checkpoint by `caq compare {directory}`"
             ]
         )
@@ -40,7 +40,7 @@ def write_card(directory: Path, report: Report) -> None:
         Recipe.from_yaml(directory / RECIPE_FILE),
         read_json(directory / RECORD_FILE),
         read_json(directory / "config.json"),
-        sources["instruct"],
+        sources["aligned"],
         sources.get("base"),
     )
     put_text(directory, CARD, text)

@@ -122,7 +122,7 @@ def test_a_measure_that_could_not_be_had_is_told_with_the_reason() -> None:
 
 def test_a_model_that_changed_nothing_has_no_item_to_show() -> None:
     text = drawn(sample(models=[SAME]))
-    assert "No item has another outcome than under the instruct model." in words(text)
+    assert "No item has another outcome than under the aligned model." in words(text)
     assert 'id="item-data"' not in text
 
 

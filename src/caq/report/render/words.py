@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from caq.measure.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX
-from caq.report.types import ArmSummary, Report, RowStatus, Status
+from caq.report.types import ArmSummary, Report, RowStatus, Status, Verdict
 from caq.report.wording import points
 from caq.statistics.resampling import Interval
 
@@ -61,11 +61,17 @@ def heading(measure: str) -> str:
     return known.get(measure, name(measure))
 
 
+def verdict(report: Report) -> Verdict:
+    """Return the verdict of a report that has one: without an aligned model nothing is drawn but its JSON."""
+    assert report.verdict is not None
+    return report.verdict
+
+
 def unmeasured(report: Report, arm: ArmSummary) -> Mapping[str, str]:
-    """Return what could not be measured of a judged model or of the instruct model, with the reason."""
-    instruct = next(one for one in report.arms if one.role == "instruct")
-    of_instruct = {measure: f"of the instruct model, {reason}" for measure, reason in instruct.unmeasured.items()}
-    return {**of_instruct, **arm.unmeasured}
+    """Return what could not be measured of a judged model or of the aligned model, with the reason."""
+    aligned = next(one for one in report.arms if one.role == "aligned")
+    of_aligned = {measure: f"of the aligned model, {reason}" for measure, reason in aligned.unmeasured.items()}
+    return {**of_aligned, **arm.unmeasured}
 
 
 def percent(share: float) -> str:
