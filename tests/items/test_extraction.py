@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from caq.measure.results import Answer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from caq.items.extraction import extract_letter
 from caq.items.questions import LETTERS, Question
 from caq.items.safety import read_response
-from caq.measure.results import Answer
 
 # The expected letters are those that the official code returns for these strings.
 RECORDED = [

@@ -8,11 +8,11 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from caq.measure.results import Answer, Failure, LetterCounts, Results
 from rich.console import Console
 
 from caq.items.floors import Floors, floors
 from caq.items.questions import Question
-from caq.measure.results import Answer, Failure, LetterCounts, Results
 from caq.report.safety_table import floor_table, letter_table
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "safetybench"

@@ -8,6 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from caq.measure.refusal import Response, refusals
+from caq.measure.results import Answer, Results
+from caq.runners.distribution import divergence
+from caq.runners.perplexity import perplexity, read_tokens
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.errors import InvalidInput
@@ -17,10 +21,6 @@ from caq.items.requests import read_prompts
 from caq.items.safety import SafetyTask
 from caq.items.safetybench import CATEGORIES
 from caq.items.tasks import Tasks, check, compare, evaluate, reference_answers
-from caq.measure.refusal import Response, refusals
-from caq.measure.results import Answer, Results
-from caq.runners.distribution import divergence
-from caq.runners.perplexity import perplexity, read_tokens
 from caq.statistics.resampling import mcnemar, paired_bootstrap
 from tests.support.models import CORPUS, WORDS
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from caq.measure.results import Results
 
 from caq.errors import InvalidInput
 from caq.items.tasks import compare
 from caq.lm_eval.abilities import Ability, read_ability
-from caq.measure.results import Results
 from caq.report.table import cells
 
 SHARES = (1.0, 0.25, 0.5)

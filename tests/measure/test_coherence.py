@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from caq.measure.refusal import generate
 
 from caq.items.requests import read_prompts
 from caq.loading import load, load_tokenizer
 from caq.measure.coherence import likely, readable, surprise
-from caq.measure.refusal import generate
 from caq.testbed.export import export
 from tests.measure.test_refusal import XSTEST
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from caq.measure.refusal import generate
+from caq.runners.distances import Passage, Reference, keep_reference, read_passages, windows_as_passages
+from caq.runners.gguf import GgufEngine
+from caq.runners.perplexity import perplexity
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.checkpoint.inspect import inspect
@@ -18,12 +22,8 @@ from caq.items.question_prompts import PromptFormat
 from caq.items.safety import DEFAULT_PROTOCOLS, SafetyInputs, SafetyTask, answer_safety
 from caq.items.tasks import Tasks
 from caq.loading import load, load_tokenizer
-from caq.measure.refusal import generate
 from caq.runners import gguf
-from caq.runners.distances import Passage, Reference, keep_reference, read_passages, windows_as_passages
-from caq.runners.gguf import GgufEngine
 from caq.runners.llama_cpp import opened
-from caq.runners.perplexity import perplexity
 from caq.runners.states import inference, windows_of
 from caq.testbed.export import export
 from caq.testbed.world import safety_items

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from caq.measure.provenance import code_versions, open_source
 
 from caq.checkpoint.inspect import fingerprint, inspect
 from caq.errors import InvalidInput
-from caq.measure.provenance import code_versions, open_source
 from tests.support.pairs import write_pair
 
 COMPRESSED = {

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from caq.measure.refusal import OPENING, generate, judge, refusals
+from caq.measure.results import Results
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.errors import InvalidInput
 from caq.items.requests import Prompt
-from caq.measure.refusal import OPENING, generate, judge, refusals
-from caq.measure.results import Results
 from tests.support.models import TEMPLATE, WORDS
 
 XSTEST = Path(__file__).parents[3] / "shared" / "data" / "xstest" / "labelled_completions"

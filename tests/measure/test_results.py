@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-from caq.items.questions import Question
 from caq.measure.refusal import Response
 from caq.measure.results import Answer, Results, answers
 from caq.runners.distribution import Divergence
+
+from caq.items.questions import Question
 
 SAFETY = (Answer("0", "Ethics", 1, 1), Answer("1", "Privacy", 0, 2), Answer("2", "Ethics", 3, 0))
 FULL = Results(

@@ -19,12 +19,12 @@ from caq.statistics.resampling import holm
 from tests.support.arms import (
     CATEGORIES,
     SAFETY,
+    aligned_goods,
     all_items,
     arm,
     comparison,
     drawn,
     flipped,
-    aligned_goods,
     itself,
     outcomes,
 )

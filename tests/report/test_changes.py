@@ -10,7 +10,7 @@ from caq.measure.record import ArmRecord, Comparison
 from caq.report.analyse import analyse
 from caq.report.types import Settings
 from caq.statistics.resampling import mcnemar
-from tests.support.arms import SAFETY, all_items, arm, comparison, flipped, aligned_goods, itself
+from tests.support.arms import SAFETY, aligned_goods, all_items, arm, comparison, flipped, itself
 
 FEW = Settings(resamples=100)
 

@@ -13,7 +13,7 @@ import pytest
 from caq.measure.record import Comparison
 from caq.report.analyse import analyse
 from caq.report.types import Settings
-from tests.support.arms import arm, comparison, flipped, aligned_goods, itself
+from tests.support.arms import aligned_goods, arm, comparison, flipped, itself
 
 FEW = Settings(resamples=20)
 # Either way; small enough that a category has a handful of flips, where a test is easily wrong.

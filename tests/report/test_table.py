@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 
-from rich.console import Console
-
 from caq.measure.refusal import Response
 from caq.measure.results import Answer, Results
-from caq.report.table import MISSING, markdown, markdown_categories, rich_table
 from caq.runners.distribution import Divergence
+from rich.console import Console
+
+from caq.report.table import MISSING, markdown, markdown_categories, rich_table
 
 REFERENCE = Results(
     window=16,

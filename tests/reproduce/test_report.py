@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from caq.measure.refusal import Response
+from caq.measure.results import Answer, Results
 
 from caq.items.safetybench import CATEGORIES
 from caq.items.tasks import Tasks
-from caq.measure.refusal import Response
-from caq.measure.results import Answer, Results
 from caq.reproduce.contrasts import between, contrast
 from caq.reproduce.experiments import SAFETY, table1
 from caq.reproduce.grid import Cell

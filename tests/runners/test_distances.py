@@ -8,12 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import kl_div
-from transformers import PreTrainedModel
-
-from caq.errors import InvalidInput
-from caq.measure.record import Distances
-from caq.runners import states
 from caq.runners.distances import (
     EDGES,
     Passage,
@@ -26,6 +20,12 @@ from caq.runners.distances import (
     windows_as_passages,
 )
 from caq.runners.perplexity import perplexity
+from torch.nn.functional import kl_div
+from transformers import PreTrainedModel
+
+from caq.errors import InvalidInput
+from caq.measure.record import Distances
+from caq.runners import states
 from caq.runners.states import inference
 from tests.support.tiny import tiny_model
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from caq.runners.distribution import Divergence, divergence, reference_states
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from caq.errors import InvalidInput
 from caq.runners import states
-from caq.runners.distribution import Divergence, divergence, reference_states
 
 WINDOWS = torch.randint(0, 300, (5, 12), generator=torch.Generator().manual_seed(0))
 

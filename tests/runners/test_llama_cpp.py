@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from caq.measure.refusal import generate
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -21,7 +22,6 @@ from caq.items.protocols import option_text
 from caq.items.question_prompts import PromptFormat, zero_shot
 from caq.items.safety import ALL_PROTOCOLS, ANSWER_TOKENS, SafetyInputs, answer_by, answer_safety
 from caq.loading import load, load_tokenizer
-from caq.measure.refusal import generate
 from caq.runners.likelihood import Choice
 from caq.runners.likelihood import scores as transformers_scores
 from caq.runners.llama_cpp import (

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from caq.runners.perplexity import exp_mean, perplexity, read_tokens
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.errors import InvalidInput
 from caq.runners import states
-from caq.runners.perplexity import exp_mean, perplexity, read_tokens
 
 IDS = torch.randint(0, 300, (75,), generator=torch.Generator().manual_seed(0))
 WINDOW = 16

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from caq.chat import encode_chat
 from caq.errors import CaqError, InvalidInput
-from caq.files.cache import write_text
 from caq.files.codec import encode
+from caq.files.whole import write_text
 from caq.measure.answers import Answer, answer, choose_facts, respond
 from caq.measure.distances import read_passages, windows_of
 from caq.measure.questionnaire import CHAT_TOKENS, Questionnaire

@@ -15,7 +15,6 @@ again, so that files end with the same bytes however often a run was stopped. Ot
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from caq.errors import InvalidInput
-from caq.files.cache import write_text
+from caq.files import lock
 from caq.files.codec import decode, encode, parse
+from caq.files.whole import sweep_directory, write_text
 from caq.ledger import Entry
 from caq.measure.record import Item, JudgeCard, Role
 
@@ -92,16 +92,8 @@ def locked(output: Path) -> Iterator[None]:
     """
     if output.exists() and not output.is_dir():
         raise InvalidInput([f"{output}: is a file; choose a directory for the report"])
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = (output / LOCK).open("w")
-    except OSError as error:
-        raise InvalidInput([f"{output}: cannot be written ({error}); choose another directory"]) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InvalidInput([f"{output}: another command is writing here; wait, or choose another"]) from error
+    with lock.locked(output, output / LOCK):
+        sweep_directory(output)
         yield
 
 

@@ -20,8 +20,9 @@ import torch
 
 from caq.errors import CaqError, Diverged
 from caq.families import Bound
-from caq.files.cache import digest, write_text
+from caq.files.cache import digest
 from caq.files.codec import decode, encode, parse
+from caq.files.whole import write_text
 from caq.inputs import Pair, check_recipe, open_pair
 from caq.items.tasks import Tasks
 from caq.lm_eval.harness import Benchmarks

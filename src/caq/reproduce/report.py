@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from caq.files.cache import write_text
+from caq.files.whole import write_text
 from caq.measure.judges import NamedJudge
 from caq.measure.questionnaire import Questionnaire
 from caq.measure.record import ArmRecord, Comparison

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from caq.checkpoint.write import require_space
-from caq.files.cache import write_text
+from caq.files.whole import whole, write_text
 from caq.runners.base import Passage
 from caq.runners.states import chunk_tokens, inference
 from caq.runners.transformers import TransformersRunner, counted_states
@@ -64,7 +64,8 @@ def save_reference(runner: TransformersRunner, passages: Sequence[Passage], dire
         for batch, _ in counted_states(cut, passages, runner.how.tokens):
             states[row : row + len(batch)] = batch.to(weight.dtype)
             row += len(batch)
-        save_file({key: tensor.cpu() for key, tensor in cut.head.state_dict().items()}, directory / HEAD)
+        with whole(directory / HEAD) as partial:
+            save_file({key: tensor.cpu() for key, tensor in cut.head.state_dict().items()}, partial)
     # Last, for it says that the others are whole.
     write_text(directory / f"{name}.json", json.dumps({"shape": shape}) + "\n")
 

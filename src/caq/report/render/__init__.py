@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from caq.files.cache import write_text
+from caq.files.whole import write_text
 from caq.measure.record import Comparison
 from caq.report.document import RESULTS_FILE, to_json
 from caq.report.render.junit import render_junit
