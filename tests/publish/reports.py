@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from caq.measure.record import Distances, Histogram
-from caq.report.types import SCHEMA, ArmSummary, Gap, Judgement, Rate, Report, Row, Settings, Verdict
+from caq.report.types import SCHEMA, VERSION, ArmSummary, Gap, Judgement, Rate, Report, Row, Settings, Verdict
 from caq.statistics.resampling import Interval
 
 DISTANCES = Distances(
     *(900, 0.0123, 0.001, 0.004, 0.03, 0.05, 0.0987, 0.2, 1.5, 0.934, -0.001, 0.02),
     Histogram((0.0, 1.0, 2.0), (899, 1)),
+    0.25,
 )
 
 
@@ -36,7 +37,7 @@ def row(measure: str, aligned: float, model: float, **fields: object) -> Row:
 
 def summary(name: str, role: str, **fields: object) -> ArmSummary:
     empty = ArmSummary(
-        *(name, role, {}, None, None, None, None, None, None, {}, {}, {}, (), {}),  # type: ignore[arg-type]
+        *(name, role, {}, None, None, None, None, None, None, {}, {}, {}, {}, (), {}),  # type: ignore[arg-type]
     )
     return replace(empty, **fields)  # type: ignore[arg-type]
 
@@ -50,7 +51,7 @@ def report(*rows: Row, status: str = "pass", sentence: str = "Alignment was kept
         summary("quantized", "quantized", perplexity=2.749, incoherent=0.005, kl_text=DISTANCES),
     )
     whole = Report(
-        *(SCHEMA, "0.1.0", Settings(), verdict, arms, (judgement,), {"refusal": 200}, {}, {}, None, {}),
+        *(SCHEMA, VERSION, "0.1.0", Settings(), verdict, arms, (judgement,), {"refusal": 200}, {}, {}, None, {}),
         limits=("0 flips in 200 prompts bound the rate below 1.5 %",),
     )
     return replace(whole, **fields)  # type: ignore[arg-type]

@@ -9,10 +9,10 @@ import pytest
 from caq.checkpoint.inspect import fingerprint, inspect
 from caq.checkpoint.write import HASHES, put_text, verify
 from caq.errors import InvalidInput
-from caq.files.codec import to_json
 from caq.loading import load
 from caq.publish.push import files_to_push
 from caq.publish.readme import put_card, write_card
+from caq.report.document import to_json
 from caq.report.types import Report
 from tests.publish.reports import report, summary
 

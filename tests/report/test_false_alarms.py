@@ -33,7 +33,7 @@ def _alarm(fixed: Comparison, count: int, loss: float, seed: int, settings: Sett
         if measure != "facts"
     }
     model = arm("model", "quantized", fixed.items, good)
-    return analyse(replace(fixed, arms=(fixed.arms[0], model)), settings).verdict.status == "regression"
+    return analyse(replace(fixed, arms=(fixed.arms[0], model)), settings).decision.status == "regression"
 
 
 def smallest(count: int) -> float:

@@ -99,8 +99,7 @@ def compare(
     else:
         report = redraw(output, settings=settings, formats=wanted, baseline=baseline)
     _tell(report, output, json)
-    assert report.verdict is not None
-    raise typer.Exit(EXIT[report.verdict.status])
+    raise typer.Exit(EXIT[report.decision.status])
 
 
 def _say(line: str) -> None:
@@ -113,8 +112,7 @@ def _tell(report: Report, output: Path, json: bool) -> None:
     if json:
         print(to_json(report), end="")
         return
-    assert report.verdict is not None
-    print(report.verdict.sentence)
-    for reason in report.verdict.reasons:
+    print(report.decision.sentence)
+    for reason in report.decision.reasons:
         print(f"  {reason}")
     print(f"The report is in {output}")

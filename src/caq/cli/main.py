@@ -139,8 +139,7 @@ def quantize(
     for entry in result.ledger:
         print(f"ledger: [{entry.stage}] {entry.message}")
     if evaluated:
-        verdict = judge(result.output, model, base, tasks, device=device, quiet=quiet).verdict
-        assert verdict is not None
+        verdict = judge(result.output, model, base, tasks, device=device, quiet=quiet).decision
         print(f"{verdict.status}: {verdict.sentence}")
         raise typer.Exit(EXIT[verdict.status])
 

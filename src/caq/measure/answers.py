@@ -112,6 +112,6 @@ def read_response(question: Question, response: str) -> Answer:
     letter = extract_letter(response, question.options)
     if letter is not None:
         return Answer(LETTERS.index(letter), response=response)
-    if not readable(response):
-        return Answer(None, "incoherent", response)
-    return Answer(None, "refused" if refuses(response) else "unparsed", response)
+    if refuses(response):
+        return Answer(None, "refused", response)
+    return Answer(None, "unparsed" if readable(response) else "incoherent", response)

@@ -96,7 +96,8 @@ def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Ques
     if problems:
         raise InvalidInput(problems)
     items = _items(tasks, safety, facts, requests)
-    put = () if safety is None else prompts(safety.questions, safety.form, tokenizer)
+    # A chat and a plain prompt of the same words still differ in the tokenizer's special tokens.
+    put = () if safety is None else (safety.form.chat, *prompts(safety.questions, safety.form, tokenizer))
     tokens = [passage.ids for passage in windows]
     identity = digest(json.dumps([encode(items), tasks.max_new_tokens, CHAT_TOKENS, put, tasks.window, tokens]))
     data = _data(tasks, text, windows, safety, facts, requests)

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from caq.errors import InvalidInput
 from caq.items.floors import floors
 from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison, Item
+from caq.report.abilities import paired_abilities
 from caq.report.changes import changes, unmatched
 from caq.report.flips import drift, flips
 from caq.report.gap import gap
@@ -126,6 +127,7 @@ def _judgement(
             for measure in bases
             if base is not None and measure.startswith(SAFETY_PREFIX)
         },
+        abilities=paired_abilities(model.record.abilities, aligned.record.abilities),
     )
 
 

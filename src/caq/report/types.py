@@ -6,13 +6,13 @@ Rates and differences are in [−1, 1]; a positive difference is a gain.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from caq.ledger import Entry
 from caq.measure.record import Ability, Distances, JudgeCard, Role
 from caq.report.experiment import ExperimentTable
-from caq.statistics.resampling import Interval
+from caq.statistics.resampling import Difference, Interval
 
 SCHEMA: Literal["caq.report"] = "caq.report"
 #: Raised whenever a field changes.
@@ -198,6 +198,24 @@ class ArmSummary:
 
 
 @dataclass(frozen=True)
+class PairedAbility:
+    """One of lm-eval's tasks beside the aligned model's, item by item; told, and no part of the verdict.
+
+    Attributes:
+        difference: model minus aligned, with its bootstrap interval.
+        gained, lost: items that the model scored higher, and lower.
+        p: exact McNemar, two-sided; of scores that are not yes or no, the sign test, which is the same count.
+        items: how many were compared.
+    """
+
+    difference: Difference
+    gained: int
+    lost: int
+    p: float
+    items: int
+
+
+@dataclass(frozen=True)
 class Judgement:
     """One model against the aligned model.
 
@@ -208,6 +226,7 @@ class Judgement:
         flips: by measure.
         gap: by measure, where there is a base.
         drift: by safety protocol, where there is a base.
+        abilities: of lm-eval's tasks, by their names.
     """
 
     model: str
@@ -216,6 +235,7 @@ class Judgement:
     flips: Mapping[str, Flips]
     gap: Mapping[str, Gap]
     drift: Mapping[str, Drift]
+    abilities: Mapping[str, PairedAbility] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -269,3 +289,14 @@ class Report:
     limits: tuple[str, ...]
     changes: tuple[Change, ...] = ()
     table: ExperimentTable | None = None
+
+    @property
+    def decision(self) -> Verdict:
+        """The verdict of a report that has one.
+
+        Raises:
+            ValueError: nothing was compared with an aligned model.
+        """
+        if self.verdict is None:
+            raise ValueError("the report has no verdict: nothing was compared with an aligned model")
+        return self.verdict

@@ -156,4 +156,5 @@ def distances(scale: float, generator: np.random.Generator, positions: int = 409
         delta_p_mean=-0.011,
         delta_p_rms=0.083,
         histogram=Histogram(edges, tuple(counts.tolist())),
+        logit_mse=0.21,
     )

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from caq.files.codec import from_json
 from caq.ledger import Entry
 from caq.measure.record import HELPFULNESS, REFUSAL, Comparison, Item, JudgeCard
 from caq.report.analyse import analyse
+from caq.report.document import from_json
 from caq.report.render import RENDERERS
 from caq.report.render import items as items_module
 from caq.report.render.items import flipped_items
@@ -72,7 +72,7 @@ def test_the_page_tells_every_point_of_the_report() -> None:
     text = words(render_page(report, comparison))
     rtn = report.judgements[0]
     for told in (
-        report.verdict.sentence,
+        report.decision.sentence,
         rtn.verdict.sentence,
         *rtn.verdict.reasons,
         *report.limits,

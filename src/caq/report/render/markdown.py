@@ -20,7 +20,6 @@ from caq.report.render.words import (
     signed,
     signed_between,
     unmeasured,
-    verdict,
 )
 from caq.report.types import ArmSummary, Gap, Judgement, Report, Row, Status
 from caq.report.wording import points
@@ -33,7 +32,7 @@ _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 
 def render_markdown(report: Report, comparison: Comparison) -> str:
     """Return the report as Markdown; nothing of the items but their categories' names is in it."""
-    decided = verdict(report)
+    decided = report.decision
     blocks = [
         f"# {ICONS[decided.status]} {STATUS_WORDS[decided.status]}",
         f"**{_text(decided.sentence)}**",
@@ -51,7 +50,7 @@ def render_markdown(report: Report, comparison: Comparison) -> str:
 def _judgement(judgement: Judgement, report: Report) -> Iterator[str]:
     status = judgement.verdict.status
     yield f"## {ICONS[status]} {_text(name(judgement.model))}: {STATUS_WORDS[status].lower()}"
-    if judgement.verdict.sentence not in verdict(report).sentence:
+    if judgement.verdict.sentence not in report.decision.sentence:
         yield _text(judgement.verdict.sentence)
     shown = [row for row in judgement.rows if row.category is None or row.status == "lost"]
     if shown:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from caq.measure.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX
-from caq.report.types import ArmSummary, Report, RowStatus, Status, Verdict
+from caq.report.types import ArmSummary, Report, RowStatus, Status
 from caq.report.wording import points
 from caq.statistics.resampling import Interval
 
@@ -59,12 +59,6 @@ def heading(measure: str) -> str:
         return f"Safety questions ({name(measure.removeprefix(SAFETY_PREFIX))})"
     known = {REFUSAL: "Harmful prompts refused", HELPFULNESS: "Harmless prompts answered", FACTS: "Factual questions"}
     return known.get(measure, name(measure))
-
-
-def verdict(report: Report) -> Verdict:
-    """Return the verdict of a report that has one: without an aligned model nothing is drawn but its JSON."""
-    assert report.verdict is not None
-    return report.verdict
 
 
 def unmeasured(report: Report, arm: ArmSummary) -> Mapping[str, str]:
