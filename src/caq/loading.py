@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
@@ -16,8 +18,10 @@ from caq.transforms.online import attention_name, hadamard_sites, install, value
 RECIPE_FILE = "recipe.yaml"
 
 
-def load(directory: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Load a checkpoint that CAQ wrote, or any other that Transformers loads.
+def load(
+    directory: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> PreTrainedModel:
+    """Load a checkpoint that CAQ wrote, or any other that Transformers loads, ready to compute.
 
     Plain Transformers reads the packed weights but drops online transforms and cache quantization in silence; this puts
     them back from the checkpoint's own recipe.
@@ -25,14 +29,23 @@ def load(directory: str | Path, dtype: torch.dtype | None = None) -> PreTrainedM
     Args:
         directory: a local checkpoint directory.
         dtype: of the computation; None takes the checkpoint's.
+        device: where it computes.
     """
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=dtype or "auto",
-        attn_implementation="sdpa",
-        use_safetensors=True,
-        local_files_only=True,
-    )
+    # compressed-tensors' bars heed no setting. Loggers, which hold the stream itself, are still heard.
+    with redirect_stderr(io.StringIO()):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype or "auto",
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        # What bitsandbytes packs is placed as it is loaded, and cannot be moved.
+        if model.device.type != torch.device(device).type:
+            model.to(device)
+        if hasattr(model, "ct_decompress_hook"):
+            # Otherwise done, and told, at the first forward pass.
+            model.hf_quantizer.compressor.decompress_model(model)
     model.eval().requires_grad_(False)
     recipe_file = Path(directory) / RECIPE_FILE
     if recipe_file.exists():
