@@ -12,22 +12,22 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from caq.errors import InvalidInput, nearest
+from caq.options import Options, sentences
 from caq.recipe.sections import (
     SELF,
     DataRecipe,
     ObjectiveRecipe,
     QuantizerRecipe,
     SchemeRecipe,
-    Section,
     TrainingRecipe,
     TransformRecipe,
 )
-from caq.recipe.text import dump_yaml, parse_yaml, sentences
+from caq.recipe.text import dump_yaml, parse_yaml
 
 PRESETS = ("default", "paper", "paper-code")
 
 
-class Recipe(Section):
+class Recipe(Options):
     """One run, completely: two equal recipes on equal inputs give equal checkpoints.
 
     Raises:
@@ -107,7 +107,7 @@ class Recipe(Section):
         return type(self).model_validate(values)
 
 
-_SECTIONS: dict[str, type[Section]] = {
+_SECTIONS: dict[str, type[Options]] = {
     "scheme": SchemeRecipe,
     "transforms": TransformRecipe,
     "objective": ObjectiveRecipe,

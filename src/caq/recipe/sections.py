@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    model_validator,
 )
 
-from caq.errors import InvalidInput, nearest
-from caq.recipe.text import sentences
+from caq.errors import nearest
+from caq.options import Options, Positive, PositiveFloat
 
 # compressed-tensors' preset names without its no-op; a test keeps them equal to the library's, whose
 # import would bring in torch.
@@ -43,8 +38,6 @@ SCHEMES = (
 SELF = "self"
 
 Bits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
-Positive = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 def _scheme(name: object) -> object:
@@ -57,22 +50,7 @@ def _objective(name: object) -> object:
     return "cal" if name == "apc" else name
 
 
-class Section(BaseModel):
-    """Frozen, strict, closed: unknown keys and wrong types raise one `InvalidInput` with all of them."""
-
-    # Strict: "128" for 128 or `yes` for true is a mistake to report, not one to guess about.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explain(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return build(values)
-        except ValidationError as error:
-            raise InvalidInput(sentences(error, cls)) from error
-
-
-class SchemeRecipe(Section):
+class SchemeRecipe(Options):
     """The numbers that stand for weights, activations, values and keys.
 
     Attributes:
@@ -95,7 +73,7 @@ class SchemeRecipe(Section):
         return self.preset.removesuffix("_ASYM").endswith("A16")
 
 
-class TransformRecipe(Section):
+class TransformRecipe(Options):
     """Which transforms of method.md §4 are used, and whether they are learned.
 
     Attributes:
@@ -125,7 +103,7 @@ class TransformRecipe(Section):
         return self.residual != "none" or self.rotate_value_output or scalings
 
 
-class ObjectiveRecipe(Section):
+class ObjectiveRecipe(Options):
     """The loss that the transforms are learned under (arXiv:2511.07842, eq. in method.md §2–3).
 
     Attributes:
@@ -153,7 +131,7 @@ class ObjectiveRecipe(Section):
         return self.name in ("contrastive-kl", "contrastive-kl-top", "cal")
 
 
-class QuantizerRecipe(Section):
+class QuantizerRecipe(Options):
     """How weights are rounded.
 
     Attributes:
@@ -179,7 +157,7 @@ class QuantizerRecipe(Section):
     samples: Positive | None = None
 
 
-class DataRecipe(Section):
+class DataRecipe(Options):
     """The calibration data.
 
     Attributes:
@@ -200,7 +178,7 @@ class DataRecipe(Section):
     allow_short: bool = False
 
 
-class TrainingRecipe(Section):
+class TrainingRecipe(Options):
     """How the transforms are optimised.
 
     Attributes:
