@@ -14,8 +14,7 @@ from caq.checkpoint.pair import check_pair
 from caq.checkpoint.scan import Scan, scan
 from caq.checkpoint.source import resolve as resolve_source
 from caq.errors import InvalidInput
-from caq.families import find
-from caq.families.bind import shape_of
+from caq.families import find_family, shape_of
 from caq.numerics.scheme import resolve
 from caq.recipe import Recipe
 
@@ -59,7 +58,7 @@ def open_pair(model: str | Path, base: str | Path | None) -> Pair:
     if problems:
         raise InvalidInput(problems)
     aligned, base_checkpoint = checkpoints["aligned"], checkpoints.get("base")
-    find(str(aligned.config.get("model_type")))
+    find_family(str(aligned.config.get("model_type")))
     if base_checkpoint is not None:
         check_pair(aligned, base_checkpoint)
     return Pair(aligned, base_checkpoint, {name: one.fingerprint for name, one in scans.items()})
