@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from caq.errors import Diverged
+from caq.files.sealed import SealedFile
 from caq.ledger import Entry
 from caq.objectives import Objective
 from caq.progress import progress
@@ -70,7 +70,7 @@ def fit(
     settings: TrainingRecipe,
     *,
     seed: int,
-    state_file: Path | None = None,
+    state_file: SealedFile | None = None,
     quiet: bool = False,
 ) -> FitResult:
     """Learn the plan's parameters under `objective`.

@@ -6,15 +6,13 @@ the targets on S are then made from the two hidden-state files and the two heads
 memory. Objectives over the whole vocabulary read the hidden states and apply the head chunk by chunk.
 
 Layout: `{root}/{key}/{sample:05d}.safetensors`, one file per calibration sequence, memory-mapped on reading. A key is
-    a hash of
-all that decides the content, so that runs with the same model, data and objective share files, and a killed run goes on
-where it stopped.
+a hash of all that decides the content, so that runs with the same model, data and objective share files, and a killed
+run goes on where it stopped. Of runs at the same time, one writes an entry; the others wait and read.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -27,6 +25,8 @@ from torch import Tensor
 
 from caq.families import Bound
 from caq.files.cache import digest
+from caq.files.lock import turn
+from caq.files.whole import whole
 from caq.objectives import Objective
 from caq.progress import progress
 
@@ -51,7 +51,7 @@ class SequenceFiles:
 
     def write(self, sample: int, tensors: Mapping[str, Tensor]) -> None:
         """Write `sample`'s tensors; a reader never sees half a file."""
-        _write_whole(self.path(sample), tensors)
+        _write(self.path(sample), tensors)
 
     def missing(self, samples: int) -> list[int]:
         """Return the sequences that are still to be computed."""
@@ -118,15 +118,18 @@ def cache_hidden(
         quiet: show no progress.
     """
     files = SequenceFiles(root / f"hidden-{digest(fingerprint, _bytes(ids), str(dtype))}")
-    files.directory.mkdir(parents=True, exist_ok=True)
-    head_file, missing = files.directory / "head.safetensors", files.missing(len(ids))
-    if missing or not head_file.exists():
-        bound = load()
-        _write_whole(head_file, {"head": bound.head.weight.detach()})
-        with progress(f"teacher: {name}", len(missing), quiet=quiet) as advance:
-            for sample in missing:
-                files.write(sample, {"hidden": _final_hidden(bound, ids[sample])})
-                advance()
+    head_file = files.directory / "head.safetensors"
+    if files.missing(len(ids)) or not head_file.exists():
+        with turn(files.directory):
+            # Again: another run may have made them in the meantime.
+            missing = files.missing(len(ids))
+            if missing or not head_file.exists():
+                bound = load()
+                _write(head_file, {"head": bound.head.weight.detach()})
+                with progress(f"teacher: {name}", len(missing), quiet=quiet) as advance:
+                    for sample in missing:
+                        files.write(sample, {"hidden": _final_hidden(bound, ids[sample])})
+                        advance()
     return HiddenStates(files)
 
 
@@ -165,13 +168,14 @@ def cache_targets(
         return TeacherCache({name: teacher.files for name, teacher in teachers.items()}, heads)
     keys = [teacher.files.directory.name for teacher in teachers.values()]
     files = SequenceFiles(root / f"targets-{digest(*keys, describe(objective))}")
-    files.directory.mkdir(parents=True, exist_ok=True)
-    missing = files.missing(samples)
-    with progress("teacher: targets", len(missing), quiet=quiet) as advance:
-        for sample in missing:
-            hidden = {name: teacher.files.read(sample)["hidden"].to(device) for name, teacher in teachers.items()}
-            files.write(sample, _targets(objective, hidden, heads))
-            advance()
+    if files.missing(samples):
+        with turn(files.directory):
+            missing = files.missing(samples)
+            with progress("teacher: targets", len(missing), quiet=quiet) as advance:
+                for sample in missing:
+                    hidden = {name: part.files.read(sample)["hidden"].to(device) for name, part in teachers.items()}
+                    files.write(sample, _targets(objective, hidden, heads))
+                    advance()
     return TeacherCache({"targets": files}, {})
 
 
@@ -198,7 +202,6 @@ def _bytes(ids: Int[Tensor, "samples length"]) -> bytes:
     return str(tuple(ids.shape)).encode() + ids.to(torch.int64).cpu().numpy().tobytes()
 
 
-def _write_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
-    os.replace(partial, path)
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with whole(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
