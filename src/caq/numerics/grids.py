@@ -87,4 +87,5 @@ def as_rows(
     length = x.shape[-1] if args.strategy == per_row else int(args.group_size)
     if x.shape[-1] % length:
         raise InvalidInput([f"group size {length} does not divide {x.shape[-1]} features; choose a divisor"])
-    return x.unflatten(-1, (-1, length))
+    rows: Tensor = x.unflatten(-1, (-1, length))
+    return rows
