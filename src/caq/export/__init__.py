@@ -1,1 +1,3 @@
 """Checkpoints that engines load."""
+
+FORMATS: dict[str, object] = {"compressed-tensors": None}

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any, Literal
 
-from caq.quantizers.base import Quantized, Quantizer
-from caq.quantizers.clip import ClipSearch
-from caq.quantizers.gptq import Gptq
-from caq.quantizers.rtn import RoundToNearest
-from caq.recipe import QuantizerRecipe
-
-__all__ = ["QUANTIZERS", "Quantized", "Quantizer", "make_quantizer"]
+from caq.options import Options, Positive, PositiveFloat
 
 
-def _rtn(recipe: QuantizerRecipe, scale_dtype: torch.dtype, clip: ClipSearch | None) -> Quantizer:
-    return RoundToNearest(scale_dtype, clip)
+class Rtn(Options):
+    name: Literal["rtn"] = "rtn"
+    clip_search: bool = True
+    clip_norm: PositiveFloat = 2.4
+    clip_steps: Positive = 80
+    quantized_statistics: bool = True
+    samples: Positive | None = None
 
 
-def _gptq(recipe: QuantizerRecipe, scale_dtype: torch.dtype, clip: ClipSearch | None) -> Quantizer:
-    return Gptq(scale_dtype, clip, recipe.block_size, recipe.damping, recipe.max_damping)
+class Gptq(Options):
+    name: Literal["gptq"] = "gptq"
+    block_size: Positive = 128
+    damping: PositiveFloat = 0.01
+    max_damping: PositiveFloat = 1.0
+    clip_search: bool = True
+    clip_norm: PositiveFloat = 2.4
+    clip_steps: Positive = 80
+    quantized_statistics: bool = True
+    samples: Positive | None = None
 
 
-QUANTIZERS = {"rtn": _rtn, "gptq": _gptq}
-
-
-def make_quantizer(recipe: QuantizerRecipe, scale_dtype: torch.dtype) -> Quantizer:
-    """Return the quantizer that `recipe` names; scales are stored in `scale_dtype`."""
-    clip = ClipSearch(recipe.clip_norm, recipe.clip_steps) if recipe.clip_search else None
-    return QUANTIZERS[recipe.name](recipe, scale_dtype, clip)
+QUANTIZERS: dict[str, type[Any]] = {"rtn": Rtn, "gptq": Gptq}
