@@ -279,7 +279,7 @@ def test_every_problem_is_told_at_once_before_a_model_is_loaded(
 
 
 def test_two_processes_do_not_write_into_one_directory(pair: PairSource, both: Path) -> None:
-    with store.locked(both), pytest.raises(InvalidInput, match="another comparison"):
+    with store.locked(both), pytest.raises(InvalidInput, match="is writing here"):
         redraw(both)
 
 

@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from caq.errors import InvalidInput, nearest
 from caq.evaluation import lend_template
-from caq.files.cache import digest, write_text
+from caq.files.cache import digest
 from caq.files.codec import from_json
+from caq.files.whole import write_text
 from caq.items.tasks import Tasks
 from caq.loading import load_tokenizer
 from caq.measure.assemble import read_comparison

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from caq.checkpoint.inspect import inspect
 from caq.checkpoint.source import resolve
 from caq.errors import InvalidInput
+from caq.files.whole import write_text
 from caq.items.safety import DEFAULT_PROTOCOLS, SafetyTask
 from caq.items.tasks import Tasks, check, compare, evaluate, reference_answers
 from caq.lm_eval.harness import Benchmarks, Prepared, measure, prepare
@@ -153,7 +154,6 @@ def compute_dtype(device: torch.device) -> torch.dtype | None:
 
 def write_results(found: Mapping[str, Results], output: Path) -> None:
     """Write `results.json`: every result, and each one's paired differences from the fine-tuned model."""
-    output.mkdir(parents=True, exist_ok=True)
     reference = found.get("fine-tuned")
     differences = {
         name: {rate: asdict(paired) for rate, paired in compare(one, reference).items()}
@@ -164,7 +164,7 @@ def write_results(found: Mapping[str, Results], output: Path) -> None:
         "results": {name: one.as_dict() for name, one in found.items()},
         "against_fine_tuned": differences,
     }
-    (output / "results.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    write_text(output / "results.json", json.dumps(data, indent=1) + "\n")
 
 
 def _checked(sources: Mapping[str, str | Path]) -> dict[str, Path]:

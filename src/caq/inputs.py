@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from caq.checkpoint.inspect import Checkpoint, find_nonfinite, fingerprint, inspect
+from caq.checkpoint.inspect import Checkpoint, inspect
 from caq.checkpoint.pair import check_pair
+from caq.checkpoint.scan import Scan, scan
 from caq.checkpoint.source import resolve as resolve_source
 from caq.errors import InvalidInput
-from caq.families import find
-from caq.families.bind import shape_of
+from caq.families import find_family, shape_of
 from caq.numerics.scheme import resolve
 from caq.recipe import Recipe
 
@@ -26,7 +26,7 @@ class Pair:
     """The checked inputs of a run.
 
     Attributes:
-        aligned: the instruct model's checkpoint.
+        aligned: the aligned model's checkpoint.
         base: its base's, if one was given.
         fingerprints: hashes of their contents, by the same names.
     """
@@ -44,21 +44,24 @@ def open_pair(model: str | Path, base: str | Path | None) -> Pair:
         Unsupported: no family describes the model.
     """
     problems: list[str] = []
-    found: dict[str, Checkpoint] = {}
+    checkpoints: dict[str, Checkpoint] = {}
+    scans: dict[str, Scan] = {}
     for name, source in {"aligned": model, "base": base}.items():
         if source is None:
             continue
         try:
-            found[name] = inspect(resolve_source(source))
-            problems += find_nonfinite(found[name])
+            checkpoints[name] = inspect(resolve_source(source))
+            scans[name] = scan(checkpoints[name])
+            problems += scans[name].problems
         except InvalidInput as error:
             problems += error.problems
     if problems:
         raise InvalidInput(problems)
-    find(str(found["aligned"].config.get("model_type")))
-    if "base" in found:
-        check_pair(found["aligned"], found["base"])
-    return Pair(found["aligned"], found.get("base"), {name: fingerprint(one) for name, one in found.items()})
+    aligned, base_checkpoint = checkpoints["aligned"], checkpoints.get("base")
+    find_family(str(aligned.config.get("model_type")))
+    if base_checkpoint is not None:
+        check_pair(aligned, base_checkpoint)
+    return Pair(aligned, base_checkpoint, {name: one.fingerprint for name, one in scans.items()})
 
 
 def check_recipe(pair: Pair, recipe: Recipe) -> None:

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caq.checkpoint.write import require_space
+from caq.checkpoint.write import owned, require_space
 from caq.data.calibration import calibrate
-from caq.export.compressed import block_state, quantization_config, read_block, stored_weights
-from caq.export.directory import IDENTITY, read_record, save_shard, shard_entries, write_checkpoint
+from caq.export.compressed import block_state, quantization_config, stored_weights
+from caq.export.directory import IDENTITY, read_record, write_checkpoint
 from caq.families import Bound
 from caq.files.cache import cache_root, digest
 from caq.inputs import Pair, check_recipe, compute_dtype, open_pair, stored_dtype
@@ -131,39 +131,42 @@ def quantize_pair(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     output = output_dir.expanduser().resolve()
     require_space(output, 2 * pair.aligned.weight_bytes)
-    dtype = compute_dtype(pair.aligned, recipe)
+    with owned(output):
+        dtype = compute_dtype(pair.aligned, recipe)
 
-    root = cache_root(cache_dir)
-    computed = digest(pair.fingerprints["aligned"], str(dtype))
-    load_aligned = partial(load, pair.aligned.path, dtype, place)
-    data = calibrate(pair.aligned, computed, recipe, root, load_aligned, quiet=quiet)
-    ids = data.ids
-    identity = _identity(pair, recipe, ids)
-    earlier = None if restart else read_record(output, identity)
-    if earlier is not None:
-        return _found(output, earlier)
-    workspace = open_workspace(output, identity, restart=restart)
+        root = cache_root(cache_dir)
+        computed = digest(pair.fingerprints["aligned"], str(dtype))
+        load_aligned = partial(load, pair.aligned.path, dtype, place)
+        data = calibrate(pair.aligned, computed, recipe, root, load_aligned, quiet=quiet)
+        ids = data.ids
+        identity = _identity(pair, recipe, ids)
+        earlier = None if restart else read_record(output, identity)
+        if earlier is not None:
+            if (finished := Workspace(output, identity)).holds_this_run():
+                finished.remove()
+            return _found(output, earlier)
+        workspace = open_workspace(output, identity, restart=restart)
 
-    teacher = _teach(pair, recipe, ids, root / "teachers", dtype, place, load, quiet)
-    bound = load(pair.aligned.path, dtype, place)
-    numerics = resolve(recipe.scheme, bound.shape.head_dim)
-    plan = make_plan(bound, recipe.transforms, seed=recipe.seed)
-    student = _student(bound, plan, recipe, numerics)
+        teacher = _teach(pair, recipe, ids, root / "teachers", dtype, place, load, quiet)
+        bound = load(pair.aligned.path, dtype, place)
+        numerics = resolve(recipe.scheme, bound.shape.head_dim)
+        plan = make_plan(bound, recipe.transforms, seed=recipe.seed)
+        student = _student(bound, plan, recipe, numerics)
 
-    fitted = _learn(student, recipe, teacher, ids, workspace, quiet)
-    transforms = operators(plan, cast(fitted.parameters if fitted else {}, torch.float64))
-    hadamards = hadamard_sites(bound.family, bound.shape, recipe.transforms)
-    preserved = check_preserved(student, transforms, hadamards, ids[:1, :CHECKED_TOKENS].to(place))
+        fitted = _learn(student, recipe, teacher, ids, workspace, quiet)
+        transforms = operators(plan, cast(fitted.parameters if fitted else {}, torch.float64))
+        hadamards = hadamard_sites(bound.family, bound.shape, recipe.transforms)
+        preserved = check_preserved(student, transforms, hadamards, ids[:1, :CHECKED_TOKENS].to(place))
 
-    quantized = _quantize_blocks(
-        student, transforms, recipe, numerics, ids, workspace, stored_dtype(pair.aligned), quiet
-    )
-    ledger = (*data.entries, *(fitted.entries if fitted else ()), *quantized)
-    learned = {"best_step": fitted.best_step, "history": fitted.history} if fitted else None
-    result = QuantizationResult(output, learned, preserved, ledger, data.origin)
-    _write(result, student, transforms, recipe, numerics, pair, workspace, identity)
-    workspace.remove()
-    return result
+        quantized = _quantize_blocks(
+            student, transforms, recipe, numerics, ids, workspace, stored_dtype(pair.aligned), quiet
+        )
+        ledger = (*data.entries, *(fitted.entries if fitted else ()), *quantized)
+        learned = {"best_step": fitted.best_step, "history": fitted.history} if fitted else None
+        result = QuantizationResult(output, learned, preserved, ledger, data.origin)
+        _write(result, student, transforms, recipe, numerics, pair, workspace, identity)
+        workspace.remove()
+        return result
 
 
 def _teach(
@@ -251,14 +254,16 @@ def _quantize_blocks(
     with progress(f"quantize: {recipe.quantizer.name}", bound.shape.layers, quiet=quiet) as advance:
         for index in range(bound.shape.layers):
             prefix = f"{family.layers}.{index}."
-            if not workspace.block(index).exists():
+            contents = workspace.block(index).read()
+            if contents is None:
                 folded = fold_block(bound, student.plan, index, transforms)
                 block = quantize_block(observed, index, folded, hidden, calls, quantizer, numerics.linear.weights)
-                state = block_state(block, family, numerics, stored)
-                named = {prefix + name: tensor for name, tensor in state.items()}
-                save_shard(named, workspace.block(index), block.entries)
-            entries += shard_entries(workspace.block(index))
-            weights = stored_weights(read_block(workspace.block(index), prefix), family, numerics)
+                named = {prefix + n: tensor for n, tensor in block_state(block, family, numerics, stored).items()}
+                workspace.block(index).write(named, [entry.as_dict() for entry in block.entries])
+                contents = workspace.block(index).require()
+            entries += [Entry(**entry) for entry in contents.note]
+            state = {name.removeprefix(prefix): tensor for name, tensor in contents.tensors.items()}
+            weights = stored_weights(state, family, numerics)
             device = bound.embedding.weight.device
             hidden = block_outputs(student, index, {n: w.to(device) for n, w in weights.items()}, hidden, calls)
             advance()
@@ -288,10 +293,12 @@ def _write(
 ) -> None:
     bound, stored = student.bound, stored_dtype(pair.aligned)
     edges = {name: tensor.to(stored) for name, tensor in fold_edges(bound, student.plan, transforms).items()}
-    save_shard(edges, workspace.edges)
-    shards = [workspace.edges, *(workspace.block(index) for index in range(bound.shape.layers))]
+    workspace.edges.write(edges, [])
+    files = [workspace.edges, *(workspace.block(index) for index in range(bound.shape.layers))]
+    shards = (file.require().tensors for file in files)
     quantization = quantization_config(bound.family, bound.shape, numerics, recipe.transforms)
-    write_checkpoint(result.output, shards, pair.aligned, quantization, recipe, _record(result, recipe, pair, identity))
+    record = _record(result, recipe, pair, identity)
+    write_checkpoint(result.output, shards, len(files), pair.aligned, quantization, recipe, record)
 
 
 def _record(result: QuantizationResult, recipe: Recipe, pair: Pair, identity: Mapping[str, str]) -> dict[str, object]:

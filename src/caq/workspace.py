@@ -9,33 +9,59 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caq.errors import InvalidInput
+from caq.files.cache import digest
+from caq.files.sealed import SealedFile
+from caq.files.whole import partial_name, sweep_directory, write_json
+from caq.progress import remark
 
 RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """One run's working directory: `.{output}.work` beside the output."""
+    """One run's working directory: `.{output}.work` beside the output, for whoever holds the output.
 
-    directory: Path
+    Attributes:
+        output: the output directory, absolute.
+        identity: what decides the run's results: hashes of models, data and recipe, and the code's version.
+    """
+
+    output: Path
+    identity: Mapping[str, str]
 
     @property
-    def fit_state(self) -> Path:
+    def directory(self) -> Path:
+        """Where the run keeps what it has done."""
+        return self.output.with_name(f".{self.output.name}.work")
+
+    @property
+    def fit_state(self) -> SealedFile:
         """Where the fit keeps its state."""
-        return self.directory / "fit.safetensors"
+        return self._sealed("fit")
 
     @property
-    def edges(self) -> Path:
+    def edges(self) -> SealedFile:
         """Where embedding, final norm and head are kept."""
-        return self.directory / "edges.safetensors"
+        return self._sealed("edges")
 
-    def block(self, index: int) -> Path:
+    def block(self, index: int) -> SealedFile:
         """Where a quantized block is kept."""
-        return self.directory / f"block-{index:05d}.safetensors"
+        return self._sealed(f"block-{index:05d}")
+
+    def holds_this_run(self) -> bool:
+        """Return whether the directory is this run's."""
+        return _read(self.directory / RUN_FILE) == dict(self.identity)
 
     def remove(self) -> None:
-        """Delete the directory, once its results are in the output."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """Delete the directory; it is never seen half deleted."""
+        if self.directory.exists():
+            aside = partial_name(self.output)
+            self.directory.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _sealed(self, name: str) -> SealedFile:
+        identity = digest(json.dumps(dict(self.identity), sort_keys=True))
+        return SealedFile(self.directory / f"{name}.safetensors", identity)
 
 
 def open_workspace(output: Path, identity: Mapping[str, str], *, restart: bool = False) -> Workspace:
@@ -43,22 +69,33 @@ def open_workspace(output: Path, identity: Mapping[str, str], *, restart: bool =
 
     Args:
         output: the output directory.
-        identity: what decides the run's results: hashes of models, data and recipe, and the code's version.
+        identity: what decides the run's results.
         restart: drop what an earlier run left.
 
     Raises:
         InvalidInput: an earlier, unfinished run differs; every difference is named.
     """
-    output = output.expanduser().resolve()
-    directory = output.with_name(f".{output.name}.work")
+    workspace = Workspace(output.expanduser().resolve(), identity)
+    record = workspace.directory / RUN_FILE
     if restart:
-        shutil.rmtree(directory, ignore_errors=True)
-    record = directory / RUN_FILE
+        workspace.remove()
     if record.exists():
-        _require_same(directory, json.loads(record.read_text(encoding="utf-8")), identity)
-    directory.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(dict(identity), indent=2) + "\n", encoding="utf-8")
-    return Workspace(directory)
+        earlier = _read(record)
+        if earlier is None:
+            remark(f"{record}: is damaged; it is made again")
+        else:
+            _require_same(workspace.directory, earlier, identity)
+    write_json(record, dict(identity))
+    sweep_directory(workspace.directory)
+    return workspace
+
+
+def _read(record: Path) -> dict[str, str] | None:
+    try:
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return earlier if isinstance(earlier, dict) else None
 
 
 def _require_same(directory: Path, earlier: Mapping[str, str], identity: Mapping[str, str]) -> None:

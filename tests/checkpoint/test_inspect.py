@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import shutil
@@ -9,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from caq.checkpoint.inspect import INDEX_FILE, find_nonfinite, fingerprint, inspect
+from caq.checkpoint.inspect import INDEX_FILE, fingerprint, inspect
+from caq.checkpoint.scan import scan
 from caq.errors import InvalidInput
 
 from .conftest import Copy
@@ -37,7 +39,7 @@ def test_a_whole_checkpoint_is_described_as_transformers_loads_it(models_dir: Pa
     assert checkpoint.config["vocab_size"] == 304
     assert "tokenizer.json" in checkpoint.tokenizer_files
     assert (len(checkpoint.weight_files) > 1) == (name == "sharded")
-    assert find_nonfinite(checkpoint) == ()
+    assert scan(checkpoint).problems == ()
 
 
 def test_pickled_weights_are_refused_with_the_conversion(copy: Copy) -> None:
@@ -174,7 +176,7 @@ def test_nonfinite_weights_are_named(copy: Copy, value: float, dtype: torch.dtyp
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
     tensors["model.norm.weight"][:2] = value
     save_file(tensors, directory / "model.safetensors")
-    norm, up = sorted(find_nonfinite(inspect(directory)), key=len)
+    norm, up = sorted(scan(inspect(directory)).problems, key=len)
     assert "model.safetensors: tensor model.norm.weight has 2 values" in norm
     assert "tensor model.layers.1.mlp.up_proj.weight has 1 values" in up
 
@@ -186,7 +188,7 @@ def test_eight_bit_floats_are_searched_and_large_doubles_are_finite(copy: Copy) 
     tensors["lm_head.weight"] = torch.full((304, 16), math.nan).to(torch.float8_e4m3fn)
     tensors["steps"] = torch.tensor(3)
     save_file(tensors, directory / "model.safetensors")
-    (problem,) = find_nonfinite(inspect(directory))
+    (problem,) = scan(inspect(directory)).problems
     assert "lm_head.weight has 4864 values" in problem
 
 
@@ -201,3 +203,29 @@ def test_the_fingerprint_follows_the_content(copy: Copy, models_dir: Path) -> No
     weights[-1] ^= 1
     (directory / "model.safetensors").write_bytes(weights)
     assert fingerprint(inspect(directory)) != before
+
+
+def test_one_read_gives_the_fingerprint_that_0_1_gave(copy: Copy, models_dir: Path) -> None:
+    directory = copy("aligned")
+    tensors = load_file(directory / "model.safetensors")
+    # What is not checked for NaN lies between what is.
+    tensors |= {"steps": torch.arange(5), "half": torch.ones(3, dtype=torch.float16), "none": torch.ones(0)}
+    save_file(tensors, directory / "model.safetensors")
+    for checkpoint in (inspect(directory), inspect(models_dir / "sharded")):
+        names = sorted({"config.json", *checkpoint.weight_files, *checkpoint.tokenizer_files})
+        hashes = {name: hashlib.sha256((checkpoint.path / name).read_bytes()).hexdigest() for name in names}
+        as_in_0_1 = hashlib.sha256("".join(f"{name}\0{sha}\n" for name, sha in hashes.items()).encode()).hexdigest()
+        assert scan(checkpoint).fingerprint == fingerprint(checkpoint) == as_in_0_1
+
+
+def test_a_scan_reads_every_byte_once(copy: Copy) -> None:
+    checkpoint = inspect(copy("aligned"))
+    scan(checkpoint)  # what is imported at its first call is read then
+    before = bytes_read()
+    scan(checkpoint)
+    size = sum(path.stat().st_size for path in checkpoint.path.iterdir())
+    assert bytes_read() - before < 1.2 * size
+
+
+def bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])

@@ -12,11 +12,11 @@ import torch
 from compressed_tensors.compressors import ModelCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, apply_quantization_config
 from compressed_tensors.transform import TransformConfig, apply_transform_config
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from caq.export.compressed import block_state, quantization_config, read_block, scheme_of, stored_weights
+from caq.export.compressed import block_state, quantization_config, scheme_of, stored_weights
 from caq.families import Bound, bind, find
 from caq.families.bind import shape_of
 from caq.numerics.scheme import Numerics, resolve
@@ -91,8 +91,8 @@ def test_stored_weights_are_what_compressed_tensors_decompresses_and_what_was_qu
     numerics = resolve(scheme, bound.shape.head_dim)
     block = rounded(bound, numerics, dtype)
     state = block_state(block, bound.family, numerics, dtype)
-    save_file({PREFIX + name: tensor for name, tensor in state.items()}, tmp_path / "block.safetensors")
-    state = read_block(tmp_path / "block.safetensors", PREFIX)
+    save_file(state, tmp_path / "block.safetensors")
+    state = load_file(tmp_path / "block.safetensors")
 
     found = stored_weights(state, bound.family, numerics)
     theirs = decompressed(state, written(bound, numerics), dtype)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from caq.families import Bound, bind, find
+from caq.files.sealed import SealedFile
 from caq.numerics.scheme import resolve
 from caq.objectives import Objective
 from caq.recipe import Recipe, TrainingRecipe
@@ -64,11 +65,16 @@ class Class:
         *,
         objective: Objective | None = None,
         seed: int = 0,
-        state_file: Path | None = None,
+        state_file: SealedFile | None = None,
     ) -> FitResult:
         """Fit a fresh student."""
         chosen = objective or self.objective
         return fit(make_student(), chosen, self.teacher, IDS, settings, seed=seed, state_file=state_file, quiet=True)
+
+
+def sealed(directory: Path) -> SealedFile:
+    """Return where a test's fit keeps its state."""
+    return SealedFile(directory / "fit.safetensors", "this run")
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -24,7 +24,7 @@ from caq.train.loop import FitResult, fit
 from caq.train.state import FitState, load_state
 from caq.transforms.apply import operators
 from caq.transforms.rotation import Rotation
-from tests.train.lesson import IDS, SETTINGS, Class, make_student, same, teach
+from tests.train.lesson import IDS, SETTINGS, Class, make_student, same, sealed, teach
 from tests.transforms.test_hadamard import distance_from_orthogonal
 
 
@@ -71,8 +71,8 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Class:
 @pytest.fixture(scope="module")
 def whole(lesson: Class, tmp_path_factory: pytest.TempPathFactory) -> tuple[FitResult, bytes]:
     """An uninterrupted fit and the state that it leaves."""
-    state_file = tmp_path_factory.mktemp("whole") / "fit.safetensors"
-    return lesson.fit(state_file=state_file), state_file.read_bytes()
+    state_file = sealed(tmp_path_factory.mktemp("whole"))
+    return lesson.fit(state_file=state_file), state_file.path.read_bytes()
 
 
 # A step is two calls, an evaluation one: stopped before anything is saved, on a saved step, between two, at the end.
@@ -80,18 +80,18 @@ def whole(lesson: Class, tmp_path_factory: pytest.TempPathFactory) -> tuple[FitR
 def test_a_stopped_fit_goes_on_to_the_same_bits(
     calls: int, lesson: Class, whole: tuple[FitResult, bytes], tmp_path: Path
 ) -> None:
-    state_file = tmp_path / "fit.safetensors"
+    state_file = sealed(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         lesson.fit(objective=Disturbed(lesson.objective, interrupt, calls), state_file=state_file)
     result = lesson.fit(state_file=state_file)
     expected, state = whole
     assert same(result.parameters, expected.parameters)
     assert (result.best_step, result.history) == (expected.best_step, expected.history)
-    assert state_file.read_bytes() == state
+    assert state_file.path.read_bytes() == state
 
 
 def test_a_resumed_fit_takes_only_the_steps_that_are_missing(lesson: Class, tmp_path: Path) -> None:
-    state_file = tmp_path / "fit.safetensors"
+    state_file = sealed(tmp_path)
     stopped = Disturbed(lesson.objective, interrupt, after=17)
     with pytest.raises(KeyboardInterrupt):
         lesson.fit(objective=stopped, state_file=state_file)  # after two evaluations, in step 8
@@ -105,10 +105,10 @@ def test_a_resumed_fit_takes_only_the_steps_that_are_missing(lesson: Class, tmp_
 
 def test_the_seed_decides_everything(lesson: Class, whole: tuple[FitResult, bytes], tmp_path: Path) -> None:
     for seed, equal in ((0, True), (1, False)):
-        state_file = tmp_path / f"{seed}.safetensors"
+        state_file = sealed(tmp_path / str(seed))
         result = lesson.fit(seed=seed, state_file=state_file)
         assert same(result.parameters, whole[0].parameters) == equal
-        assert (state_file.read_bytes() == whole[1]) == equal
+        assert (state_file.path.read_bytes() == whole[1]) == equal
 
 
 def test_learning_helps_and_ends_on_rotations(lesson: Class, whole: tuple[FitResult, bytes]) -> None:
@@ -145,7 +145,7 @@ def test_a_validation_loss_that_is_not_a_number_goes_back_too(lesson: Class) -> 
 
 
 def test_a_stop_is_kept_so_that_resuming_does_not_learn_on(lesson: Class, tmp_path: Path) -> None:
-    state_file = tmp_path / "fit.safetensors"
+    state_file = sealed(tmp_path)
     disturbed = Disturbed(lesson.objective, not_a_number, after=14, learning=True)
     stopped = lesson.fit(objective=disturbed, state_file=state_file)
     again = lesson.fit(state_file=state_file)
@@ -198,7 +198,7 @@ def test_validation_sequences_are_not_learned_from(lesson: Class, tmp_path: Path
     states: list[FitState] = []
     for last in (IDS[-2:], IDS[:2]):
         ids = torch.cat([IDS[:-2], last])
-        state_file = tmp_path / f"{len(states)}.safetensors"
+        state_file = sealed(tmp_path / str(len(states)))
         settings = SETTINGS.model_copy(update={"steps": 3})
         student, cache = make_student(), lesson.teacher
         with suppress(Diverged):
@@ -305,7 +305,7 @@ def test_both_learning_rates_decay_linearly_to_zero_across_a_stop(lesson: Class,
     whole = watch(lambda: lesson.fit(settings))
     assert whole.rates == [pytest.approx(pair) for pair in expected]
 
-    state_file = tmp_path / "fit.safetensors"
+    state_file = sealed(tmp_path)
     stop = Disturbed(lesson.objective, interrupt, after=15)  # the first call of step 7
     before = watch(lambda: lesson.fit(settings, objective=stop, state_file=state_file))
     after = watch(lambda: lesson.fit(settings, state_file=state_file))

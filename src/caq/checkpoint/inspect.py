@@ -11,6 +11,7 @@ from typing import Any
 
 from caq.checkpoint.header import HeaderError, TensorInfo, read_header
 from caq.errors import InvalidInput
+from caq.files.whole import sha256_of
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -75,39 +76,18 @@ def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
     return Checkpoint(directory, config, tensors, present)
 
 
-def find_nonfinite(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Read the floating tensors one at a time; return a problem for each that has a NaN or an infinity."""
-    from safetensors import safe_open
+def fingerprint(checkpoint: Checkpoint, known: Mapping[str, str] | None = None) -> str:
+    """Return the sha256 (hex) over names and contents of config, weights and tokenizer.
 
-    problems = []
-    for file in checkpoint.weight_files:
-        with safe_open(checkpoint.path / file, framework="pt") as shard:
-            for name, info in checkpoint.tensors.items():
-                if info.file == file and info.floating:
-                    count = _nonfinite(shard.get_tensor(name))
-                    if count:
-                        problems.append(
-                            f"{checkpoint.path / file}: tensor {name} has {count} values that are NaN or "
-                            "infinite; download it again, or repair the training that wrote it"
-                        )
-    return tuple(problems)
-
-
-def fingerprint(checkpoint: Checkpoint) -> str:
-    """Return the sha256 (hex) over names and contents of config, weights and tokenizer; reads them all."""
+    Args:
+        checkpoint: whose files are read.
+        known: sha256 by file name of those that need not be read for it.
+    """
     total = hashlib.sha256()
     for name in sorted({"config.json", *checkpoint.weight_files, *checkpoint.tokenizer_files}):
-        with (checkpoint.path / name).open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = (known or {}).get(name) or sha256_of(checkpoint.path / name)
         total.update(f"{name}\0{digest}\n".encode())
     return total.hexdigest()
-
-
-def _nonfinite(tensor: Any) -> int:
-    # Pieces: masks of a whole 8B embedding would take 1 GB. Eight-bit floats have no isfinite of their own.
-    pieces = tensor.reshape(-1).split(2**22)
-    wide = (piece.float() if piece.element_size() == 1 else piece for piece in pieces)
-    return sum(int((~piece.isfinite()).sum()) for piece in wide)
 
 
 def _config(directory: Path, problems: list[str]) -> dict[str, Any]:

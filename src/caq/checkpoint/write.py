@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from caq.errors import InvalidInput
+from caq.files.lock import locked
+from caq.files.whole import flush, partial_name, sha256_of, sweep, write_json, write_text
 
 HASHES = "sha256sums.json"
 
@@ -34,6 +34,20 @@ def require_space(path: Path, needed: int) -> None:
 
 
 @contextmanager
+def owned(target: Path) -> Iterator[None]:
+    """Hold an output directory for this process, free of what killed ones left of it; `target` need not exist yet.
+
+    Raises:
+        InvalidInput: another process holds it, or `atomic_directory` would refuse it.
+    """
+    with locked(target, target.with_name(f".{target.name}.lock")):
+        sweep(target)
+        _restore(target)
+        _require_replaceable(target)
+        yield
+
+
+@contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield an empty directory that becomes `target` if the block succeeds and vanishes if it does not.
 
@@ -47,7 +61,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     _restore(target)
     _require_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+    partial = partial_name(target)
     partial.mkdir()
     try:
         yield partial
@@ -61,7 +75,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 def write_hashes(directory: Path) -> Path:
     """Write `sha256sums.json`, the sha256 of every other file by relative path, and return its path."""
     hashes = {
-        path.relative_to(directory).as_posix(): _sha256(path)
+        path.relative_to(directory).as_posix(): sha256_of(path)
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path != directory / HASHES
     }
@@ -75,16 +89,15 @@ def put_text(directory: Path, name: str, text: str) -> None:
     The other files' hashes stay what they were, so that a file that was damaged in the meantime is still found.
 
     Raises:
-        InvalidInput: the directory has no readable `sha256sums.json`.
+        InvalidInput: the directory has no readable `sha256sums.json`, or another process writes it.
     """
-    hashes = read_hashes(directory)
-    with atomic_directory(directory) as fresh:
+    directory = directory.expanduser().resolve()
+    with owned(directory), atomic_directory(directory) as fresh:
+        hashes = read_hashes(directory)
         shutil.copytree(directory, fresh, copy_function=_link, dirs_exist_ok=True)
-        for replaced in (name, HASHES):
-            # Written through, a link would change the file that still stands.
-            (fresh / replaced).unlink(missing_ok=True)
-        (fresh / name).write_text(text, encoding="utf-8")
-        _write_hashes(fresh, {**hashes, name: _sha256(fresh / name)})
+        # Never written through: a link is to the file that still stands.
+        write_text(fresh / name, text)
+        _write_hashes(fresh, {**hashes, name: sha256_of(fresh / name)})
 
 
 def verify(directory: Path) -> tuple[str, ...]:
@@ -97,7 +110,7 @@ def verify(directory: Path) -> tuple[str, ...]:
     return tuple(
         name
         for name, expected in hashes.items()
-        if not (directory / name).is_file() or _sha256(directory / name) != expected
+        if not (directory / name).is_file() or sha256_of(directory / name) != expected
     )
 
 
@@ -122,7 +135,7 @@ def read_hashes(directory: Path) -> dict[str, str]:
 
 
 def _write_hashes(directory: Path, hashes: Mapping[str, str]) -> None:
-    (directory / HASHES).write_text(json.dumps(dict(sorted(hashes.items())), indent=2) + "\n", encoding="utf-8")
+    write_json(directory / HASHES, dict(sorted(hashes.items())))
 
 
 def _link(source: str, target: str) -> None:
@@ -133,19 +146,16 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _previous(target: Path) -> Path:
     return target.with_name(f".{target.name}.previous")
 
 
 def _restore(target: Path) -> None:
-    """Undo a replacement that was killed between its two renames."""
-    if _previous(target).is_dir() and not target.exists():
-        _previous(target).rename(target)
+    """Undo a replacement that was killed between its two renames, or end one that was killed after them."""
+    previous = _previous(target)
+    if previous.is_dir() and not target.exists():
+        previous.rename(target)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def _require_replaceable(target: Path) -> None:
@@ -158,28 +168,18 @@ def _require_replaceable(target: Path) -> None:
 
 
 def _replace(target: Path, partial: Path) -> None:
-    previous = _previous(target)
-    shutil.rmtree(previous, ignore_errors=True)
     if target.exists():
-        target.rename(previous)
+        target.rename(_previous(target))
     try:
         partial.rename(target)
     except OSError:
         _restore(target)
         raise
-    _flush_entry(target.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    flush(target.parent)
+    _restore(target)
 
 
 def _flush(directory: Path) -> None:
     for path in directory.rglob("*"):
-        _flush_entry(path)
-    _flush_entry(directory)
-
-
-def _flush_entry(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(path)
+    flush(directory)

@@ -23,7 +23,9 @@ from caq.data.blocks import Calibration, cut
 from caq.data.prompts import calibration_prompts
 from caq.errors import InvalidInput
 from caq.families import Bound
-from caq.files.cache import digest, write_text
+from caq.files.cache import digest
+from caq.files.lock import turn
+from caq.files.whole import write_text
 from caq.measure.refusal import NO_TEMPLATE
 from caq.progress import progress
 from caq.recipe.sections import DataRecipe
@@ -159,9 +161,12 @@ def _conversations(
     for number, prompts in enumerate(rounds):
         kept = directory / f"{number:05d}.json"
         if not kept.exists():
-            bound = bound or speaker.load()
-            answers = _answers(bound, speaker, prompts, sampling, int(digest(str(seed), str(number))[:15], 16))
-            write_text(kept, json.dumps([[*p, *a] for p, a in zip(prompts, answers, strict=True)]))
+            with turn(directory):
+                # Another run may have answered in the meantime.
+                if not kept.exists():
+                    bound = bound or speaker.load()
+                    answers = _answers(bound, speaker, prompts, sampling, int(digest(str(seed), str(number))[:15], 16))
+                    write_text(kept, json.dumps([[*p, *a] for p, a in zip(prompts, answers, strict=True)]))
         yield from json.loads(kept.read_text(encoding="utf-8"))
 
 

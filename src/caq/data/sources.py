@@ -17,8 +17,9 @@ from typing import Any
 from caq.data.documents import KINDS
 from caq.data.files import holds_records, read_file, read_rows
 from caq.errors import InvalidInput, nearest
-from caq.files.cache import cache_root, write_text
+from caq.files.cache import cache_root
 from caq.files.records import Record, read_records
+from caq.files.whole import write_text
 from caq.recipe.sections import SELF
 
 #: Documents that are streamed and kept together: at some 450 tokens a document, one lot of C4 fills 128 × 2,048.

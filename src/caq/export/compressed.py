@@ -8,14 +8,12 @@ only where they run, so that an engine that applies the recorded transforms cann
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from compressed_tensors.compressors.base import BaseCompressor
 from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme
 from compressed_tensors.transform import TransformArgs, TransformConfig, TransformScheme
-from safetensors.torch import load_file
 from torch import Tensor
 
 from caq.families import Family, Shape
@@ -60,11 +58,6 @@ def stored_weights(state: Mapping[str, Tensor], family: Family, numerics: Numeri
         }
         weights[f"{path}.weight"] = compressor.decompress(own, scheme_of(path, family, numerics))["weight"]
     return weights
-
-
-def read_block(file: Path, prefix: str) -> dict[str, Tensor]:
-    """Return a stored block's tensors by name inside the block."""
-    return {name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}
 
 
 def scheme_of(path: str, family: Family, numerics: Numerics) -> QuantizationScheme:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from caq.checkpoint.inspect import Checkpoint
 from caq.checkpoint.write import atomic_directory, verify, write_hashes
 from caq.errors import InvalidInput
-from caq.ledger import Entry
+from caq.files.whole import write_json, write_text
 from caq.loading import RECIPE_FILE
 from caq.recipe import Recipe
 
@@ -25,25 +23,10 @@ RECORD_FILE = "caq.json"
 IDENTITY = "identity"
 
 
-def save_shard(tensors: Mapping[str, Tensor], path: Path, entries: Iterable[Entry] = ()) -> None:
-    """Write one shard; it appears whole or not at all."""
-    partial = path.with_suffix(".partial")
-    # Beside the shard and before it, so that a resumed run's ledger is whole. Not in its metadata: safetensors writes
-    # several keys in an order of its own, and equal runs must give equal bytes.
-    _write_json([entry.as_dict() for entry in entries], path.with_suffix(".json"))
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial, {"format": "pt"})
-    os.replace(partial, path)
-
-
-def shard_entries(path: Path) -> tuple[Entry, ...]:
-    """Return the ledger entries that were saved with a shard."""
-    entries = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    return tuple(Entry(**entry) for entry in entries)
-
-
 def write_checkpoint(
     output: Path,
-    shards: Sequence[Path],
+    shards: Iterable[Mapping[str, Tensor]],
+    count: int,
     aligned: Checkpoint,
     quantization: Mapping[str, object],
     recipe: Recipe,
@@ -53,7 +36,8 @@ def write_checkpoint(
 
     Args:
         output: the directory to write.
-        shards: files from `save_shard`.
+        shards: each file's tensors by name, made as they are asked for.
+        count: how many they are.
         aligned: the model whose configuration and tokenizer the checkpoint keeps.
         quantization: `quantization_config` of config.json.
         recipe: written as recipe.yaml, from which `caq.load` reinstalls what runs online.
@@ -63,15 +47,15 @@ def write_checkpoint(
         InvalidInput: `output` has files that CAQ did not write.
     """
     with atomic_directory(output) as directory:
-        _write_shards(shards, directory)
+        _write_shards(shards, count, directory)
         # The rotated head is no longer the embedding's transpose.
         config = {**aligned.config, "tie_word_embeddings": False, "quantization_config": quantization}
-        _write_json(config, directory / "config.json")
+        write_json(directory / "config.json", config)
         for name in (*aligned.tokenizer_files, "generation_config.json"):
             if (aligned.path / name).is_file():
                 shutil.copyfile(aligned.path / name, directory / name)
-        (directory / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
-        _write_json(record, directory / RECORD_FILE)
+        write_text(directory / RECIPE_FILE, recipe.to_yaml())
+        write_json(directory / RECORD_FILE, record)
         write_hashes(directory)
 
 
@@ -85,18 +69,14 @@ def read_record(output: Path, identity: Mapping[str, str]) -> dict[str, Any] | N
     return record if same else None
 
 
-def _write_shards(files: Sequence[Path], directory: Path) -> None:
+def _write_shards(shards: Iterable[Mapping[str, Tensor]], count: int, directory: Path) -> None:
     weight_map: dict[str, str] = {}
     total = 0
-    for number, file in enumerate(files, 1):
-        name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        shutil.copyfile(file, directory / name)
-        with safe_open(file, framework="pt") as shard:
-            weight_map |= dict.fromkeys(shard.keys(), name)
-        total += file.stat().st_size
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(index, directory / "model.safetensors.index.json")
-
-
-def _write_json(data: object, path: Path) -> None:
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    for number, tensors in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{count:05d}.safetensors"
+        save_file(dict(tensors), directory / name, {"format": "pt"})
+        weight_map |= dict.fromkeys(sorted(tensors), name)
+        total += (directory / name).stat().st_size
+    write_json(
+        directory / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
+    )

@@ -1,4 +1,4 @@
-"""The cache that runs share: where it is, how its directories are named, and files that appear whole or not at all."""
+"""The cache that runs share: where it is, and how its directories are named."""
 
 from __future__ import annotations
 
@@ -19,16 +19,3 @@ def digest(*parts: str | bytes) -> str:
         data = part.encode() if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "little") + data)
     return total.hexdigest()[:20]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file, line ends as they are; a reader never sees half of it."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file; a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -15,7 +15,8 @@ from huggingface_hub import hf_hub_download, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError
 
 from caq.errors import InvalidInput
-from caq.files.cache import cache_root, write_bytes
+from caq.files.cache import cache_root
+from caq.files.whole import write_bytes
 
 DIRECTORY_VARIABLE = "CAQ_SAFETYBENCH"
 REPOSITORY = "thu-coai/SafetyBench"

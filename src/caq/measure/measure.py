@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.errors import CaqError, InvalidInput
 from caq.evaluation import compute_dtype
-from caq.files.cache import digest, write_text
+from caq.files.cache import digest
 from caq.files.codec import encode
+from caq.files.whole import write_text
 from caq.loading import load
 from caq.measure.provenance import Source, online_files
 from caq.measure.questionnaire import CHAT_TOKENS, Asked

@@ -14,7 +14,6 @@ that files end with the same bytes however often a run was stopped. Other files 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from caq.errors import InvalidInput
-from caq.files.cache import write_text
+from caq.files import lock
 from caq.files.codec import decode, encode
+from caq.files.whole import sweep_directory, write_text
 from caq.ledger import Entry
 from caq.measure.record import Item, JudgeCard, Role
 
@@ -89,12 +89,8 @@ def locked(output: Path) -> Iterator[None]:
     """
     if output.exists() and not output.is_dir():
         raise InvalidInput([f"{output}: is a file; choose a directory for the report"])
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InvalidInput([f"{output}: another comparison is writing here; wait, or choose another"]) from error
+    with lock.locked(output, output / LOCK):
+        sweep_directory(output)
         yield
 
 

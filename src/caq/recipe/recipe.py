@@ -26,6 +26,7 @@ from caq.recipe.text import dump_yaml, parse_yaml
 from caq.train import LEARNERS, Learner
 from caq.train.end_to_end import EndToEnd
 from caq.transforms import TRANSFORMS
+from caq.transforms.spec import TransformSpec
 
 PRESETS = ("default", "paper", "paper-code")
 _TRANSFORMS = (
@@ -55,7 +56,7 @@ class Recipe(Options):
     """
 
     scheme: SchemeRecipe = SchemeRecipe()
-    transforms: Annotated[tuple[Any, ...], Entry] = tuple(TRANSFORMS[name]() for name in _TRANSFORMS)
+    transforms: Annotated[tuple[TransformSpec, ...], Entry] = tuple(TRANSFORMS[name]() for name in _TRANSFORMS)
     objective: Annotated[Objective, Entry] = ContrastiveAlignment()
     learn: Annotated[tuple[Learner, ...], Entry] = (EndToEnd(),)
     quantizer: Annotated[Any, Entry] = QUANTIZERS["gptq"]()
@@ -189,7 +190,12 @@ def _keys() -> list[str]:
     kinds += [(section, kind) for section, registry in _ENTRIES.items() for kind in registry.values()]
     kinds += [(f"transforms.{name}", kind) for name, kind in TRANSFORMS.items()]
     kinds += [(f"learn.{name}", kind) for name, kind in LEARNERS.items()]
-    options = {f"{prefix}.{option}": None for prefix, kind in kinds for option in kind.model_fields if option != "name" or prefix in _ENTRIES}
+    options = {
+        f"{prefix}.{option}": None
+        for prefix, kind in kinds
+        for option in kind.model_fields
+        if option != "name" or prefix in _ENTRIES
+    }
     return [*Recipe.model_fields, *options]
 
 

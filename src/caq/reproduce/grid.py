@@ -21,7 +21,8 @@ import torch
 from caq.errors import CaqError, Diverged
 from caq.evaluation import compute_dtype
 from caq.families import Bound
-from caq.files.cache import digest, write_text
+from caq.files.cache import digest
+from caq.files.whole import write_text
 from caq.inputs import Pair, check_recipe, open_pair
 from caq.items.tasks import Tasks, check, evaluate, reference_answers
 from caq.lm_eval.harness import Benchmarks, Prepared, measure, prepare

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from caq.files.whole import write_text
 from caq.measure.results import Results
 from caq.report.table import MISSING, markdown, markdown_categories, markdown_table
 from caq.reproduce.contrasts import (
@@ -89,10 +90,9 @@ def summarise(outcome: Outcome) -> Summary:
 
 def write_report(outcome: Outcome, summary: Summary, directory: Path, plots: Sequence[str] = ()) -> None:
     """Write `results.json` and `report.md` into `directory`; `plots` are names of images beside them."""
-    directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_data(outcome, summary), indent=1, ensure_ascii=False) + "\n"
-    (directory / "results.json").write_text(text, encoding="utf-8")
-    (directory / "report.md").write_text(_document(outcome, summary, plots), encoding="utf-8")
+    write_text(directory / "results.json", text)
+    write_text(directory / "report.md", _document(outcome, summary, plots))
 
 
 def _data(outcome: Outcome, summary: Summary) -> dict[str, object]:

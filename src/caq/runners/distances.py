@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from caq.checkpoint.write import require_space
 from caq.errors import InvalidInput
-from caq.files.cache import write_text
+from caq.files.whole import whole, write_text
 from caq.measure.record import Distances, Histogram
 from caq.runners.perplexity import exp_mean
 from caq.runners.states import Cut, chunk_tokens, logits, pad
@@ -83,7 +83,8 @@ def keep_reference(cut: Cut, passages: Sequence[Passage], batch_size: int, direc
         for found, _ in _counted_states(cut, passages, batch_size):
             states[row : row + len(found)] = found.to(weight.dtype)
             row += len(found)
-        save_file({key: one.cpu() for key, one in cut.head.state_dict().items()}, directory / HEAD)
+        with whole(directory / HEAD) as partial:
+            save_file({key: one.cpu() for key, one in cut.head.state_dict().items()}, partial)
         # Last, for it says that the others are whole.
         write_text(directory / f"{name}.json", json.dumps({"shape": shape}) + "\n")
     return open_reference(directory, name)

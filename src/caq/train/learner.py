@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from caq.ledger import Entry
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from torch import Tensor
 
+    from caq.files.sealed import SealedFile
     from caq.objectives import Objective
     from caq.student import Student
     from caq.train.teacher import TeacherCache
@@ -43,7 +43,7 @@ class FitInputs:
     arguments: BlockArguments
     seed: int
     world: World
-    state_file: Path | None = None
+    state_file: SealedFile | None = None
     quiet: bool = False
 
 
@@ -106,8 +106,13 @@ def learn_in_turn(learners: Sequence[Learner], inputs: FitInputs, start: Mapping
     """
     results: list[FitResult] = []
     for position, learner in enumerate(learners):
-        file = inputs.state_file
-        own = file.with_stem(f"{file.stem}-{position}-{learner.name}") if file else None
+        state_file = _own_file(inputs.state_file, position, learner)
         parameters = results[-1].parameters if results else start
-        results.append(learner.learn(replace(inputs, state_file=own), parameters))
+        results.append(learner.learn(replace(inputs, state_file=state_file), parameters))
     return tuple(results)
+
+
+def _own_file(shared: SealedFile | None, position: int, learner: Learner) -> SealedFile | None:
+    if shared is None:
+        return None
+    return replace(shared, path=shared.path.with_stem(f"{shared.path.stem}-{position}-{learner.name}"))

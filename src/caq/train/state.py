@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from caq.files.sealed import SealedFile
 from caq.ledger import Entry
 
 
@@ -57,10 +53,10 @@ class FitState:
         return next(record for record in self.history if record["step"] == step)
 
 
-def save_state(state: FitState, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Write the state and the optimiser's, as safetensors with JSON metadata: no pickle."""
+def save_state(state: FitState, optimizer: torch.optim.Optimizer, file: SealedFile) -> None:
+    """Write the state and the optimiser's: tensors and a note, no pickle."""
     moments = optimizer.state_dict()
-    tensors = {f"parameter/{name}": value.detach() for name, value in state.parameters.items()}
+    tensors = {f"parameter/{name}": value for name, value in state.parameters.items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for index, entry in moments["state"].items():
         tensors |= {f"moment/{index}/{name}": value for name, value in entry.items()}
@@ -73,18 +69,15 @@ def save_state(state: FitState, optimizer: torch.optim.Optimizer, path: Path) ->
         "stopped": state.stopped,
         "groups": moments["param_groups"],
     }
-    partial = path.with_suffix(".partial")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"state": json.dumps(record)})
-    os.replace(partial, path)
+    file.write(tensors, record)
 
 
-def load_state(path: Path, order: Iterable[str], device: torch.device) -> FitState | None:
+def load_state(file: SealedFile, order: Iterable[str], device: torch.device) -> FitState | None:
     """Return the saved state or None, parameters on `device` in `order`: an optimiser knows them by position."""
-    if not path.exists():
+    contents = file.read()
+    if contents is None:
         return None
-    with safe_open(path, framework="pt") as file:
-        record = json.loads(file.metadata()["state"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the handle itself cannot be iterated)
+    record, tensors = contents.note, contents.tensors
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         kind, _, rest = name.partition("/")

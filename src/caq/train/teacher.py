@@ -7,14 +7,15 @@ memory. Objectives over the whole vocabulary read the hidden states and apply th
 
 Layout: `{root}/{key}/{sample:05d}.safetensors`, one file per calibration sequence, memory-mapped on reading. A key is
 a hash of all that decides the content, so that runs with the same model, data and objective share files, and a killed
-run goes on where it stopped. Where several processes learn together, each computes its share of the sequences.
+run goes on where it stopped. Of runs at the same time, one writes an entry; the others wait and read. The processes of
+one run each compute their share of its sequences.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from torch import Tensor
 
 from caq.families import Bound
 from caq.files.cache import digest
+from caq.files.lock import turn
+from caq.files.whole import whole
 from caq.objectives import Objective
 from caq.progress import progress
 from caq.walk import final_hidden
@@ -52,7 +55,7 @@ class SequenceFiles:
 
     def write(self, sample: int, tensors: Mapping[str, Tensor]) -> None:
         """Write `sample`'s tensors; a reader never sees half a file."""
-        _write_whole(self.path(sample), tensors)
+        _write(self.path(sample), tensors)
 
     def missing(self, samples: int, world: World) -> list[int]:
         """Return this process's share of the sequences, without those that are there already."""
@@ -121,18 +124,17 @@ def cache_hidden(
         quiet: show no progress.
     """
     files = SequenceFiles(root / f"hidden-{digest(fingerprint, _bytes(ids), str(dtype))}")
-    files.directory.mkdir(parents=True, exist_ok=True)
-    head_file, missing = files.directory / "head.safetensors", files.missing(len(ids), world)
-    if missing or (world.first and not head_file.exists()):
-        bound = load()
-        if world.first:
-            _write_whole(head_file, {"head": bound.head.weight.detach()})
-        device = bound.embedding.weight.device
-        with progress(f"teacher: {name}", len(missing), quiet=quiet) as advance:
-            for sample in missing:
-                files.write(sample, {"hidden": final_hidden(bound, ids[sample][None].to(device))[0].cpu()})
-                advance()
-    world.wait()
+    head_file = files.directory / "head.safetensors"
+    with _completing(files, len(ids), world, head_file) as missing:
+        if missing or (world.first and not head_file.exists()):
+            bound = load()
+            if world.first:
+                _write(head_file, {"head": bound.head.weight.detach()})
+            device = bound.embedding.weight.device
+            with progress(f"teacher: {name}", len(missing), quiet=quiet) as advance:
+                for sample in missing:
+                    files.write(sample, {"hidden": final_hidden(bound, ids[sample][None].to(device))[0].cpu()})
+                    advance()
     return HiddenStates(files)
 
 
@@ -163,15 +165,32 @@ def cache_targets(
         return TeacherCache({name: teacher.files for name, teacher in teachers.items()}, heads)
     keys = [teacher.files.directory.name for teacher in teachers.values()]
     files = SequenceFiles(root / f"targets-{digest(*keys, describe(objective))}")
-    files.directory.mkdir(parents=True, exist_ok=True)
-    missing = files.missing(samples, world)
-    with progress("teacher: targets", len(missing), quiet=quiet) as advance:
+    with (
+        _completing(files, samples, world) as missing,
+        progress("teacher: targets", len(missing), quiet=quiet) as advance,
+    ):
         for sample in missing:
-            hidden = {name: teacher.files.read(sample)["hidden"].to(world.device) for name, teacher in teachers.items()}
+            hidden = {name: part.files.read(sample)["hidden"].to(world.device) for name, part in teachers.items()}
             files.write(sample, _targets(objective, hidden, heads))
             advance()
-    world.wait()
     return TeacherCache({"targets": files}, {})
+
+
+@contextmanager
+def _completing(files: SequenceFiles, samples: int, world: World, *others: Path) -> Iterator[list[int]]:
+    """Hold an entry for all processes of this run; yield this one's share of the sequences that are missing in it.
+
+    A complete entry, with its other files, is not held: it may be where nothing can be written.
+    """
+    lacking = len(files.missing(samples, world)) + sum(not path.exists() for path in others)
+    if not world.sum(torch.tensor(lacking, device=world.device)):
+        yield []
+        return
+    with turn(files.directory) if world.first else nullcontext():
+        world.wait()
+        # Read inside: another run may have made them while this one waited.
+        yield files.missing(samples, world)
+        world.wait()
 
 
 @torch.no_grad()
@@ -193,7 +212,6 @@ def _bytes(ids: Int[Tensor, "samples length"]) -> bytes:
     return str(tuple(ids.shape)).encode() + ids.to(torch.int64).cpu().numpy().tobytes()
 
 
-def _write_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
-    os.replace(partial, path)
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with whole(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)

@@ -1,33 +1,28 @@
-"""Function-preserving transforms: one file and one line each. Imports no torch."""
+"""Function-preserving transforms: one file and one line each. Imports no torch.
+
+They apply in the order of the registry, whatever the order in a recipe: the stream is rotated before a norm is scaled.
+"""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-from caq.options import Options
-
-
-class ResidualRotation(Options):
-    name: Literal["residual-rotation"] = "residual-rotation"
-    start: Literal["womi", "hadamard"] = "womi"
-    learnable: ClassVar[bool] = True
-
-
-def _plain(name: str, learnable: bool) -> type[Any]:
-    from pydantic import create_model
-
-    kind = create_model(name, __base__=Options, name=(Literal[name], name))
-    kind.learnable = learnable
-    return kind
-
+from caq.transforms.down_hadamard import DownHadamard
+from caq.transforms.key_hadamard import KeyHadamard
+from caq.transforms.norm_scaling import NormScaling
+from caq.transforms.query_key_scaling import QueryKeyScaling
+from caq.transforms.residual_rotation import ResidualRotation
+from caq.transforms.up_down_scaling import UpDownScaling
+from caq.transforms.value_output_rotation import ValueOutputRotation
+from caq.transforms.value_output_scaling import ValueOutputScaling
 
 TRANSFORMS: dict[str, type[Any]] = {
     "residual-rotation": ResidualRotation,
-    "norm-scaling": _plain("norm-scaling", True),
-    "value-output-rotation": _plain("value-output-rotation", True),
-    "value-output-scaling": _plain("value-output-scaling", True),
-    "query-key-scaling": _plain("query-key-scaling", True),
-    "up-down-scaling": _plain("up-down-scaling", True),
-    "down-hadamard": _plain("down-hadamard", False),
-    "key-hadamard": _plain("key-hadamard", False),
+    "norm-scaling": NormScaling,
+    "value-output-rotation": ValueOutputRotation,
+    "value-output-scaling": ValueOutputScaling,
+    "query-key-scaling": QueryKeyScaling,
+    "up-down-scaling": UpDownScaling,
+    "down-hadamard": DownHadamard,
+    "key-hadamard": KeyHadamard,
 }

@@ -43,20 +43,22 @@ class Step:
 
     Attributes:
         path, location: as in `Site`.
-        act: a map `x T`, or the format that activations are rounded to.
+        act: a map, or the format that activations are rounded to.
+        inverse: of a map: apply `x T^-T` instead of `x T`.
         index: of the block; None is every block.
     """
 
     path: str
     location: Location
     act: Operator | QuantizationArgs
+    inverse: bool = False
     index: int | None = None
 
     def site(self) -> Site:
         """Return the place with the function that runs there."""
         if isinstance(self.act, QuantizationArgs):
             return Site(self.path, self.location, partial(fake_quantize_dynamic, args=self.act))
-        return Site(self.path, self.location, self.act.apply)
+        return Site(self.path, self.location, self.act.apply_inverse_transpose if self.inverse else self.act.apply)
 
 
 def sites_of(steps: Iterable[Step], index: int) -> tuple[Site, ...]:

@@ -1,0 +1,87 @@
+"""One read of a checkpoint for both of what needs all of its bytes: its hash, and whether its weights are numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import torch
+
+from caq.checkpoint.header import TensorInfo
+from caq.checkpoint.inspect import Checkpoint, fingerprint
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+}
+#: Bytes in memory at once; a multiple of every dtype's size.
+_PIECE = 2**24
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What all bytes of a checkpoint say.
+
+    Attributes:
+        fingerprint: as `inspect.fingerprint` gives it.
+        problems: a sentence for each tensor that has a NaN or an infinity.
+    """
+
+    fingerprint: str
+    problems: tuple[str, ...]
+
+
+def scan(checkpoint: Checkpoint) -> Scan:
+    """Read every byte of a checkpoint once."""
+    digests: dict[str, str] = {}
+    problems: list[str] = []
+    for file in checkpoint.weight_files:
+        digest = hashlib.sha256()
+        with (checkpoint.path / file).open("rb") as stream:
+            for name, info in _by_offset(checkpoint, file):
+                _skip(stream, info.offset - stream.tell(), digest)
+                count = _hash_and_count(stream, info, digest)
+                if count:
+                    problems.append(
+                        f"{checkpoint.path / file}: tensor {name} has {count} values that are NaN or "
+                        "infinite; download it again, or repair the training that wrote it"
+                    )
+            digest.update(stream.read())
+        digests[file] = digest.hexdigest()
+    return Scan(fingerprint(checkpoint, digests), tuple(problems))
+
+
+def _by_offset(checkpoint: Checkpoint, file: str) -> list[tuple[str, TensorInfo]]:
+    inside = [(name, info) for name, info in checkpoint.tensors.items() if info.file == file and info.floating]
+    return sorted(inside, key=lambda item: item[1].offset)
+
+
+def _skip(stream: BinaryIO, size: int, digest: hashlib._Hash) -> None:
+    """Hash what is not checked: the header, integers, tensors that the index does not name."""
+    for piece in _pieces(stream, size):
+        digest.update(piece)
+
+
+def _hash_and_count(stream: BinaryIO, info: TensorInfo, digest: hashlib._Hash) -> int:
+    """Hash a tensor's bytes; return how many of its values are NaN or infinite."""
+    count = 0
+    for piece in _pieces(stream, info.size):
+        digest.update(piece)
+        values = torch.frombuffer(piece, dtype=_DTYPES[info.dtype])
+        # Eight-bit floats have no isfinite of their own.
+        wide = values.float() if values.element_size() == 1 else values
+        count += int((~wide.isfinite()).sum())
+    return count
+
+
+def _pieces(stream: BinaryIO, size: int) -> Iterator[bytearray]:
+    for start in range(0, size, _PIECE):
+        piece = bytearray(min(_PIECE, size - start))
+        stream.readinto(piece)  # type: ignore[attr-defined]
+        yield piece

@@ -1,0 +1,87 @@
+"""Files that appear whole or not at all: written under another name, flushed to the disk, renamed.
+
+The other name is `.NAME.partial-XXXXXXXX`, beside the file and never the same twice, so that any number of processes
+can write one file at once: the last one's stands. A killed writer leaves it behind; `sweep` and `sweep_directory` are
+for whoever holds the place alone.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield the name of a file to write, which becomes `path` if the block succeeds and vanishes if it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_name(path)
+    try:
+        yield partial
+        flush(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole."""
+    with whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole, with line ends as they are."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write a JSON file whole."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def partial_name(path: Path) -> Path:
+    """Return a new name beside `path`, for what is to become `path`."""
+    return path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a directory's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's content, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sweep(target: Path) -> None:
+    """Delete what killed writers of `target`, a file or a directory, left beside it."""
+    _delete(target.parent.glob(f".{glob.escape(target.name)}.partial-*"))
+
+
+def sweep_directory(directory: Path) -> None:
+    """Delete what killed writers left anywhere in a directory."""
+    _delete(directory.rglob(".*.partial-*"))
+
+
+def _delete(leftovers: Iterable[Path]) -> None:
+    for path in list(leftovers):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
