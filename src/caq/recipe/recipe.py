@@ -190,13 +190,9 @@ def _keys() -> list[str]:
     kinds += [(section, kind) for section, registry in _ENTRIES.items() for kind in registry.values()]
     kinds += [(f"transforms.{name}", kind) for name, kind in TRANSFORMS.items()]
     kinds += [(f"learn.{name}", kind) for name, kind in LEARNERS.items()]
-    options = {
-        f"{prefix}.{option}": None
-        for prefix, kind in kinds
-        for option in kind.model_fields
-        if option != "name" or prefix in _ENTRIES
-    }
-    return [*Recipe.model_fields, *options]
+    options = [f"{prefix}.{option}" for prefix, kind in kinds for option in kind.model_fields]
+    # An entry of a list is found by its name, which is not to be set.
+    return [*Recipe.model_fields, *(key for key in options if key.count(".") == 1 or not key.endswith(".name"))]
 
 
 def preset(name: str) -> Recipe:
