@@ -1,14 +1,15 @@
-"""Learned positive scalings, one factor per channel or per RoPE pair."""
+"""Positive scalings, one factor per channel or per RoPE pair."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caq.transforms.base import Diagonal
+from caq.transforms.base import Diagonal, Group, Seen, Statistic
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,10 @@ class Scaling:
     count: int
     size: int
     paired: bool = False
+    group: ClassVar[Group] = "scaling"
+    observes: ClassVar[frozenset[Statistic]] = frozenset()
 
-    def initial(self) -> Float[Tensor, "count free"]:
+    def start(self, seen: Seen) -> Float[Tensor, "count free"]:
         """Return zeros: every factor is 1."""
         return torch.zeros(self.count, self.size // 2 if self.paired else self.size)
 
@@ -34,17 +37,3 @@ class Scaling:
             return Diagonal(torch.ones(self.count, self.size, dtype=torch.float64))
         factors = parameter.exp()
         return Diagonal(torch.cat((factors, factors), dim=-1) if self.paired else factors)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A norm's own gain, moved into the linears that read it; nothing is learned."""
-
-    gain: Float[Tensor, " hidden"]
-
-    def initial(self) -> None:
-        """Return None: nothing is learned."""
-
-    def operator(self, parameter: Tensor | None) -> Diagonal:
-        """Return the gain as factors."""
-        return Diagonal(self.gain[None])

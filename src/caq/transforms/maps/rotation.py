@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caq.transforms.base import Orthogonal
-from caq.transforms.hadamard import random_hadamard
+from caq.transforms.base import Group, Orthogonal, Seen, Statistic
+from caq.transforms.maps.hadamard import random_hadamard
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,12 @@ class Rotation:
     """
 
     base: Float[Tensor, "count size size"]
-    learned: bool = True
+    group: ClassVar[Group] = "rotation"
+    observes: ClassVar[frozenset[Statistic]] = frozenset()
 
-    def initial(self) -> Float[Tensor, "count size size"] | None:
+    def start(self, seen: Seen) -> Float[Tensor, "count size size"]:
         """Return zeros: the rotation starts at `base`."""
-        return torch.zeros(self.base.shape, dtype=torch.float32) if self.learned else None
+        return torch.zeros(self.base.shape, dtype=torch.float32)
 
     def operator(self, parameter: Float[Tensor, "count size size"] | None) -> Orthogonal:
         """Return the rotation; without a parameter it is `base` itself, in float64."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from caq.errors import Unsupported
+from caq.transforms.base import Group, Seen, Statistic
 
 
 def random_hadamard(size: int, generator: torch.Generator) -> Float[Tensor, "size size"]:
@@ -25,8 +27,8 @@ def random_hadamard(size: int, generator: torch.Generator) -> Float[Tensor, "siz
         matrix = random_hadamard_matrix(size, torch.float64, torch.device("cpu"), generator)
     except ValueError:
         raise Unsupported(
-            f"no Hadamard matrix of size {size} is known; if it is the hidden size, set transforms.residual: none, "
-            "if a head's, transforms.rotate_value_output: false"
+            f"no Hadamard matrix of size {size} is known; if it is the hidden size, take residual-rotation out of "
+            "transforms, if a head's, value-output-rotation"
         ) from None
     normalised: Tensor = matrix / size**0.5
     return normalised
@@ -46,8 +48,10 @@ class Hadamard:
     """A fixed block-diagonal Sylvester-Hadamard matrix; symmetric, so it is its own inverse."""
 
     block: int
+    group: ClassVar[Group] = "rotation"
+    observes: ClassVar[frozenset[Statistic]] = frozenset()
 
-    def initial(self) -> None:
+    def start(self, seen: Seen) -> None:
         """Return None: nothing is learned."""
 
     def operator(self, parameter: Tensor | None) -> WalshHadamard:
@@ -89,13 +93,3 @@ def sylvester(size: int) -> Float[Tensor, "size size"]:
 def random_head_rotations(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count size size"]:
     """Return one random Hadamard matrix per head, float64."""
     return torch.stack([random_hadamard(size, generator) for _ in range(count)])
-
-
-__all__ = [
-    "Hadamard",
-    "WalshHadamard",
-    "online_block",
-    "random_hadamard",
-    "random_head_rotations",
-    "sylvester",
-]
