@@ -29,12 +29,12 @@ from tests.support.pairs import write_pair
 SMALL = {
     "data.samples": 24,
     "data.length": 32,
-    "training.steps": 12,
-    "training.validation_samples": 8,
-    "training.rotation_learning_rate": 0.005,
-    "training.scaling_learning_rate": 0.005,
-    "training.micro_batch_size": 4,
-    "training.evaluate_every": 4,
+    "learn.end-to-end.steps": 12,
+    "learn.end-to-end.validation_samples": 8,
+    "learn.end-to-end.rotation_learning_rate": 0.005,
+    "learn.end-to-end.scaling_learning_rate": 0.005,
+    "learn.end-to-end.micro_batch_size": 4,
+    "learn.end-to-end.evaluate_every": 4,
     # A random pair has no alignment to learn: under CAL its pull may never fall.
     "objective.name": "kl-top",
     "objective.pull_k": 50,

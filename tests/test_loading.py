@@ -27,7 +27,7 @@ from tests.test_pipeline import run
 
 Settings = dict[str, object]
 IDS = torch.randint(5, 320, (1, 24), generator=torch.Generator().manual_seed(2))
-UNLEARNED: Settings = {"transforms.learn": False, "objective.name": "kl-top", "quantizer.name": "rtn"}
+UNLEARNED: Settings = {"learn": [], "objective.name": "kl-top", "quantizer.name": "rtn"}
 CACHE: Settings = {"scheme.value_bits": 4, "scheme.key_bits": 4}
 
 

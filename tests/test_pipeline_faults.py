@@ -143,7 +143,7 @@ def short_text(_: Path) -> Settings:
 
 
 def too_short_to_validate(_: Path) -> Settings:
-    return {"data.samples": 400, "training.validation_samples": 399, "data.allow_short": True}
+    return {"data.samples": 400, "learn.end-to-end.validation_samples": 399, "data.allow_short": True}
 
 
 FAULTS: dict[str, tuple[Break, str]] = {
@@ -197,7 +197,7 @@ def test_the_problems_of_both_models_are_listed_at_once(pair: Path, tmp_path: Pa
 
 
 def test_a_short_text_that_is_allowed_is_in_the_record(pair: Path, tmp_path: Path) -> None:
-    result = run(pair, tmp_path / "out", {"data.samples": 400, "data.allow_short": True, "transforms.learn": False})
+    result = run(pair, tmp_path / "out", {"data.samples": 400, "data.allow_short": True, "learn": []})
     (entry,) = json.loads((tmp_path / "out" / "caq.json").read_text())["ledger"]
     assert entry["event"] == "fewer-samples"
     assert entry["details"]["asked"] == 400
@@ -208,7 +208,7 @@ def test_a_short_text_that_is_allowed_is_in_the_record(pair: Path, tmp_path: Pat
 DEGENERATE: Settings = {
     "data.samples": 2,
     "data.length": 2,
-    "transforms.learn": False,
+    "learn": [],
     "quantizer.clip_search": False,
     "quantizer.damping": 1e-30,
 }
@@ -230,7 +230,7 @@ def test_damping_past_its_budget_fails_the_run(pair: Path, tmp_path: Path) -> No
 
 
 def test_learning_that_only_diverges_fails_the_run(pair: Path, tmp_path: Path) -> None:
-    rates: Settings = {"training.scaling_learning_rate": 1e4, "training.rotation_learning_rate": 1e4}
+    rates: Settings = {"learn.end-to-end.scaling_learning_rate": 1e4, "learn.end-to-end.rotation_learning_rate": 1e4}
     for _ in range(2):  # run again, it does not go on from a state that was bad
         with pytest.raises(Diverged, match=r"no step better than the start.*the loss is nan"):
             run(pair, tmp_path / "out", rates)
@@ -269,7 +269,7 @@ def test_a_write_that_fails_leaves_the_old_output_whole_and_the_run_goes_on(
 ) -> None:
     output, cache = tmp_path / "out", tmp_path / "cache"
     run(original, tmp_path / "taught", cache=cache)
-    run(original, output, {"transforms.learn": False}, cache=cache)
+    run(original, output, {"learn": []}, cache=cache)
     before = content(output)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

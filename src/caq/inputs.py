@@ -72,7 +72,7 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
         Unsupported: a scheme that cannot be learned through or loaded.
     """
     problems = []
-    if recipe.transforms.learn and recipe.objective.needs_base and pair.base is None:
+    if recipe.needs_base and pair.base is None:
         problems.append(
             f"objective {recipe.objective.name} pushes away from the base model: "
             "give --base, or choose --objective kl-top"
@@ -103,4 +103,4 @@ def stored_dtype(aligned: Checkpoint) -> torch.dtype:
 
 def compute_dtype(aligned: Checkpoint, recipe: Recipe) -> torch.dtype:
     """Return a dtype that holds the stored weights exactly and is at least what the recipe asks for."""
-    return torch.promote_types(stored_dtype(aligned), getattr(torch, recipe.training.dtype))
+    return torch.promote_types(stored_dtype(aligned), getattr(torch, recipe.dtype))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Annotated, Any, Self
 
@@ -25,36 +27,46 @@ class Options(BaseModel):
         try:
             return build(values)
         except ValidationError as error:
-            raise InvalidInput(sentences(error, cls)) from error
+            name = cls.model_fields.get("name")
+            raise InvalidInput(sentences(error, cls.model_fields, name and name.default)) from error
 
 
-def sentences(error: ValidationError, kind: type[BaseModel]) -> list[str]:
-    """Turn each of pydantic's errors about `kind` into one sentence that begins with the key."""
-    problems = []
-    for detail in error.errors():
-        path = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            problems.append(f"{path}: unknown key{_nearest_key(path, kind)}")
-            continue
-        found = detail["input"]
-        expected = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
-        if detail["type"] == "model_type":
-            expected = "should be a mapping of keys"
-        problems.append(f"{path}: {expected}, is {found!r} ({type(found).__name__})")
-    return problems
+def sentences(error: ValidationError, known: Iterable[str], owner: str | None = None) -> list[str]:
+    """Turn each of pydantic's errors into one sentence that begins with the key.
+
+    Args:
+        error: what pydantic says.
+        known: the keys there are; dotted ones are named where a key stands one level too high.
+        owner: the entry of a registry that has the keys.
+    """
+    return [_sentence(detail, list(known), owner) for detail in error.errors()]
 
 
-def _nearest_key(word: str, kind: type[BaseModel]) -> str:
+def _sentence(detail: Any, known: list[str], owner: str | None) -> str:
+    path = ".".join(_quoted(str(part)) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{path}: unknown key{_nearest_key(path, known, owner)}"
+    given = detail["input"]
+    expected = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if detail["type"] == "model_type":
+        expected = "should be a mapping of keys"
+    return f"{path}: {expected}, is {given!r} ({type(given).__name__})"
+
+
+def inside(section: str, problems: Iterable[str]) -> Iterator[str]:
+    """Yield the sentences about a section's keys, or about the section itself, as the whole's."""
+    return (f"{section}{problem}" if problem.startswith(":") else f"{section}.{problem}" for problem in problems)
+
+
+def _quoted(key: str) -> str:
+    return key if re.fullmatch(r"[\w.-]+", key) else repr(key)
+
+
+def _nearest_key(word: str, known: list[str], owner: str | None) -> str:
     # A key of a section that is written one level too high is named where it belongs.
-    belongs = {name.rpartition(".")[2]: name for name in _keys(kind)}
-    close = get_close_matches(word.lower(), belongs, n=1)
-    return f"; did you mean {belongs[close[0]]}?" if close else f"; known: {', '.join(kind.model_fields)}"
-
-
-def _keys(kind: type[BaseModel]) -> list[str]:
-    names = []
-    for name, field in kind.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += [f"{name}.{inner}" for inner in _keys(field.annotation)]
-        names.append(name)
-    return names
+    folded = {name.rpartition(".")[2]: name for name in known} | {name: name for name in known}
+    close = get_close_matches(word.lower(), folded, n=1)
+    if close:
+        return f"; did you mean {folded[close[0]]}?"
+    listed = ", ".join(name for name in known if "." not in name and name != "name")
+    return f"; {owner} has {listed or 'no options'}" if owner else f"; known: {listed}"

@@ -37,9 +37,11 @@ def calibrate(
         data = response_blocks(model, recipe.data, recipe.seed, root / "responses", quiet=quiet)
     else:
         data = token_blocks(recipe.data, tokenizer, recipe.seed, cache_dir=root)
-    kept = recipe.training.validation_samples if recipe.transforms.learn else 0
-    if len(data.ids) <= kept:
+    if len(data.ids) <= recipe.validation_samples:
         raise InvalidInput(
-            [f"{recipe.data.text}: has {len(data.ids)} blocks and training.validation_samples takes {kept}; add text"]
+            [
+                f"{recipe.data.text}: has {len(data.ids)} blocks and learning keeps {recipe.validation_samples} of them "
+                "for validation; add text, or lower learn.end-to-end.validation_samples"
+            ]
         )
     return data

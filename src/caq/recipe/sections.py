@@ -1,16 +1,13 @@
-"""The sections of a recipe: one frozen, validated class per part of a run. Imports no torch."""
+"""The sections of a recipe without a registry: number formats and data. Imports no torch."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-)
+from pydantic import BeforeValidator, Field
 
 from caq.errors import nearest
-from caq.options import Options, Positive, PositiveFloat
+from caq.options import Options, Positive
 
 # compressed-tensors' preset names without its no-op; a test keeps them equal to the library's, whose
 # import would bring in torch.
@@ -46,10 +43,6 @@ def _scheme(name: object) -> object:
     return name.upper() if isinstance(name, str) else name
 
 
-def _objective(name: object) -> object:
-    return "cal" if name == "apc" else name
-
-
 class SchemeRecipe(Options):
     """The numbers that stand for weights, activations, values and keys.
 
@@ -73,90 +66,6 @@ class SchemeRecipe(Options):
         return self.preset.removesuffix("_ASYM").endswith("A16")
 
 
-class TransformRecipe(Options):
-    """Which transforms of method.md §4 are used, and whether they are learned.
-
-    Attributes:
-        residual: how the residual rotation starts, or that there is none.
-        learn: optimise the transforms; otherwise they stay as they start.
-        scale_norms: `S_attn`, `S_ffn` after each norm.
-        rotate_value_output: `R_ov` per KV head.
-        scale_value_output: `S_ov`.
-        scale_query_key: `S_qk`, one scale per RoPE pair.
-        scale_up_down: `S_updown`.
-        online_down_hadamard: the fixed Hadamard on down_proj's input, computed at run time.
-    """
-
-    residual: Literal["womi", "hadamard", "none"] = "womi"
-    learn: bool = True
-    scale_norms: bool = True
-    rotate_value_output: bool = True
-    scale_value_output: bool = True
-    scale_query_key: bool = True
-    scale_up_down: bool = True
-    online_down_hadamard: bool = True
-
-    @property
-    def learnable(self) -> bool:
-        """Whether any transform that has parameters is on."""
-        scalings = self.scale_norms or self.scale_value_output or self.scale_query_key or self.scale_up_down
-        return self.residual != "none" or self.rotate_value_output or scalings
-
-
-class ObjectiveRecipe(Options):
-    """The loss that the transforms are learned under (arXiv:2511.07842, eq. in method.md §2–3).
-
-    Attributes:
-        name: one of the six; `apc`, the paper's older name, is read as `cal`.
-        alpha: weight of the push away from the base.
-        pull_k: size of `S_top`.
-        push_k: size of `S_diff`, or of the base's top-K.
-        difference: what `S_diff` ranks: |p_FT − p_PT| (paper) or the logits' (the authors' code).
-        renormalize: softmax restricted to S (paper); otherwise full softmax, then gather (the authors' code).
-    """
-
-    name: Annotated[
-        Literal["mse", "kl", "kl-top", "contrastive-kl", "contrastive-kl-top", "cal"],
-        BeforeValidator(_objective),
-    ] = "cal"
-    alpha: Annotated[float, Field(ge=0)] = 0.75
-    pull_k: Positive = 500
-    push_k: Positive = 500
-    difference: Literal["probability", "logit"] = "probability"
-    renormalize: bool = True
-
-    @property
-    def needs_base(self) -> bool:
-        """Whether the loss compares with the pre-trained base."""
-        return self.name in ("contrastive-kl", "contrastive-kl-top", "cal")
-
-
-class QuantizerRecipe(Options):
-    """How weights are rounded.
-
-    Attributes:
-        name: `rtn` or `gptq`.
-        block_size: columns that GPTQ quantizes before it updates the rest.
-        damping: share of the Hessian's mean diagonal that is added to it.
-        max_damping: where escalation after a failed Cholesky ends and the run fails.
-        clip_search: search the clip that minimises the weights' error.
-        clip_norm: the error's exponent.
-        clip_steps: clips tried.
-        quantized_statistics: Hessians from quantized activations rather than full-precision ones.
-        samples: calibration sequences for the Hessians; None takes all of `data.samples`.
-    """
-
-    name: Literal["rtn", "gptq"] = "gptq"
-    block_size: Positive = 128
-    damping: PositiveFloat = 0.01
-    max_damping: PositiveFloat = 1.0
-    clip_search: bool = True
-    clip_norm: PositiveFloat = 2.4
-    clip_steps: Positive = 80
-    quantized_statistics: bool = True
-    samples: Positive | None = None
-
-
 class DataRecipe(Options):
     """The calibration data.
 
@@ -176,36 +85,3 @@ class DataRecipe(Options):
     samples: Positive = 128
     length: Annotated[int, Field(ge=2)] = 2048
     allow_short: bool = False
-
-
-class TrainingRecipe(Options):
-    """How the transforms are optimised.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: sequences per step.
-        micro_batch_size: sequences per forward pass; a step accumulates over them.
-        rotation_learning_rate: for the rotations, decaying linearly to 0.
-        scaling_learning_rate: for the scalings, decaying linearly to 0.
-        gradient_clip: largest gradient norm.
-        quantize_weights: fake-quantize the weights too while learning.
-        dtype: of activations and effective weights.
-        gradient_checkpointing: recompute each block in the backward pass; a third slower, one block's memory.
-        evaluate_every: steps between looks at the validation sequences.
-        validation_samples: sequences of `data.samples` that are kept from learning.
-        keep: which step's parameters are folded: the one with the lowest pull term on the validation sequences, or
-            the last, whatever became of the pull (what the paper and its code do; their ablations need it).
-    """
-
-    steps: Positive = 100
-    batch_size: Positive = 4
-    micro_batch_size: Positive = 1
-    rotation_learning_rate: PositiveFloat = 0.01
-    scaling_learning_rate: PositiveFloat = 0.01
-    gradient_clip: PositiveFloat = 1.0
-    quantize_weights: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = True
-    evaluate_every: Positive = 10
-    validation_samples: Positive = 4
-    keep: Literal["best", "last"] = "best"

@@ -21,7 +21,7 @@ Tensors = Mapping[str, Float[Tensor, "..."]]
 
 def effective(
     bound: Bound, plan: Plan, index: int, operators: Mapping[str, Operator], dtype: torch.dtype
-) -> dict[str, Float[Tensor, "..."]]:
+) -> dict[str, Float[Tensor, ...]]:
     """Return block `index`'s tensors with every edit applied, computed in `dtype`; differentiable in the operators.
 
     Args:
@@ -37,12 +37,12 @@ def effective(
     return edited(tensors, plan.edits[index], operators)
 
 
-def cast(tensors: Tensors, dtype: torch.dtype) -> dict[str, Float[Tensor, "..."]]:
+def cast(tensors: Tensors, dtype: torch.dtype) -> dict[str, Float[Tensor, ...]]:
     """Return detached tensors in `dtype`."""
     return {name: tensor.detach().to(dtype) for name, tensor in tensors.items()}
 
 
-def moved_gains(branches: Iterable[Branch], tensors: Tensors) -> dict[str, Float[Tensor, "..."]]:
+def moved_gains(branches: Iterable[Branch], tensors: Tensors) -> dict[str, Float[Tensor, ...]]:
     """Return a block's tensors with its norms' gains moved into the linears that read them; the norms' gains are 1."""
     result = dict(tensors)
     for branch in branches:
@@ -55,7 +55,7 @@ def moved_gains(branches: Iterable[Branch], tensors: Tensors) -> dict[str, Float
     return result
 
 
-def edited(tensors: Tensors, edits: Iterable[Edit], operators: Mapping[str, Operator]) -> dict[str, Float[Tensor, "..."]]:
+def edited(tensors: Tensors, edits: Iterable[Edit], operators: Mapping[str, Operator]) -> dict[str, Float[Tensor, ...]]:
     """Return tensors with the folded ones among the edits applied, in order."""
     result = dict(tensors)
     for edit in edits:
@@ -93,7 +93,7 @@ def _on_rows(tensor: Tensor, rows: tuple[int, int] | None, axis: int, act: Calla
     return torch.cat((before, act(inside), after), dim=axis)
 
 
-def fold_outer(bound: Bound, plan: Plan, operators: Mapping[str, Operator]) -> dict[str, Float[Tensor, "..."]]:
+def fold_outer(bound: Bound, plan: Plan, operators: Mapping[str, Operator]) -> dict[str, Float[Tensor, ...]]:
     """Return the folded embedding, final norm and head, by state-dict name, float64.
 
     A rotated embedding and a rotated head are no longer each other's transpose, so tied ones come back as two tensors.
@@ -120,7 +120,7 @@ class Folded:
     operators: Mapping[str, Operator]
     tensors: Tensors
 
-    def block(self, index: int) -> dict[str, Float[Tensor, "..."]]:
+    def block(self, index: int) -> dict[str, Float[Tensor, ...]]:
         """Return block `index`'s folded tensors, float64."""
         return effective(self.bound, self.plan, index, self.operators, torch.float64)
 

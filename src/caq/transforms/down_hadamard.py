@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from caq.options import Options
 from caq.transforms.location import Location
@@ -14,6 +14,7 @@ class DownHadamard(Options):
     """Mix the channels of each MLP's inner activation; its product of two linears rules out folding it into either."""
 
     name: Literal["down-hadamard"] = "down-hadamard"
+    learnable: ClassVar[bool] = False
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one Hadamard matrix a block, in blocks of a power of two."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from caq.options import Options
 from caq.transforms.location import Location
@@ -17,6 +17,7 @@ class KeyHadamard(Options):
     """
 
     name: Literal["key-hadamard"] = "key-hadamard"
+    learnable: ClassVar[bool] = False
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one Hadamard matrix a block, in blocks of a power of two."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from caq.options import Options
 from caq.transforms.spec import Placed, Subject, writes
@@ -13,6 +13,7 @@ class QueryKeyScaling(Options):
     """Scale keys, and queries inversely: in the projections, or in the per-head gains that follow them."""
 
     name: Literal["query-key-scaling"] = "query-key-scaling"
+    learnable: ClassVar[bool] = True
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the scalings of each block's heads as one map."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from caq.errors import Unsupported
 from caq.options import Options
@@ -27,6 +27,7 @@ class ResidualRotation(Options):
 
     name: Literal["residual-rotation"] = "residual-rotation"
     start: Literal["womi", "hadamard"] = "womi"
+    learnable: ClassVar[bool] = True
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the one rotation, which every reader and writer of the stream takes.

@@ -73,6 +73,10 @@ class TransformSpec(Protocol):
     def name(self) -> str:
         """Its name in recipes."""
 
+    @property
+    def learnable(self) -> bool:
+        """Whether it has a parameter."""
+
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the maps and their edits.
 

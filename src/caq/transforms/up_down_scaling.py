@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from caq.options import Options
 from caq.transforms.spec import Placed, Subject, reads, writes
@@ -13,6 +13,7 @@ class UpDownScaling(Options):
     """Scale what the up projection puts out, and undo it in the down projection."""
 
     name: Literal["up-down-scaling"] = "up-down-scaling"
+    learnable: ClassVar[bool] = True
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one scaling a block."""

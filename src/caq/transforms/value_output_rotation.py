@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from caq.options import Options
 from caq.transforms.spec import Placed, Subject, reads, writes
@@ -13,6 +13,7 @@ class ValueOutputRotation(Options):
     """Rotate each head's values, and undo it in the output projection; each head starts at a random Hadamard matrix."""
 
     name: Literal["value-output-rotation"] = "value-output-rotation"
+    learnable: ClassVar[bool] = True
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the rotations of each block's heads as one map."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from caq.options import Options
 from caq.transforms.spec import Placed, Subject, reads, writes
@@ -13,6 +13,7 @@ class ValueOutputScaling(Options):
     """Scale the channels of each head's values, and undo it in the output projection."""
 
     name: Literal["value-output-scaling"] = "value-output-scaling"
+    learnable: ClassVar[bool] = True
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the scalings of each block's heads as one map."""
