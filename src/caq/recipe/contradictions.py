@@ -47,7 +47,7 @@ def _data(recipe: Recipe) -> Iterator[str]:
     data, statistics = recipe.data, recipe.quantizer.statistics
     if data.prompts is not None and data.text != SELF:
         yield "data.prompts: is read only where data.text is self; leave it out, or set data.text: self"
-    if statistics is not None and (statistics.samples or 0) > data.samples:
+    if statistics is not None and statistics.samples is not None and statistics.samples > data.samples:
         yield (
             f"quantizer.samples: {statistics.samples} are more than data.samples {data.samples}; "
             "raise data.samples, or leave quantizer.samples out"
