@@ -13,22 +13,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from caq.data import token_blocks
+from caq.inputs import open_pair
 from caq.loading import load_bound, load_tokenizer
-from caq.numerics.scheme import resolve
-from caq.objectives import make_objective
+from caq.pipeline import plan_student, teach
 from caq.recipe import Recipe
 from caq.reproduce.pairs import bundled, recipe_for
-from caq.student import Student
-from caq.train.loop import fit
-from caq.train.teacher import cache_hidden, cache_targets
-from caq.transforms.online import activation_sites, hadamard_sites
-from caq.transforms.plan import make_plan
+from caq.run import Run
+from caq.train import EndToEnd, FitInputs
+from caq.walk import block_arguments
+from caq.workspace import open_workspace
+from caq.world import World
 
 ROUNDS = 12
 STEPS = 4
@@ -40,7 +40,7 @@ def main() -> None:
         directory = Path(scratch)
         recipe = recipe_for(bundled(directory / "pair"), "default")
         seconds, peak = whole_run(directory, recipe)
-        print(f"caq quantize, CAL, {recipe.training.steps} steps: {seconds:.1f} s, peak memory {peak:.2f} GB")
+        print(f"caq quantize, CAL: {seconds:.1f} s, peak memory {peak:.2f} GB")
         times = step_times(directory, recipe)
         for name, values in times.items():
             print(f"{name}: {statistics.median(values):.3f} s a step ({len(values)} rounds of {STEPS})")
@@ -62,44 +62,26 @@ def whole_run(directory: Path, recipe: Recipe) -> tuple[float, float]:
 
 def step_times(directory: Path, recipe: Recipe) -> dict[str, list[float]]:
     """Return seconds a step, per round, by objective."""
-    pair, cpu = directory / "pair", torch.device("cpu")
-    tokenizer = load_tokenizer(pair / "aligned")
-    ids = token_blocks(recipe.data, tokenizer, 0).ids
-    hidden = {
-        name: cache_hidden(
-            partial(load_bound, pair / name, torch.float32, cpu),
-            name,
-            ids,
-            directory,
-            name=name,
-            dtype=torch.float32,
-            quiet=True,
-        )
-        for name in ("aligned", "base")
+    pair, world = open_pair(directory / "pair" / "aligned", directory / "pair" / "base"), World()
+    ids = token_blocks(recipe.data, load_tokenizer(pair.aligned.path), 0).ids
+    workspace = open_workspace(directory / "steps", {"benchmark": "bundled_pair"}, restart=True)
+    run = Run(pair, recipe, world, torch.float32, workspace, directory / "cache", load_bound, quiet=True)
+    student, _ = plan_student(run)
+    arguments = block_arguments(student.bound, ids[:1])
+    runs = {name: replace(run, recipe=recipe.with_overrides({"objective.name": name})) for name in ("kl-top", "cal")}
+    inputs = {
+        name: FitInputs(student, one.recipe.objective, teach(one, ids), ids, arguments, 0, world, quiet=True)
+        for name, one in runs.items()
     }
-    bound = load_bound(pair / "aligned", torch.float32, cpu)
-    sites = (
-        *hadamard_sites(bound.family, bound.shape, recipe.transforms),
-        *activation_sites(bound.family, resolve(recipe.scheme, bound.shape.head_dim)),
-    )
-    student = Student(bound, make_plan(bound, recipe.transforms, seed=0), sites, checkpointing=False)
-    lessons = {}
-    for name in ("kl-top", "cal"):
-        objective = make_objective(recipe.with_overrides({"objective.name": name}).objective)
-        teacher = cache_targets(
-            objective, hidden["aligned"], hidden["base"], len(ids), directory, device=cpu, quiet=True
-        )
-        lessons[name] = objective, teacher
     # A few steps need not be better than the start, and are timed all the same.
     # A validation pass costs the same under both objectives and is no step: one sequence, at start and end only.
-    settings = recipe.training.model_copy(
-        update={"steps": STEPS, "evaluate_every": STEPS, "validation_samples": 1, "keep": "last"}
-    )
-    times: dict[str, list[float]] = {name: [] for name in lessons}
+    few = {"steps": STEPS, "evaluate_every": STEPS, "validation_samples": 1, "keep": "last"}
+    (learner,) = (one.model_copy(update=few) for one in recipe.learn if isinstance(one, EndToEnd))
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
-        for name, (objective, teacher) in lessons.items():
+        for name in runs:
             started = time.perf_counter()
-            fit(student, objective, teacher, ids, settings, seed=0, quiet=True)
+            learner.learn(inputs[name], student.plan.start({}))
             times[name].append((time.perf_counter() - started) / STEPS)
     return times
 

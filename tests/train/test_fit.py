@@ -10,20 +10,20 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from caq.objectives.contrastive import ContrastiveAlignment
+from caq.objectives.distill import KullbackLeibler, TopKullbackLeibler
+from caq.transforms.rotation import Rotation
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from caq.errors import Diverged
 from caq.objectives import Logits, Loss, Objective, Targets
-from caq.objectives.contrastive import ContrastiveAlignment
-from caq.objectives.distill import KullbackLeibler, TopKullbackLeibler
 from caq.recipe import TrainingRecipe
 from caq.student import block_calls, hidden_states, logits
 from caq.train import loop
 from caq.train.loop import FitResult, fit
 from caq.train.state import FitState, load_state
 from caq.transforms.apply import operators
-from caq.transforms.rotation import Rotation
 from tests.train.lesson import IDS, SETTINGS, Class, make_student, same, sealed, teach
 from tests.transforms.test_hadamard import distance_from_orthogonal
 
