@@ -73,9 +73,7 @@ def test_the_options_that_are_declared_decide_the_targets_and_no_others_do(name:
     for option in OBJECTIVES[name].model_fields.keys() - {"name"}:
         changed = make(name, **{option: OTHER[option]})
         other = changed.targets(aligned, base)
-        same = all(
-            targets[key].shape == other[key].shape and torch.equal(targets[key], other[key]) for key in targets
-        )
+        same = all(targets[key].shape == other[key].shape and torch.equal(targets[key], other[key]) for key in targets)
         assert same == (option not in changed.targets_options), option
 
 
