@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from caq.transforms.hadamard import WalshHadamard
 from compressed_tensors.compressors import ModelCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, apply_quantization_config
 from compressed_tensors.transform import TransformConfig, apply_transform_config
@@ -23,7 +24,6 @@ from caq.numerics.scheme import Numerics, resolve
 from caq.quantizers.blocks import QuantizedBlock
 from caq.quantizers.rtn import RoundToNearest
 from caq.recipe import SchemeRecipe, TransformRecipe
-from caq.transforms.hadamard import WalshHadamard
 from caq.transforms.online import hadamard_sites, install
 from tests.support.tiny import tiny_model
 

@@ -22,12 +22,13 @@ SMALL = st.integers(min_value=1, max_value=10**6)
 
 
 def entries(registry: dict[str, type[Any]], **options: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.one_of(
+    named: list[st.SearchStrategy[dict[str, Any]]] = [
         st.fixed_dictionaries(
-            {"name": st.just(name)} | {key: one for key, one in options.items() if key in kind.model_fields}
+            {"name": st.just(name)} | {key: options[key] for key in options if key in kind.model_fields}
         )
         for name, kind in registry.items()
-    )
+    ]
+    return st.one_of(named)
 
 
 @st.composite

@@ -91,7 +91,11 @@ def test_arms_of_one_recipe_share_a_cell(grid: Grid, found: list[Cell]) -> None:
 
 
 def test_a_cell_that_diverges_is_a_finding_and_the_grid_goes_on(grid: Grid, found: list[Cell]) -> None:
-    wild = {"objective.name": "kl", "learn.end-to-end.rotation_learning_rate": 1e6, "learn.end-to-end.scaling_learning_rate": 1e6}
+    wild = {
+        "objective.name": "kl",
+        "learn.end-to-end.rotation_learning_rate": 1e6,
+        "learn.end-to-end.scaling_learning_rate": 1e6,
+    }
     after = replace(grid, arms={"Wild": wild, "RTN": KEPT["RTN"]}, seeds=(0,))
     for _ in range(2):
         wild_cell, rtn = list(cells(after, quiet=True))[2:]

@@ -40,8 +40,8 @@ def calibrate(
     if len(data.ids) <= recipe.validation_samples:
         raise InvalidInput(
             [
-                f"{recipe.data.text}: has {len(data.ids)} blocks and learning keeps {recipe.validation_samples} of them "
-                "for validation; add text, or lower learn.end-to-end.validation_samples"
+                f"{recipe.data.text}: has {len(data.ids)} blocks and learning keeps {recipe.validation_samples} of "
+                "them for validation; add text, or lower learn.end-to-end.validation_samples"
             ]
         )
     return data

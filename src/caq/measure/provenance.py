@@ -13,9 +13,8 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from caq.checkpoint.inspect import Checkpoint, fingerprint, inspect, read_json
 from caq.checkpoint.source import resolve
 from caq.errors import InvalidInput
-from caq.export.directory import RECORD_FILE
+from caq.export.directory import RECIPE_FILE, RECORD_FILE
 from caq.ledger import Entry
-from caq.loading import RECIPE_FILE
 
 
 @dataclass(frozen=True)

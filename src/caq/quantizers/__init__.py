@@ -1,31 +1,12 @@
-"""The registry of quantizers."""
+"""Quantizers: how weights are rounded. Importing this imports no torch, so that recipes can read the options."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from caq.quantizers.base import InputStatistics, Quantized, Quantizer
+from caq.quantizers.gptq import Gptq
+from caq.quantizers.rtn import RoundToNearest
 
-from caq.options import Options, Positive, PositiveFloat
+__all__ = ["QUANTIZERS", "Gptq", "InputStatistics", "Quantized", "Quantizer", "RoundToNearest"]
 
-
-class Rtn(Options):
-    name: Literal["rtn"] = "rtn"
-    clip_search: bool = True
-    clip_norm: PositiveFloat = 2.4
-    clip_steps: Positive = 80
-    quantized_statistics: bool = True
-    samples: Positive | None = None
-
-
-class Gptq(Options):
-    name: Literal["gptq"] = "gptq"
-    block_size: Positive = 128
-    damping: PositiveFloat = 0.01
-    max_damping: PositiveFloat = 1.0
-    clip_search: bool = True
-    clip_norm: PositiveFloat = 2.4
-    clip_steps: Positive = 80
-    quantized_statistics: bool = True
-    samples: Positive | None = None
-
-
-QUANTIZERS: dict[str, type[Any]] = {"rtn": Rtn, "gptq": Gptq}
+#: By the name that a recipe gives: frozen `caq.options.Options` that are a `Quantizer`.
+QUANTIZERS: dict[str, type[Quantizer]] = {"rtn": RoundToNearest, "gptq": Gptq}

@@ -44,11 +44,11 @@ def _learning(recipe: Recipe) -> Iterator[str]:
 
 
 def _data(recipe: Recipe) -> Iterator[str]:
-    data, quantizer = recipe.data, recipe.quantizer
+    data, statistics = recipe.data, recipe.quantizer.statistics
     if data.prompts is not None and data.text != SELF:
         yield "data.prompts: is read only where data.text is self; leave it out, or set data.text: self"
-    if quantizer.samples is not None and quantizer.samples > data.samples:
+    if statistics is not None and statistics.samples is not None and statistics.samples > data.samples:
         yield (
-            f"quantizer.samples: {quantizer.samples} are more than data.samples {data.samples}; "
+            f"quantizer.samples: {statistics.samples} are more than data.samples {data.samples}; "
             "raise data.samples, or leave quantizer.samples out"
         )

@@ -28,8 +28,9 @@ from caq.items.tasks import Tasks, check, evaluate, reference_answers
 from caq.lm_eval.harness import Benchmarks, Prepared, measure, prepare
 from caq.loading import load, load_bound, load_tokenizer
 from caq.measure.results import Results
-from caq.pipeline import Load, quantize_pair
+from caq.pipeline import quantize_pair
 from caq.recipe import Recipe
+from caq.run import Load
 from caq.runners.distribution import ReferenceStates
 
 PRE_TRAINED = "Pre-trained"
