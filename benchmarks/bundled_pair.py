@@ -13,22 +13,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from caq.data import token_blocks
+from caq.inputs import open_pair
 from caq.loading import load_bound, load_tokenizer
-from caq.numerics.scheme import resolve
-from caq.objectives import make_objective
+from caq.pipeline import plan_student, teach
 from caq.recipe import Recipe
 from caq.reproduce.pairs import bundled, recipe_for
-from caq.student import Student
-from caq.train.loop import fit
-from caq.train.teacher import cache_hidden, cache_targets
-from caq.transforms.online import activation_sites, hadamard_sites
-from caq.transforms.plan import make_plan
+from caq.run import Run
+from caq.train import EndToEnd, FitInputs
+from caq.walk import block_arguments
+from caq.workspace import Workspace
+from caq.world import World
 
 ROUNDS = 12
 STEPS = 4
@@ -40,7 +39,7 @@ def main() -> None:
         directory = Path(scratch)
         recipe = recipe_for(bundled(directory / "pair"), "default")
         seconds, peak = whole_run(directory, recipe)
-        print(f"caq quantize, CAL, {recipe.training.steps} steps: {seconds:.1f} s, peak memory {peak:.2f} GB")
+        print(f"caq quantize, CAL: {seconds:.1f} s, peak memory {peak:.2f} GB")
         times = step_times(directory, recipe)
         for name, values in times.items():
             print(f"{name}: {statistics.median(values):.3f} s a step ({len(values)} rounds of {STEPS})")
@@ -62,46 +61,39 @@ def whole_run(directory: Path, recipe: Recipe) -> tuple[float, float]:
 
 def step_times(directory: Path, recipe: Recipe) -> dict[str, list[float]]:
     """Return seconds a step, per round, by objective."""
-    pair, cpu = directory / "pair", torch.device("cpu")
-    tokenizer = load_tokenizer(pair / "aligned")
-    ids = token_blocks(recipe.data, tokenizer, 0).ids
-    hidden = {
-        name: cache_hidden(
-            partial(load_bound, pair / name, torch.float32, cpu),
-            name,
-            ids,
-            directory,
-            name=name,
-            dtype=torch.float32,
-            quiet=True,
-        )
-        for name in ("aligned", "base")
-    }
-    bound = load_bound(pair / "aligned", torch.float32, cpu)
-    sites = (
-        *hadamard_sites(bound.family, bound.shape, recipe.transforms),
-        *activation_sites(bound.family, resolve(recipe.scheme, bound.shape.head_dim)),
-    )
-    student = Student(bound, make_plan(bound, recipe.transforms, seed=0), sites, checkpointing=False)
-    lessons = {}
-    for name in ("kl-top", "cal"):
-        objective = make_objective(recipe.with_overrides({"objective.name": name}).objective)
-        teacher = cache_targets(
-            objective, hidden["aligned"], hidden["base"], len(ids), directory, device=cpu, quiet=True
-        )
-        lessons[name] = objective, teacher
     # A few steps need not be better than the start, and are timed all the same.
     # A validation pass costs the same under both objectives and is no step: one sequence, at start and end only.
-    settings = recipe.training.model_copy(
-        update={"steps": STEPS, "evaluate_every": STEPS, "validation_samples": 1, "keep": "last"}
+    learner = EndToEnd(
+        steps=STEPS,
+        batch_size=16,
+        micro_batch_size=16,
+        gradient_checkpointing=False,
+        evaluate_every=STEPS,
+        validation_samples=1,
+        keep="last",
     )
-    times: dict[str, list[float]] = {name: [] for name in lessons}
+    lessons = [
+        inputs_of(directory, recipe.with_overrides({"objective.name": name, "learn": [learner]}))
+        for name in ("kl-top", "cal")
+    ]
+    times: dict[str, list[float]] = {inputs.objective.name: [] for inputs in lessons}
     for _ in range(ROUNDS):
-        for name, (objective, teacher) in lessons.items():
+        for inputs in lessons:
             started = time.perf_counter()
-            fit(student, objective, teacher, ids, settings, seed=0, quiet=True)
-            times[name].append((time.perf_counter() - started) / STEPS)
+            learner.learn(inputs, inputs.student.plan.start({}))
+            times[inputs.objective.name].append((time.perf_counter() - started) / STEPS)
     return times
+
+
+def inputs_of(directory: Path, recipe: Recipe) -> FitInputs:
+    """Return what the recipe's learner is given on the bundled pair."""
+    pair = open_pair(directory / "pair" / "aligned", directory / "pair" / "base")
+    workspace = Workspace(directory / "timed", {})
+    run = Run(pair, recipe, World(), torch.float32, workspace, directory / "cache", load_bound, quiet=True)
+    ids = token_blocks(recipe.data, load_tokenizer(pair.aligned.path), recipe.seed).ids
+    teacher, (student, _) = teach(run, ids), plan_student(run)
+    arguments = block_arguments(student.bound, ids[:1])
+    return FitInputs(student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world, quiet=True)
 
 
 if __name__ == "__main__":
