@@ -48,6 +48,7 @@ class Smoothing(Options):
     name: Literal["smoothing"] = "smoothing"
     block: int = 0
     learnable: ClassVar[bool] = True
+    online: ClassVar[frozenset[Location]] = frozenset()
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         (attention, _), name = subject.bound.branches[self.block], f"block.{self.block}.smoothing"
