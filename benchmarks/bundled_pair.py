@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from caq.reproduce.pairs import bundled, recipe_for
 from caq.run import Run
 from caq.train import EndToEnd, FitInputs
 from caq.walk import block_arguments
-from caq.workspace import Workspace
+from caq.workspace import open_workspace
 from caq.world import World
 
 ROUNDS = 12
@@ -61,39 +62,28 @@ def whole_run(directory: Path, recipe: Recipe) -> tuple[float, float]:
 
 def step_times(directory: Path, recipe: Recipe) -> dict[str, list[float]]:
     """Return seconds a step, per round, by objective."""
+    pair, world = open_pair(directory / "pair" / "aligned", directory / "pair" / "base"), World()
+    ids = token_blocks(recipe.data, load_tokenizer(pair.aligned.path), 0).ids
+    workspace = open_workspace(directory / "steps", {"benchmark": "bundled_pair"}, restart=True)
+    run = Run(pair, recipe, world, torch.float32, workspace, directory / "cache", load_bound, quiet=True)
+    student, _ = plan_student(run)
+    arguments = block_arguments(student.bound, ids[:1])
+    runs = {name: replace(run, recipe=recipe.with_overrides({"objective.name": name})) for name in ("kl-top", "cal")}
+    inputs = {
+        name: FitInputs(student, one.recipe.objective, teach(one, ids), ids, arguments, 0, world, quiet=True)
+        for name, one in runs.items()
+    }
     # A few steps need not be better than the start, and are timed all the same.
     # A validation pass costs the same under both objectives and is no step: one sequence, at start and end only.
-    learner = EndToEnd(
-        steps=STEPS,
-        batch_size=16,
-        micro_batch_size=16,
-        gradient_checkpointing=False,
-        evaluate_every=STEPS,
-        validation_samples=1,
-        keep="last",
-    )
-    lessons = [
-        inputs_of(directory, recipe.with_overrides({"objective.name": name, "learn": [learner]}))
-        for name in ("kl-top", "cal")
-    ]
-    times: dict[str, list[float]] = {inputs.objective.name: [] for inputs in lessons}
+    few = {"steps": STEPS, "evaluate_every": STEPS, "validation_samples": 1, "keep": "last"}
+    (learner,) = (one.model_copy(update=few) for one in recipe.learn if isinstance(one, EndToEnd))
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
-        for inputs in lessons:
+        for name in runs:
             started = time.perf_counter()
-            learner.learn(inputs, inputs.student.plan.start({}))
-            times[inputs.objective.name].append((time.perf_counter() - started) / STEPS)
+            learner.learn(inputs[name], student.plan.start({}))
+            times[name].append((time.perf_counter() - started) / STEPS)
     return times
-
-
-def inputs_of(directory: Path, recipe: Recipe) -> FitInputs:
-    """Return what the recipe's learner is given on the bundled pair."""
-    pair = open_pair(directory / "pair" / "aligned", directory / "pair" / "base")
-    workspace = Workspace(directory / "timed", {})
-    run = Run(pair, recipe, World(), torch.float32, workspace, directory / "cache", load_bound, quiet=True)
-    ids = token_blocks(recipe.data, load_tokenizer(pair.aligned.path), recipe.seed).ids
-    teacher, (student, _) = teach(run, ids), plan_student(run)
-    arguments = block_arguments(student.bound, ids[:1])
-    return FitInputs(student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world, quiet=True)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def _measure(
     keep: bool,
 ) -> tuple[Results, ReferenceStates | None]:
     """Measure one model, which is gone on return; `keep` its states and measure the distance to itself, zero."""
-    model = load(path, compute_dtype(place)).to(place)
+    model = load(path, compute_dtype(place), place)
     if keep:
         states = reference_answers(model, tokenizer, tasks)
     results = evaluate(model, tokenizer, tasks, reference=states, quiet=quiet)

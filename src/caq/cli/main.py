@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from caq.cli.compare import compare
+from caq.cli.libraries import silence_libraries
 from caq.cli.options import (
     BaseOption,
     ChatOption,
@@ -51,6 +53,7 @@ CALIBRATION_HELP = (
 
 def main() -> None:
     """Run the command line; deliberate errors are printed without a traceback."""
+    silence_libraries(os.environ)
     try:
         app()
     except CaqError as error:
@@ -73,7 +76,8 @@ def main() -> None:
 
 
 def _again() -> str:
-    return shlex.join(["caq", *sys.argv[1:]])
+    # --restart would throw away what is kept.
+    return shlex.join(["caq", *(word for word in sys.argv[1:] if word != "--restart")])
 
 
 def _say_wrong(error: CaqError) -> None:

@@ -12,7 +12,7 @@ import typer
 def _no_bars(quiet: bool) -> bool:
     """Turn the libraries' own progress bars off as well; they look here when they are imported, which is later."""
     if quiet:
-        os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     return quiet
 
 

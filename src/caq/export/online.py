@@ -59,7 +59,8 @@ def write_online(directory: Path, online: Online) -> None:
     for number, step in enumerate(online.steps):
         kind, values = _described(step.act)
         tensors = {f"{number}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
-        matrices |= {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+        # Cloned, because safetensors refuses one tensor under two names, as a shared map has.
+        matrices |= {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors.items()}
         plain = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
         place = {"block": step.index, "path": step.path, "location": step.location.value, "inverse": step.inverse}
         steps.append({**place, "kind": kind, "fields": plain})

@@ -192,7 +192,7 @@ def open_judge(named: NamedJudge, device: torch.device) -> Judge:
     local = Path(named.where).is_dir()
     path = resolve(named.where) if local else resolve(named.guard.repository, named.where)
     inspect(path)
-    model = load(path, compute_dtype(device)).to(device)
+    model = load(path, compute_dtype(device), device)
     return guard_judge(named.guard, model, load_tokenizer(path))
 
 

@@ -70,9 +70,7 @@ def load_model(path: Path, place: torch.device) -> PreTrainedModel:
         InvalidInput: Transformers cannot.
     """
     try:
-        model = load(path, compute_dtype(place))
-        # What bitsandbytes packs is placed as it is loaded, and cannot be moved.
-        return model if model.device.type == place.type else model.to(place)
+        return load(path, compute_dtype(place), place)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise InvalidInput([f"{path}: cannot be loaded: {error}"]) from error
 

@@ -150,7 +150,7 @@ def _content(path: object) -> str:
 
 def _reference(grid: Grid, pair: Pair) -> ReferenceStates | None:
     path = pair.aligned.path
-    model = load(path, compute_dtype(grid.place)).to(grid.place)
+    model = load(path, compute_dtype(grid.place), grid.place)
     return reference_answers(model, load_tokenizer(path), grid.tasks, grid.directory / "reference")
 
 
@@ -215,7 +215,7 @@ def _quantized(bench: _Bench, recipe: Recipe, name: str, quiet: bool) -> Results
 
 def _measured(bench: _Bench, directory: Path) -> Results:
     grid = bench.grid
-    model = load(directory, compute_dtype(grid.place)).to(grid.place)
+    model = load(directory, compute_dtype(grid.place), grid.place)
     tokenizer = load_tokenizer(directory)
     results = evaluate(model, tokenizer, grid.tasks, reference=bench.reference(), quiet=True)
     return results if bench.prepared is None else replace(results, abilities=measure(model, tokenizer, bench.prepared))
