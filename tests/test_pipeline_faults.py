@@ -159,7 +159,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "8 quantized already": (quantized_already, "is quantized already"),
     "11 an empty calibration text": (empty_text, r"text\.txt: is empty"),
     "11 a short calibration text": (short_text, r"400 were asked for; add text.*data\.allow_short"),
-    "11 too short to learn from": (too_short_to_validate, r"training\.validation_samples takes 399"),
+    "11 too short to learn from": (too_short_to_validate, r"learning keeps 399 of them for validation"),
 }
 
 
