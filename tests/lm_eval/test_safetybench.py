@@ -32,7 +32,7 @@ from caq.runners.likelihood import scores
 from tests.support.harness import DATA, read_lines
 
 SAFETYBENCH = DATA / "safetybench"
-PAIR = task_directory().parent / "testbed" / "pair"
+PAIR = task_directory().parents[1] / "testbed" / "pair"
 LIMIT = 2
 CATEGORIES = {
     "offensiveness": "Offensiveness",
