@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caq.errors import InvalidInput
+from caq.numerics.options import SCHEMES
 from caq.recipe import (
     PRESETS,
-    SCHEMES,
     DataRecipe,
     ObjectiveRecipe,
     QuantizerRecipe,
