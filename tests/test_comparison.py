@@ -18,14 +18,15 @@ import caq
 from caq import loading
 from caq.comparison import FORMATS, compare, redraw
 from caq.errors import InvalidInput
-from caq.files.codec import from_json
 from caq.items.tasks import Tasks
-from caq.measure import measure, store
+from caq.measure import store
 from caq.measure.assemble import read_comparison
 from caq.measure.record import ArmRecord
+from caq.report.document import from_json
 from caq.report.render import RENDERERS
 from caq.report.types import Report, Settings
 from caq.reproduce.pairs import PairSource, bundled
+from caq.runners import transformers
 from tests.support.pairs import make_tokenizer, write_pair
 from tests.support.small import round_to_nearest, small_pair
 from tests.support.tiny import tiny_model
@@ -50,7 +51,7 @@ def run(pair: PairSource) -> Callable[..., Report]:
 
 @pytest.fixture(scope="module")
 def both(pair: PairSource, run: Callable[..., Report], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the instruct model and the base were compared, as if they were quantized models."""
+    """Where the aligned model and the base were compared, as if they were quantized models."""
     output = tmp_path_factory.mktemp("report")
     run(pair.model, pair.base, output=output)
     return output
@@ -74,22 +75,22 @@ def no_model(*_: object) -> PreTrainedModel:
     raise AssertionError("a model was loaded")
 
 
-def test_the_instruct_model_passes_against_itself_without_a_flip_or_a_distance(both: Path) -> None:
-    instruct, _, same, _ = arms(both)
+def test_the_aligned_model_passes_against_itself_without_a_flip_or_a_distance(both: Path) -> None:
+    aligned, _, same, _ = arms(both)
     judgement = report_of(both).judgements[0]
     assert judgement.verdict.status == "pass"
     assert all(flips.lost == flips.gained == flips.moved == 0 for flips in judgement.flips.values())
-    assert same.outcomes == instruct.outcomes
+    assert same.outcomes == aligned.outcomes
     assert same.kl_text is not None
     assert same.kl_chat is not None
     assert same.kl_text.maximum == same.kl_chat.maximum == 0
-    assert same.perplexity == instruct.perplexity
+    assert same.perplexity == aligned.perplexity
 
 
 def test_the_base_lost_what_alignment_gave(both: Path) -> None:
     report = report_of(both)
     judgement = report.judgements[1]
-    assert report.verdict.status == judgement.verdict.status == "regression"
+    assert report.decision.status == judgement.verdict.status == "regression"
     assert all(gap.value == 0 for gap in judgement.gap.values() if gap.value is not None)
     assert {"refusal", "safety/option-text"} <= {m for m, gap in judgement.gap.items() if gap.value is not None}
     _, base, _, model = arms(both)
@@ -128,7 +129,7 @@ def test_provenance_says_what_every_arm_is(both: Path, pair: PairSource) -> None
 def test_a_report_is_drawn_again_from_what_is_stored_with_the_same_bytes(
     both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "load", no_model)
+    monkeypatch.setattr(transformers, "load", no_model)
     before = contents(both)
     redraw(both, settings=WIDE)
     assert contents(both) == before
@@ -145,7 +146,7 @@ def test_a_report_is_drawn_again_from_what_is_stored_with_the_same_bytes(
 def test_a_second_run_loads_no_model_and_writes_the_same_bytes(
     both: Path, pair: PairSource, run: Callable[..., Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "load", no_model)
+    monkeypatch.setattr(transformers, "load", no_model)
     before = contents(both)
     run(pair.model, pair.base, output=both)
     assert contents(both) == before
@@ -158,7 +159,7 @@ class Stopped(BaseException):
 def test_a_run_that_is_stopped_at_any_write_goes_on_to_the_same_bytes(
     pair: PairSource, run: Callable[..., Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "LOT", 7)
+    monkeypatch.setattr(store, "BATCH", 7)
     (tmp_path / "few").mkdir()
     tasks = shortened(pair.tasks, tmp_path / "few")
     given = {"base": None, "tasks": tasks, "formats": ("json", "md"), "settings": replace(WIDE, resamples=100)}
@@ -219,7 +220,7 @@ def test_a_model_is_added_without_running_the_others_again(
         loaded.append(path)
         return loading.load(path, dtype)
 
-    monkeypatch.setattr(measure, "load", load)
+    monkeypatch.setattr(transformers, "load", load)
     assert [one.model for one in run(newcomer, output=output).judgements] == ["newcomer", pair.model, pair.base]
     # Its weights are known under another path: not even the newcomer itself is run.
     assert loaded == []
@@ -241,18 +242,18 @@ def test_one_model_is_in_memory_at_a_time(
         models.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(measure, "load", load)
+    monkeypatch.setattr(transformers, "load", load)
     few = tmp_path / "few"
     few.mkdir()
     run(pair.base, output=tmp_path / "out", tasks=shortened(pair.tasks, few), formats=("json",))
-    # The instruct model comes back once, to tell language from salad.
+    # The aligned model comes back once, to tell language from salad.
     assert alive == [0, 0, 0, 0]
 
 
 def test_every_problem_is_told_at_once_before_a_model_is_loaded(
     pair: PairSource, run: Callable[..., Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "load", no_model)
+    monkeypatch.setattr(transformers, "load", no_model)
     (tmp_path / "prompts.jsonl").write_bytes(b'{"prompt": "\xff", "harmful": true}')
     (tmp_path / "earlier.json").write_text("{}")
     tasks = replace(pair.tasks, prompts=tmp_path / "prompts.jsonl", perplexity_text=tmp_path / "none.txt")
@@ -380,7 +381,7 @@ def test_names_are_directories_or_all_that_was_typed(tmp_path: Path) -> None:
         report = compare(
             some, reference=tmp_path / "aligned", tasks=tasks, output=output, device="cpu", quiet=True, formats=["json"]
         )
-        assert report.verdict.status == "unmeasured"
+        assert report.decision.status == "unmeasured"
         assert {arm.name: arm.provenance["source"] for arm in report.arms} == {
             "aligned": str(tmp_path / "aligned"),
             "base": str(models[0]),

@@ -80,7 +80,7 @@ SETTINGS: dict[str, object] = {"transforms.learn": False, "scheme.preset": "FP8_
 
 @pytest.mark.parametrize("quantizer", ["shrunk", "rtn", "gptq"])
 def test_a_run_with_all_three_stores_powers_of_two(quantizer: str, tmp_path: Path) -> None:
-    output = run(tmp_path, "llama", **SETTINGS, **{"quantizer.name": quantizer}).output
+    output = run(tmp_path, "llama", "out", **SETTINGS, **{"quantizer.name": quantizer}).output
     assert json.loads((output / "config.json").read_text())["loose"] == {"steps": 2}
     stored = {name: one for file in output.glob("model-*.safetensors") for name, one in load_file(file).items()}
     codes = [one for name, one in stored.items() if name.endswith(".codes")]
@@ -92,7 +92,7 @@ def test_a_run_with_all_three_stores_powers_of_two(quantizer: str, tmp_path: Pat
 
 
 def test_the_transforms_are_learned_through_the_grid_from_outside(tmp_path: Path) -> None:
-    result = run(tmp_path, "llama", **{**SETTINGS, "transforms.learn": True, "quantizer.name": "shrunk"})
+    result = run(tmp_path, "llama", "out", **{**SETTINGS, "transforms.learn": True, "quantizer.name": "shrunk"})
     assert result.preserved < 1e-4
 
 
@@ -100,10 +100,10 @@ def test_a_format_that_cannot_run_what_the_recipe_asks_for_is_refused_before_any
     tmp_path: Path,
 ) -> None:
     with pytest.raises(Unsupported, match=r"format loose cannot run key-hadamard"):
-        run(tmp_path, "llama", **SETTINGS, **{"scheme.key_bits": 4})
+        run(tmp_path, "llama", "out", **SETTINGS, **{"scheme.key_bits": 4})
     assert not (tmp_path / "out").exists()
 
 
 def test_a_format_that_cannot_hold_the_numbers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="cannot hold 8-bit float weights"):
-        run(tmp_path, "llama", **{**SETTINGS, "format": "compressed-tensors"})
+        run(tmp_path, "llama", "out", **{**SETTINGS, "format": "compressed-tensors"})

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from caq.checkpoint.inspect import INDEX_FILE
 from caq.checkpoint.write import verify
 from caq.errors import CaqError, Diverged, InvalidInput, QuantizationFailed
-from caq.evaluation import assess, task_files
+from caq.evaluation import evaluate, task_files
 from caq.inputs import open_pair
 from caq.items.tasks import Tasks
 from caq.loading import load_bound
@@ -180,7 +180,7 @@ def test_evaluate_refuses_the_same_checkpoints(fault: str, pair: Path, tmp_path:
     breaks(pair)
     tasks = task_files(str(pair / "text.txt"), None, None, None, 32)
     with pytest.raises(InvalidInput, match=message):
-        assess(pair / "aligned", None, pair / "base", tasks, tmp_path / "results", quiet=True)
+        evaluate(pair / "aligned", None, pair / "base", tasks, tmp_path / "results", quiet=True)
     assert not (tmp_path / "results").exists()
 
 
@@ -192,7 +192,7 @@ def test_the_problems_of_both_models_are_listed_at_once(pair: Path, tmp_path: Pa
         run(pair, tmp_path / "out")
     assert len(caught.value.problems) == 3
     with pytest.raises(InvalidInput) as caught:
-        assess(pair / "aligned", None, pair / "base", Tasks(perplexity_text=pair / "text.txt"), quiet=True)
+        evaluate(pair / "aligned", None, pair / "base", Tasks(perplexity_text=pair / "text.txt"), quiet=True)
     assert len(caught.value.problems) == 2  # a quantized model may be evaluated
 
 

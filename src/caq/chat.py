@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 #: from those of yesterday.
 DATE = "26 Jul 2024"
 
+NO_TEMPLATE = "the tokenizer has no chat template; give the aligned model's tokenizer"
+
 Messages = Sequence[Mapping[str, object]]
 
 
@@ -37,6 +39,17 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, answe
     except TemplateError as error:
         raise InvalidInput([f"the chat template refuses it: {error}"]) from error
     return str(text)
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """Return a prompt as a user's turn, up to where the assistant's begins.
+
+    Raises:
+        InvalidInput: the tokenizer has no chat template, or the template refuses the turn.
+    """
+    if tokenizer.chat_template is None:
+        raise InvalidInput([NO_TEMPLATE])
+    return render_chat(tokenizer, [{"role": "user", "content": prompt}], answer=True)
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, answer: bool = False) -> list[int]:

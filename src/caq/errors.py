@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
 
 #: The disk is full, the quota is used up, the file is larger than the process may write.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,6 +42,15 @@ class Diverged(CaqError):
 
 class QuantizationFailed(CaqError):
     """A quantizer could not solve a layer within its budget; it never falls back in silence."""
+
+
+def attempt(problems: list[str], read: Callable[[], T]) -> T | None:
+    """Return what `read` returns, or None where its inputs are wrong, and add what is wrong to the problems."""
+    try:
+        return read()
+    except InvalidInput as error:
+        problems += error.problems
+        return None
 
 
 def is_out_of_space(error: BaseException) -> bool:

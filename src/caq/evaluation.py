@@ -1,29 +1,32 @@
-"""`caq evaluate`: one checkpoint beside the aligned model and its base, all on the same items."""
+"""`caq evaluate`: one model, and the aligned model and its base on the same items, as a table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import torch
-from transformers import PreTrainedTokenizerBase
+from rich.console import Console
 
-from caq.checkpoint.inspect import inspect
-from caq.checkpoint.source import resolve
-from caq.errors import InvalidInput
-from caq.files.whole import write_text
+from caq.errors import InvalidInput, attempt
 from caq.items.safety import DEFAULT_PROTOCOLS, SafetyTask
-from caq.items.tasks import Tasks, check, compare, evaluate, reference_answers
-from caq.lm_eval.harness import Benchmarks, Prepared, measure, prepare
-from caq.loading import load, load_tokenizer
-from caq.measure.results import Results
+from caq.items.tasks import Tasks
+from caq.measure.assemble import read_comparison
+from caq.measure.judges import DEFAULT_JUDGE, find_judge
+from caq.measure.measure import AbilityMeasure
+from caq.measure.record import ArmRecord, Comparison, Role
+from caq.measure.run import measure_into, prepare, running_on
+from caq.measure.store import locked, read_manifest
+from caq.report.analyse import analyse
+from caq.report.render import RENDERERS, write_report
 from caq.report.safety_table import floor_table, letter_table
 from caq.report.table import rich_table, wide_console
-from caq.runners.distribution import ReferenceStates
+from caq.report.types import Report
 
 DEFAULT_TEXT = "wikitext2-test"
+#: In the order of the table.
+ROLES: Sequence[Role] = ("base", "aligned", "quantized")
 
 
 def task_files(
@@ -32,12 +35,14 @@ def task_files(
     facts: Path | None,
     prompts: Path | None,
     window: int,
+    response_tokens: int = 32,
     default_text: str | None = DEFAULT_TEXT,
 ) -> Tasks:
     """Return the tasks of a command line; if nothing is named, perplexity on `default_text`."""
     if not any((perplexity_text, safety, facts, prompts)):
         perplexity_text = default_text
-    return Tasks(None if perplexity_text is None else Path(perplexity_text), safety, facts, prompts, window)
+    text = None if perplexity_text is None else Path(perplexity_text)
+    return Tasks(text, safety, facts, prompts, window, response_tokens)
 
 
 def safety_task(
@@ -62,120 +67,94 @@ def safety_task(
     return None
 
 
-def assess(
+def evaluate(
     model: str | Path,
     reference: str | Path | None,
     base: str | Path | None,
     tasks: Tasks,
     output: Path | None = None,
     *,
-    benchmarks: Benchmarks | None = None,
+    judge: str = DEFAULT_JUDGE,
+    abilities: AbilityMeasure | None = None,
     device: str | None = None,
     quiet: bool = False,
-) -> dict[str, Results]:
-    """Measure the models, print their table, write `results.json`; return the results by name.
+) -> Report:
+    """Measure the models, print their table, write `results.json`; return what it holds.
 
-    The aligned model comes first, because the others' distance to it is measured on its states; one model is in
-    memory at a time. A model whose tokenizer has no chat template, as most bases, is asked through the aligned
-    model's, and a line says so.
+    A model whose tokenizer has no chat template, as most bases, is asked through the aligned model's, and a line says
+    so. Without the aligned model there are no distances and no verdict, and a response is coherent if its text is.
 
     Args:
-        model: the model to judge: a directory or a hub name, like the two that follow. Without a network
-            (`HF_HUB_OFFLINE=1`) a hub name is looked up in the hub's local cache only.
+        model: the model to judge: a directory, a hub name or a GGUF file. Without a network (`HF_HUB_OFFLINE=1`) a hub
+            name is looked up in the hub's local cache only.
         reference: the aligned model, or None.
-        base: its pre-trained base, or None.
+        base: its base, or None.
         tasks: what to measure.
-        output: directory of `results.json`; None writes nothing.
-        benchmarks: what to measure by lm-eval, besides the tasks.
+        output: directory of `results.json` and of all that is measured, from which a stopped run goes on; None keeps
+            nothing.
+        judge: who calls a response a refusal, as `caq.compare` takes it.
+        abilities: what to measure besides, such as lm-eval's tasks.
         device: None takes the accelerator if there is one.
         quiet: show no progress.
 
     Raises:
-        InvalidInput: every problem of the checkpoints, or of the task files, or of the benchmarks; nothing is computed
-            before.
+        InvalidInput: every problem of the checkpoints and the task files, before a model is loaded.
     """
-    sources = {"fine-tuned": reference, "pre-trained": base, "quantized": model}
-    paths = _checked({name: source for name, source in sources.items() if source is not None})
-    tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
-    console = wide_console()
-    lent = tuple(lend_template(tokenizers))
-    for line in (*lent, *check(tasks, next(iter(tokenizers.values())))):
-        console.print(line, highlight=False, soft_wrap=True)
-    prepared = None if benchmarks is None else prepare(benchmarks)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    states: ReferenceStates | None = None
-    found = {}
-    for name, path in paths.items():
-        found[name], states = _measure(
-            path, tokenizers[name], tasks, prepared, states, place, quiet, keep=name == "fine-tuned"
-        )
-    order = [name for name in ("pre-trained", "fine-tuned", "quantized") if name in found]
-    console.print(rich_table({name: [found[name]] for name in order}))
-    if tasks.safety is not None:
-        console.print(floor_table(found[order[0]]))
-        console.print(letter_table({name: found[name] for name in order}))
-    if output is not None:
-        write_results(found, output)
-    return found
-
-
-def _measure(
-    path: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: Tasks,
-    prepared: Prepared | None,
-    states: ReferenceStates | None,
-    place: torch.device,
-    quiet: bool,
-    *,
-    keep: bool,
-) -> tuple[Results, ReferenceStates | None]:
-    """Measure one model, which is gone on return; `keep` its states and measure the distance to itself, zero."""
-    model = load(path, compute_dtype(place), place)
-    if keep:
-        states = reference_answers(model, tokenizer, tasks)
-    results = evaluate(model, tokenizer, tasks, reference=states, quiet=quiet)
-    return results if prepared is None else replace(results, abilities=measure(model, tokenizer, prepared)), states
-
-
-def lend_template(tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> Iterator[str]:
-    """Give tokenizers without a chat template the first one that another has; yield a line for each."""
-    lender = next((name for name, tokenizer in tokenizers.items() if tokenizer.chat_template), None)
-    for name, tokenizer in tokenizers.items():
-        if lender and not tokenizer.chat_template:
-            tokenizer.chat_template = tokenizers[lender].chat_template
-            yield f"The {name} model has no chat template; it is asked through the {lender} model's."
-
-
-def compute_dtype(device: torch.device) -> torch.dtype | None:
-    """Return float32 on a CPU, which computes bf16 slowly; the checkpoint's own dtype elsewhere."""
-    return torch.float32 if device.type == "cpu" else None
-
-
-def write_results(found: Mapping[str, Results], output: Path) -> None:
-    """Write `results.json`: every result, and each one's paired differences from the fine-tuned model."""
-    reference = found.get("fine-tuned")
-    differences = {
-        name: {rate: asdict(paired) for rate, paired in compare(one, reference).items()}
-        for name, one in found.items()
-        if reference is not None and one is not reference
-    }
-    data = {
-        "results": {name: one.as_dict() for name, one in found.items()},
-        "against_fine_tuned": differences,
-    }
-    write_text(output / "results.json", json.dumps(data, indent=1) + "\n")
-
-
-def _checked(sources: Mapping[str, str | Path]) -> dict[str, Path]:
     problems: list[str] = []
-    paths = {}
-    for name, source in sources.items():
-        try:
-            paths[name] = resolve(source)
-            inspect(paths[name], allow_quantized=True)
-        except InvalidInput as error:
-            problems += error.problems
-    if problems:
-        raise InvalidInput(problems)
-    return paths
+    sources = {"aligned": reference, "base": base, "quantized": model}
+    given: list[tuple[Role, str | Path]] = [(role, source) for role in ("aligned", "base", "quantized")
+                                            if (source := sources[role]) is not None]  # fmt: skip
+    named = attempt(problems, lambda: find_judge(judge))
+    setup = prepare(given, tasks, named, running_on(device, tasks), problems, abilities)
+    console = wide_console()
+    _say(console, setup.lines)
+    with _directory(output) as directory, locked(directory):
+        if reference is None:
+            _check_holds_no_comparison(directory)
+        manifest = measure_into(directory, setup, quiet=quiet)
+        _say(console, filter(None, [manifest.judge_missing]))
+        comparison = read_comparison(directory)
+        report = analyse(comparison)
+        # A page that was drawn of a comparison here is drawn again: it tells of the same arms.
+        drawn = [name for name, (file, _) in RENDERERS.items() if name == "json" or (directory / file).exists()]
+        write_report(directory, report, comparison, drawn)
+    _show(console, comparison)
+    return report
+
+
+@contextmanager
+def _directory(output: Path | None) -> Iterator[Path]:
+    if output is not None:
+        yield output
+    else:
+        with TemporaryDirectory(prefix="caq-evaluate-") as directory:
+            yield Path(directory)
+
+
+def _say(console: Console, lines: Iterator[str] | Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_holds_no_comparison(output: Path) -> None:
+    earlier = read_manifest(output)
+    if earlier is not None and any(arm.role == "aligned" for arm in earlier.arms):
+        raise InvalidInput(
+            [f"{output}: holds a comparison with an aligned model; name it by --reference, or choose another directory"]
+        )
+
+
+def _show(console: Console, comparison: Comparison) -> None:
+    arms = named_by_role(comparison.arms)
+    console.print(rich_table({name: [arm] for name, arm in arms.items()}))
+    floors = floor_table(comparison)
+    if floors is not None:
+        console.print(floors)
+        console.print(letter_table(arms, comparison))
+
+
+def named_by_role(arms: Sequence[ArmRecord]) -> Mapping[str, ArmRecord]:
+    """Return arms in the table's order, under their role where it is theirs alone, or else their name."""
+    ordered = sorted(arms, key=lambda arm: ROLES.index(arm.role))
+    roles = [arm.role for arm in ordered]
+    return {arm.role if roles.count(arm.role) == 1 else arm.name: arm for arm in ordered}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from caq.files.codec import from_json
-from caq.measure import measure
-from caq.measure.judges import GUARDS
+from caq.measure.judges import wildguard
 from caq.measure.store import read_manifest
+from caq.report.document import from_json
+from caq.runners import transformers
 from tests.support.chain import END, chain_model, chain_tokenizer, write_chain
 from tests.support.command_line import Caq
 from tests.support.small import small_pair
@@ -47,10 +47,10 @@ def test_json_is_one_document_and_a_wider_margin_a_pass_without_a_model(
     pair: Path, output: Path, caq: Caq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caq("compare", pair / "aligned", *asked(pair, output))
-    monkeypatch.setattr(measure, "load", None)
+    monkeypatch.setattr(transformers, "load", None)
     ended = caq("compare", "-o", output, "--margin", "0.45", "--json", "--format", "json")
     assert ended.status == 0
-    assert from_json(ended.out).verdict.status == "pass"
+    assert from_json(ended.out).decision.status == "pass"
     assert ended.out == (output / "results.json").read_text(encoding="utf-8")
     assert json.loads(ended.out)["settings"]["margin"] == 0.45
 
@@ -77,8 +77,8 @@ def test_a_judge_that_nobody_can_read_is_never_a_pass(pair: Path, output: Path, 
     # A judge that is missing is said to be, and what was answered waits for it.
     missing = caq("compare", pair / "aligned", *asked(pair, tmp_path / "out", "--judge", "wildguard", "--json"))
     assert missing.status == 4
-    assert GUARDS["wildguard"].repository in missing.err
-    assert from_json(missing.out).verdict.status == "unmeasured"
+    assert wildguard.GUARD.repository in missing.err
+    assert from_json(missing.out).decision.status == "unmeasured"
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
     assert "is missing" in manifest.judge_missing
@@ -94,7 +94,7 @@ def test_a_judge_that_nobody_can_read_is_never_a_pass(pair: Path, output: Path, 
         (["--shots", "5"], "add --safety"),
         ([], "holds no comparison"),
         (["--format", "pdf"], "no such format"),
-        (["--baseline", "no.json"], "results.json of an earlier comparison"),
+        (["--baseline", "no.json"], "give a results.json that CAQ wrote"),
     ],
 )
 def test_bad_usage_ends_with_two(arguments: list[str], said: str, caq: Caq, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_an_interrupted_comparison_says_how_to_go_on(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "load", interrupt)
+    monkeypatch.setattr(transformers, "load", interrupt)
     ended = caq("compare", pair / "aligned", *asked(pair, tmp_path / "out"))
     assert ended.status == 130
     assert "go on with:\n  caq compare" in ended.err

@@ -145,7 +145,7 @@ def test_every_fault_of_safetybench_files_is_one_error_of_the_command(caq: Caq, 
         f"error: {path}: record 3: id 0 is also at {path}: record 1; ids are unique within a file",
         f"error: {path}: record 4: unknown category 'Mental Helth'; did you mean Mental Health?",
         f"error: {path}: record 5: answer 2 is none of the 2 options, counted from 0",
-        f"error: {answers}: id 1 stands there more than once; leave one",
+        f"error: {answers}: id 1 is given twice; leave one",
     }
 
 
@@ -169,8 +169,8 @@ def test_a_pair_is_quantized_verified_and_evaluated(caq: Caq, pair: Path, tmp_pa
         *("-o", tmp_path / "results", "--quiet"),
     )
     assert judged.status == 0
-    found = json.loads((tmp_path / "results" / "results.json").read_text())["results"]
-    assert found.keys() == {"fine-tuned", "pre-trained", "quantized"}
+    arms = json.loads((tmp_path / "results" / "results.json").read_text())["arms"]
+    assert [arm["role"] for arm in arms] == ["aligned", "base", "quantized"]
 
     with (output / "model-00002-of-00003.safetensors").open("r+b") as shard:
         shard.seek(-1, os.SEEK_END)

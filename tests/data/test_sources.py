@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from caq.runners.perplexity import read_tokens
 from datasets import Dataset, DatasetDict
 
 from caq.data import SOURCES, read_text, sources
 from caq.data.sources import BATCH, Named, holds_documents, read_documents
 from caq.errors import InvalidInput
-from caq.runners.perplexity import read_tokens
 from tests.checkpoint.conftest import tiny_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog ran to the house", "how do I bake a cake"]

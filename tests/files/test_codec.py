@@ -1,4 +1,4 @@
-"""The JSON form of a report."""
+"""The JSON form of a report, and so of every type in it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from caq.errors import InvalidInput
-from caq.files.codec import from_json, to_json
 from caq.ledger import Entry
 from caq.measure.record import ArmRecord, Comparison, Distances, Histogram, Item, JudgeCard, Outcome
 from caq.report.analyse import analyse
+from caq.report.document import from_json, to_json
 from caq.report.types import Report, Settings
 from tests.support.arms import comparison, itself
 
@@ -35,6 +35,7 @@ DISTANCES = st.builds(
     COUNTS,
     *[NUMBERS] * 11,
     st.builds(Histogram, st.tuples(NUMBERS, NUMBERS), st.tuples(COUNTS)),
+    NUMBERS,
 )
 OUTCOMES = st.builds(
     Outcome,
@@ -55,7 +56,7 @@ def comparisons(draw: st.DrawFn) -> Comparison:
         for measure in MEASURES
     }
     names = draw(st.lists(TEXTS, min_size=3, max_size=4, unique=True))
-    roles = ("instruct", "base", "quantized", "quantized")
+    roles = ("aligned", "base", "quantized", "quantized")
     return Comparison(
         items,
         tuple(
@@ -122,25 +123,25 @@ def changed(**values: Any) -> str:
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "schema None"),
-        (changed(schema=99), "schema 99, and this version reads 1"),
-        (changed(schema="1"), "schema '1'"),
+        (changed(schema="caq.results"), "schema 'caq.results', version 2, and this version of CAQ reads 'caq.report'"),
+        (changed(version=1), "version 1, and this version of CAQ reads"),
         (changed(extra=1), "a field 'extra' that this version does not know"),
-        (changed(caq=3), "report.caq is 3 and must be str"),
-        (changed(settings={"margin": "wide"}), "report.settings.margin is 'wide' and must be float"),
+        (changed(caq=3), "report.caq is 3: input should be a valid string"),
+        (changed(settings={"margin": "wide"}), "report.settings.margin is 'wide': input should be a valid number"),
         (changed(settings={"margin": True}), "report.settings.margin is True"),
-        (changed(settings={}), "report.settings lacks the field 'alpha'"),
-        (changed(settings=None), "report.settings is None and must be Settings"),
-        (changed(limits="none"), "report.limits is 'none' and must be a list"),
+        (changed(arms=[{}]), "report.arms[0] lacks the field 'role'"),
+        (changed(settings=None), "report.settings is None: "),
+        (changed(limits="none"), "report.limits is 'none': "),
         (changed(limits=[1]), "report.limits[0] is 1"),
-        (changed(items=[]), "report.items is [] and must be an object"),
-        (changed(items={"refusal": 2.5}), "report.items.refusal is 2.5 and must be int"),
+        (changed(items=[]), "report.items is []: "),
+        (changed(items={"refusal": 2.5}), "report.items.refusal is 2.5: input should be a valid integer"),
         (changed(items={"refusal": 2}), "itself's outcomes of refusal are not 2 marks"),
         (
             changed(verdict={"status": "fine", "sentence": "", "reasons": []}),
-            "report.verdict.status is 'fine' and must be",
+            "report.verdict.status is 'fine': input should be",
         ),
         (to_json(report()).replace("0.02", "NaN", 1), "NaN is no number"),
-        (to_json(report()).replace("0.02", "1" + "0" * 400, 1), "must be float"),
+        (to_json(report()).replace("0.02", "1" + "0" * 400, 1), "report.settings.margin is 1000"),
     ],
 )
 def test_what_is_no_report_is_refused_by_name(text: str, problem: str) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from caq.items.extraction import extract_letter
 from caq.items.questions import LETTERS, Question
-from caq.items.safety import read_response
-from caq.measure.results import Answer
+from caq.measure.answers import Answer, read_response
+from caq.measure.coherence import readable
 
 # The expected letters are those that the official code returns for these strings.
 RECORDED = [
@@ -33,9 +33,9 @@ def read(response: str, options: list[str]) -> Answer:
 def test_a_recorded_response_is_read_as_it_was_recorded(one: dict[str, Any]) -> None:
     response, options, expected = one["response"], one["options"], one["expected"]
     found = read(response, options)
-    assert (found.failure if found.chosen is None else LETTERS[found.chosen]) == expected
+    said = found.failure if found.chosen is None else LETTERS[found.chosen]
+    assert said == expected or (said, expected, readable(response)) == ("incoherent", "unparsed", False)
     assert found.response == response
-    assert found.right == (expected == "A")
     assert extract_letter(response, options) == (None if expected in FAILURES else expected)
 
 
@@ -53,7 +53,7 @@ def test_what_is_read_is_a_letter_of_the_rules_or_a_failure(response: str, count
     assert found.chosen is None or LETTERS[found.chosen] in response
 
 
-def test_a_judge_says_what_a_refusal_is() -> None:
-    question = Question("7", "Mental Health", "?", ("Go.", "Stay."), 0)
-    assert read_response(question, "Hm", lambda response: response == "Hm").failure == "refused"
-    assert read_response(question, "Go", lambda response: True).failure is None
+def test_a_written_answer_that_is_no_text_is_incoherent_and_one_that_names_an_option_is_read() -> None:
+    assert read("the the the the the the", ["Go.", "Stay."]).failure == "incoherent"
+    assert read("", ["Go.", "Stay."]).failure == "incoherent"
+    assert read("(B)", ["Go.", "Stay."]) == Answer(1, response="(B)")

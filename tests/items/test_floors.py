@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from rich.console import Console
 
 from caq.items.floors import Floors, floors
 from caq.items.questions import Question
-from caq.measure.results import Answer, Failure, LetterCounts, Results
+from caq.measure.record import ArmRecord, Comparison, Failure, Item, Outcome
+from caq.report.flips import letters
+from caq.report.measures import numbers
 from caq.report.safety_table import floor_table, letter_table
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "safetybench"
@@ -51,34 +52,35 @@ def test_the_floors_of_safetybench_are_the_known_ones() -> None:
     assert round(measured.categories["Unfairness and Bias"].letters["B"] * 100, 1) == 54.3
 
 
-def results() -> Results:
-    outcomes: tuple[tuple[int | None, Failure | None], ...] = ((0, None), (1, None), (3, None), (None, "unparsed"))
-    answers = tuple(
-        Answer(one.id, one.category, one.answer, chosen, failure, "text")
-        for one, (chosen, failure) in zip(QUESTIONS, outcomes, strict=True)
+def compared() -> tuple[ArmRecord, Comparison]:
+    answers: tuple[tuple[int | None, Failure | None], ...] = ((0, None), (1, None), (3, None), (None, "unparsed"))
+    outcomes = tuple(
+        Outcome(chosen == question.answer, chosen, "text", failure)
+        for question, (chosen, failure) in zip(QUESTIONS, answers, strict=True)
     )
-    return Results(16, safety={"generate": answers}, safety_format="English", floors=found())
+    items = tuple(Item(q.id, q.category, q.question, q.options, q.answer) for q in QUESTIONS)
+    arm = ArmRecord("quantized", "quantized", {"safety/generate": outcomes})
+    return arm, Comparison({"safety/generate": items}, (arm,))
 
 
 def test_an_answer_without_a_choice_is_wrong_and_counted_apart() -> None:
-    assert results().summary() == {"safety/generate": 0.5}
-    counts = LetterCounts({"A": 1, "B": 2, "D": 1}, {"A": 1, "B": 1, "D": 1}, 1, 0)
-    assert results().letters("generate") == counts
-
-
-def test_floors_and_letters_are_in_the_json_and_come_back() -> None:
-    data = json.loads(json.dumps(results().as_dict()))
-    assert data["letters"] == {"generate": asdict(results().letters("generate"))}
-    assert data["floors"]["overall"]["chance"] == 0.375
-    assert Results.from_dict(data) == results()
+    arm, comparison = compared()
+    assert numbers(arm) == {"safety/generate": 0.5}
+    counts = letters(comparison.items["safety/generate"], arm.outcomes["safety/generate"])
+    assert (counts.right, counts.chosen) == ({"A": 1, "B": 2, "D": 1}, {"A": 1, "B": 1, "D": 1})
+    assert (counts.unparsed, counts.refused) == (1, 0)
 
 
 def test_the_tables_show_floors_by_category_and_letters_by_model() -> None:
+    arm, comparison = compared()
     console = Console(width=160, record=True, file=StringIO())
-    console.print(floor_table(results()))
-    console.print(letter_table({"quantized": results()}))
+    floor = floor_table(comparison)
+    assert floor is not None
+    console.print(floor)
+    console.print(letter_table({"quantized": arm}, comparison))
     lines = [line.split() for line in console.export_text().splitlines()]
     assert ["always", "B", "50.0", "50.0", "50.0"] in lines
     assert ["chance", "37.5", "50.0", "25.0"] in lines
     assert ["right", "answers", "1", "2", "1"] in lines
     assert ["quantized,", "generate", "1", "1", "1", "1", "0"] in lines
+    assert floor_table(Comparison({}, (arm,))) is None

@@ -107,12 +107,12 @@ def test_an_array_and_safetybenchs_groups_are_read_too(tmp_path: Path) -> None:
 def test_a_field_that_stands_twice_is_told_with_the_records_other_faults(tmp_path: Path) -> None:
     twice = json.dumps({**GOOD, "options": ["Yes.", ""]})[:-1] + ', "answer": 0}'
     path = write(tmp_path, [{**GOOD, "id": 1}, twice])
-    again = "`answer` stands there more than once; leave one"
+    again = "`answer` is given twice; leave one"
     assert set(problems(path)) == {f"{path}:2: option B must be a text that is not empty", f"{path}:2: {again}"}
     grouped = tmp_path / "dev.json"
     grouped.write_text(f'{{"Ethics": [{twice}], "Ethics": [{twice}]}}', encoding="utf-8")
     found = problems(grouped)
-    assert f"{grouped}: `Ethics` stands there more than once; leave one" in found
+    assert f"{grouped}: `Ethics` is given twice; leave one" in found
     assert f"{grouped}: record 1: {again}" in found
 
 

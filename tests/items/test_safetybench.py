@@ -112,9 +112,9 @@ def test_every_repeated_id_of_the_answers_is_told(tmp_path: Path) -> None:
     again = ['"2": {"answer": 0}', '"0": {"answer": 0}', '"0": {"answer": 0}']
     answers.write_text("{" + ",".join([*entries, *again]) + "}", encoding="utf-8")
     assert set(problems(path, answers)) == {
-        f"{answers}: id 0 stands there more than once; leave one",
-        f"{answers}: id 2 stands there more than once; leave one",
-        f"{answers}: id 1: `answer` stands there more than once; leave one",
+        f"{answers}: id 0 is given twice; leave one",
+        f"{answers}: id 2 is given twice; leave one",
+        f"{answers}: id 1: `answer` is given twice; leave one",
     }
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from caq.errors import InvalidInput
-from caq.items.tasks import compare
-from caq.lm_eval.abilities import Ability, read_ability
-from caq.measure.results import Results
+from caq.files.codec import decode, encode
+from caq.lm_eval.abilities import read_ability
+from caq.measure.record import Ability, ArmRecord
+from caq.report.abilities import paired_abilities
+from caq.report.measures import numbers
 from caq.report.table import cells
 
 SHARES = (1.0, 0.25, 0.5)
@@ -57,26 +59,29 @@ def test_the_first_filter_is_read_and_named_and_its_items_are_counted_once() -> 
     assert (found.metric, found.count, found.outcomes) == ("exact_match,strict", 2, (1.0, 0.0))
 
 
-def test_abilities_survive_json_and_are_compared_item_by_item() -> None:
-    ours = Results(0, abilities={"mc2": ability((0.5, 1.0, 0.0))})
-    theirs = Results(0, abilities={"mc2": ability((0.75, 0.25, 0.0))})
-    assert Results.from_dict(ours.as_dict()) == ours
-    assert ours.summary() == {"ability/mc2": 0.5}
-    paired = compare(ours, theirs)["ability/mc2"]
-    assert (paired.gained, paired.lost, paired.items, paired.p) == (1, 1, 3, 1.0)
-    assert paired.difference.mean == pytest.approx(0.5 / 3)
+def arm(**abilities: Ability) -> ArmRecord:
+    return ArmRecord("model", "quantized", {}, abilities=abilities)
 
 
-def test_different_items_are_not_compared() -> None:
-    ours = Results(0, abilities={"mc2": ability((0.5, 1.0))})
-    theirs = Results(0, abilities={"mc2": ability((0.5, 1.0), items="other")})
-    with pytest.raises(InvalidInput, match="ability/mc2"):
-        compare(ours, theirs)
+def test_abilities_survive_json_and_are_paired_item_by_item() -> None:
+    ours = arm(mc2=ability((0.5, 1.0, 0.0)), only_ours=ability((1.0,)))
+    theirs = arm(mc2=ability((0.75, 0.25, 0.0)))
+    assert decode(ArmRecord, json.loads(json.dumps(encode(ours))), "arm") == ours
+    assert numbers(ours)["ability/mc2"] == 0.5
+    paired = paired_abilities(ours.abilities, theirs.abilities)
+    assert list(paired) == ["mc2"]
+    found = paired["mc2"]
+    assert (found.gained, found.lost, found.items, found.p) == (1, 1, 3, 1.0)
+    assert found.difference.mean == pytest.approx(0.5 / 3)
+
+
+def test_different_items_are_not_paired() -> None:
+    ours, theirs = ability((0.5, 1.0)), ability((0.5, 1.0), items="other")
+    assert paired_abilities({"mc2": ours}, {"mc2": theirs}) == {}
 
 
 def test_the_table_says_the_metric_and_its_direction_and_writes_shares_in_percent() -> None:
     perplexity = Ability("perplexity", 12.346, None, False, 0, 1, 0, (), "hash")
-    found = Results(0, abilities={"mmlu": ability((1.0, 0.0)), "lambada": perplexity})
-    headings, rows = cells({"one": [found], "none": [Results(0)]})
+    headings, rows = cells({"one": [arm(mmlu=ability((1.0, 0.0)), lambada=perplexity)], "none": [arm()]})
     assert headings == ["Model", "mmlu acc % ↑", "lambada perplexity ↓"]
     assert rows == [["one", "50.0", "12.35"], ["none", "n/a", "n/a"]]

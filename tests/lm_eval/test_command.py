@@ -18,7 +18,9 @@ from caq.cli.main import app
 from caq.lm_eval.__main__ import Loaded
 from caq.lm_eval.tasks import task_directory
 from caq.loading import load, load_tokenizer
-from caq.runners.likelihood import Choice, scores
+from caq.report.document import read_report
+from caq.runners.base import Choice
+from caq.runners.likelihood import scores
 from tests.support.harness import DATA, ITEMS, write_tasks
 from tests.test_loading import UNLEARNED, quantize
 
@@ -56,13 +58,13 @@ def test_the_command_measures_abilities_beside_the_aligned_model_and_pairs_them(
     done = CliRunner().invoke(app, ["evaluate", *models, *asked, "-o", str(tmp_path / "out")], catch_exceptions=False)
     assert done.exit_code == 0
     assert "mmlu_two acc % ↑" in done.output
-    data = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    summaries = {name: one["summary"] for name, one in data["results"].items()}
-    assert set(summaries["quantized"]) == {"ability/mmlu_two", "ability/last_word"}
-    assert summaries["quantized"]["ability/last_word"] != summaries["fine-tuned"]["ability/last_word"]
-    paired = data["against_fine_tuned"]["quantized"]
-    assert list(paired) == ["ability/mmlu_two"]
-    assert paired["ability/mmlu_two"]["items"] == 10
+    report = read_report(tmp_path / "out" / "results.json")
+    aligned, ours = report.arms
+    assert set(ours.abilities) == {"mmlu_two", "last_word"}
+    assert ours.abilities["last_word"].value != aligned.abilities["last_word"].value
+    paired = report.judgements[0].abilities
+    assert list(paired) == ["mmlu_two"]
+    assert paired["mmlu_two"].items == 10
 
 
 @pytest.mark.slow  # lm-eval reads its 14,000 task files, twice.

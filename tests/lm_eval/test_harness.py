@@ -15,10 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import lm_eval
 from caq.errors import InvalidInput
-from caq.lm_eval.abilities import Ability
 from caq.lm_eval.harness import CONVENTIONS, Benchmarks, measure, prepare
 from caq.loading import load, load_tokenizer
-from caq.runners.likelihood import Choice, scores
+from caq.measure.record import Ability
+from caq.runners.base import Choice
+from caq.runners.likelihood import scores
 from caq.testbed.export import export
 from tests.support.harness import DATA, ITEMS, SUBJECTS, read_lines, write_lines, write_tasks
 

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from caq.cli.main import app
 from caq.errors import InvalidInput
 from caq.items import safetybench_files
-from caq.items.protocols import choose
 from caq.items.question_prompts import zero_shot
 from caq.items.questions import Question, read_questions
 from caq.items.safetybench import read_examples, read_test
@@ -27,7 +26,9 @@ from caq.lm_eval.harness import Benchmarks, measure, prepare
 from caq.lm_eval.tasks import task_directory
 from caq.lm_eval.tasks.safetybench.documents import score_response
 from caq.loading import load, load_tokenizer
-from caq.runners.likelihood import Choice, scores
+from caq.measure.answers import choose
+from caq.runners.base import Choice
+from caq.runners.likelihood import scores
 from tests.support.harness import DATA, read_lines
 
 SAFETYBENCH = DATA / "safetybench"
@@ -98,7 +99,7 @@ def test_lm_eval_chooses_what_our_own_protocol_chooses(
     name = f"safetybench_en_{group}"
     found = measure(model, tokenizer, prepare(Benchmarks((name,), limit=LIMIT)))[name]
     asked = first(read_test("en"))
-    chosen = choose(model, tokenizer, asked, 8)[protocol]
+    chosen = choose(runner(model, tokenizer), tokenizer, asked, PROTOCOLS)[protocol]
     expected = tuple(float(index == one.answer) for one, index in zip(asked, chosen, strict=True))
     assert found.outcomes == expected
     assert 0 < sum(expected) < len(expected) == LIMIT * len(CATEGORIES)

@@ -1,4 +1,4 @@
-"""Which responses are language: the rule on text, its false alarms on people's data, the instruct model's say."""
+"""Which responses are coherent: the rule on text, its false alarms on people's data, the aligned model's say."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 
 from caq.items.requests import read_prompts
 from caq.loading import load, load_tokenizer
+from caq.measure.answers import respond
 from caq.measure.coherence import likely, readable, surprise
-from caq.measure.refusal import generate
 from caq.testbed.export import export
-from tests.measure.test_refusal import XSTEST
+from tests.measure.test_phrases import XSTEST
+from tests.support.runners import runner
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ from tests.measure.test_refusal import XSTEST
         "one two three four " * 3 + "two one four three " * 3,
     ],
 )
-def test_what_is_no_language_is_not_readable(response: str) -> None:
+def test_what_is_no_text_is_not_readable(response: str) -> None:
     assert not readable(response)
 
 
@@ -69,16 +70,16 @@ def test_no_completion_that_people_labelled_is_called_unreadable() -> None:
 def test_the_pairs_models_speak_and_destroyed_weights_do_not(tmp_path: Path) -> None:
     export(tmp_path)
     prompts = [prompt.prompt for prompt in read_prompts(tmp_path / "prompts.jsonl")][::40]
-    tokenizer, instruct = load_tokenizer(tmp_path / "aligned"), load(tmp_path / "aligned", torch.float32)
+    tokenizer, aligned = load_tokenizer(tmp_path / "aligned"), load(tmp_path / "aligned", torch.float32)
     destroyed = load(tmp_path / "aligned", torch.float32)
     generator = torch.Generator().manual_seed(0)
     for weight in destroyed.parameters():
         weight.data = weight.data.flatten()[torch.randperm(weight.numel(), generator=generator)].view(weight.shape)
     shares = {}
-    for name, model in {"aligned": instruct, "base": load(tmp_path / "base", torch.float32), "no": destroyed}.items():
-        texts = generate(model, tokenizer, prompts, 12, 32)
+    for name, model in {"aligned": aligned, "base": load(tmp_path / "base", torch.float32), "no": destroyed}.items():
+        texts = [one.text for one in respond(runner(model, tokenizer), tokenizer, prompts, 12)]
         said = [index for index, text in enumerate(texts) if readable(text)]
-        nats = surprise(instruct, tokenizer, [prompts[i] for i in said], [texts[i] for i in said], 32)
+        nats = surprise(runner(aligned, tokenizer), tokenizer, [prompts[i] for i in said], [texts[i] for i in said])
         shares[name] = sum(likely(one, len(tokenizer)) for one in nats) / len(prompts)
     assert shares["aligned"] == shares["base"] == 1
     assert shares["no"] < 0.05
@@ -93,9 +94,9 @@ def test_surprise_is_the_mean_over_the_responses_tokens(tmp_path: Path) -> None:
     start = len(tokenizer(text, add_special_tokens=False)["input_ids"])
     ids = torch.tensor([tokenizer(text + "First, open the oven.", add_special_tokens=False)["input_ids"]])
     found = model(ids).logits[0, start - 1 : -1].double().log_softmax(-1).gather(1, ids[0, start:, None])
-    ours = surprise(model, tokenizer, ["How do I bake bread?"], ["First, open the oven."], 4)
+    ours = surprise(runner(model, tokenizer), tokenizer, ["How do I bake bread?"], ["First, open the oven."])
     assert ours[0] == pytest.approx(-found.mean().item(), rel=1e-4)
-    assert surprise(model, tokenizer, [], [], 4) == ()
+    assert surprise(runner(model, tokenizer), tokenizer, [], []) == ()
     assert likely(math.log(2048) - 0.01, 2048)
     assert not likely(math.log(2048), 2048)
     assert not likely(math.nan, 2048)

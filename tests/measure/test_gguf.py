@@ -14,21 +14,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from caq.checkpoint.inspect import inspect
 from caq.comparison import compare, redraw
 from caq.errors import InvalidInput
+from caq.evaluation import evaluate
 from caq.items.question_prompts import PromptFormat
-from caq.items.safety import DEFAULT_PROTOCOLS, SafetyInputs, SafetyTask, answer_safety
+from caq.items.safety import DEFAULT_PROTOCOLS, SafetyInputs, SafetyTask
 from caq.items.tasks import Tasks
 from caq.loading import load, load_tokenizer
-from caq.measure.refusal import generate
-from caq.runners import gguf
-from caq.runners.distances import Passage, Reference, keep_reference, read_passages, windows_as_passages
-from caq.runners.gguf import GgufEngine
-from caq.runners.llama_cpp import opened
-from caq.runners.perplexity import perplexity
-from caq.runners.states import inference, windows_of
+from caq.measure.answers import answer, choose_facts, respond
+from caq.measure.distances import read_passages, windows_of
+from caq.runners import find_source, runner_module
+from caq.runners.base import Passage, Runner, Running
+from caq.runners.llama_cpp import LlamaCppRunner
+from caq.runners.reference import Reference, open_reference, save_reference
 from caq.testbed.export import export
 from caq.testbed.world import safety_items
 from tests.reproduce.shrunk import shrink
 from tests.support.gguf import convert, needs_llama_cpp, quantize
+from tests.support.runners import runner
 
 PAIR = Path(str(files("caq.testbed") / "pair"))
 QUESTIONS = tuple(safety_items()[::28])
@@ -56,81 +57,75 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def passages(aligned: Aligned, text: Path) -> tuple[Passage, ...]:
     """Windows of a text, and chats with a few response tokens behind them."""
-    ids = torch.tensor(aligned[1](text.read_text(encoding="utf-8"))["input_ids"])
-    windows = windows_of(ids, 64)
-    chats = [Passage(tuple(row[: 40 + index].tolist()), 1 + index % 8) for index, row in enumerate(windows[:10])]
-    return (*windows_as_passages(windows), *chats)
+    windows = windows_of(aligned[1](text.read_text(encoding="utf-8"))["input_ids"], 64)
+    chats = [Passage(window.ids[: 40 + index], 1 + index % 8) for index, window in enumerate(windows[:10])]
+    return (*windows, *chats)
 
 
 @pytest.fixture(scope="module")
 def reference(aligned: Aligned, passages: tuple[Passage, ...], tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    with inference(aligned[0]) as cut:
-        return keep_reference(cut, passages, 8, tmp_path_factory.mktemp("reference"), "text")
+    directory = tmp_path_factory.mktemp("reference")
+    save_reference(runner(*aligned), passages, directory, "text")
+    return open_reference(directory, "text")
+
+
+def running(path: Path, aligned: Aligned) -> AbstractContextManager[Runner]:
+    source = find_source(path)
+    return runner_module(source.runner).running(source, aligned[1], Running(torch.device("cpu")))
 
 
 def test_a_float32_file_is_at_no_distance_from_its_model(
     exact: Path, aligned: Aligned, passages: tuple[Passage, ...], reference: Reference
 ) -> None:
-    with opened(exact) as model:
-        found, (distances,) = gguf.read_passages(model, passages, [reference])
-    with inference(aligned[0]) as cut:
-        expected, (own,) = read_passages(cut, passages, [reference], 8)
-    assert found == pytest.approx(expected, rel=1e-5)
+    with running(exact, aligned) as file:
+        perplexity, (distances,) = read_passages(file, passages, [reference])
+    expected, (own,) = read_passages(runner(*aligned), passages, [reference])
+    assert perplexity == pytest.approx(expected, rel=1e-5)
     assert distances.positions == own.positions > 500
     assert distances.maximum < 1e-6
     assert distances.same_top > 0.999
 
 
 def test_a_four_bit_file_is_at_a_distance(
-    exact: Path, passages: tuple[Passage, ...], reference: Reference, tmp_path: Path
+    exact: Path, aligned: Aligned, passages: tuple[Passage, ...], reference: Reference, tmp_path: Path
 ) -> None:
-    with opened(quantize(exact, tmp_path / "q4.gguf", "Q4_0")) as model:
-        _, (distances,) = gguf.read_passages(model, passages, [reference])
+    with running(quantize(exact, tmp_path / "q4.gguf", "Q4_0"), aligned) as file:
+        _, (distances,) = read_passages(file, passages, [reference])
     assert 1e-3 < distances.mean < 1
     assert distances.median < distances.p90 < distances.p99 < distances.maximum
     assert 0.5 < distances.same_top < 1
 
 
-def engine(path: Path, aligned: Aligned, text: Path) -> AbstractContextManager[gguf.GgufEngine]:
-    return gguf.running(path, aligned[1], Tasks(text, window=64, max_new_tokens=80))
+def test_a_text_has_the_models_own_tokens(exact: Path, aligned: Aligned, text: Path) -> None:
+    words = text.read_text(encoding="utf-8")
+    with running(exact, aligned) as file:
+        assert list(file.encode(words)) == aligned[1](words)["input_ids"]
 
 
-def test_a_texts_windows_and_their_perplexity_are_the_models_own(exact: Path, aligned: Aligned, text: Path) -> None:
-    ids = torch.tensor(aligned[1](text.read_text(encoding="utf-8"))["input_ids"])
-    with engine(exact, aligned, text) as model:
-        windows = model.windows(text)
-        found, _ = model.read(windows_as_passages(windows), [], 1)
-        with pytest.raises(InvalidInput, match="nothing is measured from a GGUF file"):
-            model.leave_states([], 1, text, "text")
-    assert windows.equal(windows_of(ids, 64))
-    assert found == pytest.approx(perplexity(aligned[0], ids, 64, 4), rel=1e-5)
-
-
-def test_questions_and_prompts_are_answered_as_the_model_answers_them(
-    exact: Path, aligned: Aligned, text: Path
-) -> None:
+def test_questions_and_prompts_are_answered_as_the_model_answers_them(exact: Path, aligned: Aligned) -> None:
     inputs = SafetyInputs(QUESTIONS, PromptFormat())
     asked = [question.question for question in QUESTIONS[:12]]
-    with engine(exact, aligned, text) as model:
-        safety = model.answer(inputs, DEFAULT_PROTOCOLS)
-        chosen = model.choose(QUESTIONS)
-        responses = model.respond(asked)
-    expected = answer_safety(*aligned, inputs, DEFAULT_PROTOCOLS, 16)
-    assert safety == expected
-    assert chosen == tuple(answer.chosen for answer in expected["option-text"])
-    assert tuple(one.text for one in responses) == generate(*aligned, asked, 80, 8)
-    assert any(one.tokens[-1] == aligned[1].eos_token_id for one in responses)
+    with running(exact, aligned) as file:
+        safety = answer(file, aligned[1], inputs, DEFAULT_PROTOCOLS)
+        chosen = choose_facts(file, aligned[1], QUESTIONS)
+        responses = respond(file, aligned[1], asked, 80)
+    own = runner(*aligned)
+    assert safety == answer(own, aligned[1], inputs, DEFAULT_PROTOCOLS)
+    assert chosen == tuple(given.chosen for given in safety["option-text"])
+    assert responses == respond(own, aligned[1], asked, 80)
+    assert any(response.tokens[-1] == aligned[1].eos_token_id for response in responses)
 
 
-def test_a_file_of_another_vocabulary_is_a_stranger(exact: Path, aligned: Aligned, text: Path) -> None:
-    instruct = inspect(PAIR / "aligned")
-    with engine(exact, aligned, text) as model:
-        assert model.stranger(instruct) == ""
-        larger = replace(instruct, config={**instruct.config, "vocab_size": 2056})
-        assert model.stranger(larger).startswith("2048 tokens, and 2056 in the instruct model: ")
-        fewer = GgufEngine(replace(model.model, vocabulary=2000), aligned[1], model.tasks)
-        assert "has 2000 tokens and the instruct model 2048: their distributions" in fewer.stranger(
-            replace(instruct, config={"vocab_size": 2000})
+def test_a_file_of_another_vocabulary_is_told_from_the_aligned_models(exact: Path, aligned: Aligned) -> None:
+    checkpoint = inspect(PAIR / "aligned")
+    with running(exact, aligned) as file:
+        assert isinstance(file, LlamaCppRunner)
+        assert file.vocabulary_mismatch(checkpoint) == ""
+        larger = replace(checkpoint, config={**checkpoint.config, "vocab_size": 2056})
+        assert file.vocabulary_mismatch(larger).startswith("2048 tokens, and 2056 in the aligned model: ")
+        fewer = LlamaCppRunner(replace(file.model, vocabulary=2000), aligned[1])
+        assert "has 2000 tokens and the aligned model 2048: their distributions" in fewer.vocabulary_mismatch(
+            replace(checkpoint, config={"vocab_size": 2000})
         )
 
 
@@ -165,7 +160,7 @@ def test_files_are_compared_from_end_to_end(exact: Path, exported: Path, tmp_pat
     arms = {arm.name: arm for arm in report.arms}
     assert list(arms) == ["aligned", "base", "aligned-f32.gguf", "aligned-q4_0.gguf"]
     same, lossy = arms["aligned-f32.gguf"], arms["aligned-q4_0.gguf"]
-    assert sum("the prompts have the instruct model's tokens" in line for line in lines) == 2
+    assert sum("the prompts have the aligned model's tokens" in line for line in lines) == 2
     assert same.outcomes == arms["aligned"].outcomes
     assert same.perplexity == pytest.approx(arms["aligned"].perplexity, rel=1e-5)
     for distances in (same.kl_text, same.kl_chat):
@@ -182,3 +177,13 @@ def test_files_are_compared_from_end_to_end(exact: Path, exported: Path, tmp_pat
     assert lossy.provenance["computed"].startswith("by llama-cpp-python ")
     again = redraw(tmp_path / "report")
     assert again == report
+
+
+def test_a_file_is_evaluated_as_it_is_compared(exact: Path, exported: Path, tmp_path: Path) -> None:
+    tasks = Tasks(exported / "heldout.txt", None, exported / "facts.jsonl", window=128)
+    report = evaluate(exact, exported / "aligned", None, tasks, tmp_path / "out", device="cpu", quiet=True)
+    aligned, file = report.arms
+    assert file.perplexity == pytest.approx(aligned.perplexity, rel=1e-5)
+    assert file.outcomes == aligned.outcomes
+    with pytest.raises(InvalidInput, match="aligned model's chat template"):
+        evaluate(exact, None, None, tasks, device="cpu", quiet=True)

@@ -14,7 +14,7 @@ from caq.recipe import SchemeRecipe
 from tests.support.powers import PowersOfTwo
 
 HEAD_DIM = 32
-#: Formats whose numbers a grid might hold, but whose scales are neither per channel nor per group, or not dynamic.
+#: Formats whose numbers a grid might hold, but whose scales are neither per channel nor per group.
 PRESETS_THAT_NEED_MORE = {"FP8": "has a weight scale per tensor", "FP8_BLOCK": "has a weight scale per block"}
 
 

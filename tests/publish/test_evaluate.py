@@ -54,7 +54,7 @@ def test_a_quantization_that_lost_alignment_ends_as_a_regression_and_says_so_in_
     card = (tmp_path / "out" / "README.md").read_text()
     assert "**Regression.** out lost alignment" in card
     refusal = next(row for row in judged["rows"] if row["measure"] == "refusal" and row["category"] is None)
-    recovered = 100 * refusal["model"]["value"] / refusal["instruct"]["value"]
+    recovered = 100 * refusal["model"]["value"] / refusal["aligned"]["value"]
     line = next(line for line in card.splitlines() if line.startswith("| Harmful prompts refused |"))
     assert f"| {recovered:.1f} |" in line
     assert "Nothing runs online" in card

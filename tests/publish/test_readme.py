@@ -9,10 +9,10 @@ import pytest
 from caq.checkpoint.inspect import fingerprint, inspect
 from caq.checkpoint.write import HASHES, put_text, verify
 from caq.errors import InvalidInput
-from caq.files.codec import to_json
 from caq.loading import load
 from caq.publish.push import files_to_push
 from caq.publish.readme import put_card, write_card
+from caq.report.document import to_json
 from caq.report.types import Report
 from tests.publish.reports import report, summary
 
@@ -20,7 +20,7 @@ from tests.publish.reports import report, summary
 def report_on(checkpoint: Path, model: Path) -> Report:
     provenance = {"source": str(checkpoint), "sha256": fingerprint(inspect(checkpoint, allow_quantized=True))}
     arms = (
-        summary("instruct", "instruct", provenance={"source": str(model), "sha256": "0" * 64}),
+        summary("aligned", "aligned", provenance={"source": str(model), "sha256": "0" * 64}),
         summary("base", "base", provenance={"source": "owner/base", "sha256": "1" * 64}),
         summary("quantized", "quantized", provenance=provenance),
     )

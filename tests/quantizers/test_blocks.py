@@ -149,6 +149,15 @@ def test_linears_that_read_the_same_input_share_one_factorisation_and_come_out_a
             assert torch.equal(found.linears[path].parameters["scale"], alone.parameters["scale"])
 
 
+def test_what_is_not_to_be_rounded_is_in_no_group() -> None:
+    attention, mlp = first_block().bound.branches[0]
+    gate, up = mlp.reads
+    routed = replace(mlp, reads=(replace(gate, quantized=False), up))
+    assert tuple(shared_inputs((attention, routed))) == ((Q, K, V), (OUTPUT,), (UP,), (DOWN,))
+    unread = replace(mlp, reads=(replace(gate, quantized=False),))
+    assert tuple(shared_inputs((unread,))) == ((DOWN,),)
+
+
 @pytest.mark.parametrize("family", ["llama-biases", "qwen3"])
 def test_every_tensor_of_the_block_comes_out_and_only_linears_are_rounded(family: str) -> None:
     block = first_block(family)

@@ -83,6 +83,16 @@ def test_clipped_scales_are_the_searchs_and_the_codes_follow_from_them() -> None
     assert_same(gptq(weight, gram, CHANNEL, clip_steps=30), expected)
 
 
+def test_codes_are_chosen_for_the_scales_as_they_are_stored_and_in_the_weights_precision() -> None:
+    weight, gram = layer(3)
+    stored = Gptq(clip_search=False).quantize(weight, gram, CHANNEL, torch.bfloat16)
+    scale = stored.parameters["scale"][:, 0]
+    assert scale.dtype == torch.bfloat16
+    chosen = scale.double(), torch.zeros(len(scale), dtype=torch.float64)
+    expected = naive_gptq(weight, gram, CHANNEL, damping=DAMPING, block_size=128, find=lambda _: chosen)
+    assert_same(stored, expected)
+
+
 @pytest.mark.parametrize("args", [CHANNEL, grouped(12), grouped(12, symmetric=False)], ids=str)
 @pytest.mark.parametrize("clip_steps", [None, 20], ids=["range", "clip"])
 @pytest.mark.parametrize("seed", range(4))

@@ -10,14 +10,14 @@ from caq.measure.record import ArmRecord, Comparison
 from caq.report.analyse import analyse
 from caq.report.types import Settings
 from caq.statistics.resampling import mcnemar
-from tests.support.arms import SAFETY, all_items, arm, comparison, flipped, instruct_goods, itself
+from tests.support.arms import SAFETY, aligned_goods, all_items, arm, comparison, flipped, itself
 
 FEW = Settings(resamples=100)
 
 
 def better(count: int, name: str = "itself") -> ArmRecord:
-    """Return a model that refuses more than the instruct model does."""
-    good = instruct_goods(count)
+    """Return a model that refuses more than the aligned model does."""
+    good = aligned_goods(count)
     good["refusal"] = flipped(good["refusal"], 0.08, 0.0, 77)
     return arm(name, "quantized", all_items(count), good)
 
@@ -29,15 +29,15 @@ def test_a_fall_since_the_baseline_is_a_regression_of_a_model_that_would_pass() 
     assert change.worse
     assert change.lost is not None
     assert change.p == mcnemar(0, change.lost)
-    assert report.verdict.status == "regression"
-    assert "since the baseline, refusal fell from" in report.verdict.sentence
+    assert report.decision.status == "regression"
+    assert "since the baseline, refusal fell from" in report.decision.sentence
     assert [one.measure for one in report.changes if one.worse] == ["refusal"]
 
 
 def test_an_unchanged_model_stays_a_pass() -> None:
     baseline = analyse(comparison(800, itself(800)), FEW)
     report = analyse(comparison(800, itself(800)), FEW, baseline)
-    assert report.verdict.status == "pass"
+    assert report.decision.status == "pass"
     assert {change.p for change in report.changes} == {1.0}
     assert {change.measure for change in report.changes} == {SAFETY, "refusal", "helpfulness", "facts"}
 
@@ -45,7 +45,7 @@ def test_an_unchanged_model_stays_a_pass() -> None:
 def test_a_change_is_judged_by_the_margin_as_a_row_is() -> None:
     baseline = analyse(comparison(800, better(800)), FEW)
     report = analyse(comparison(800, itself(800)), replace(FEW, margin=0.3), baseline)
-    assert report.verdict.status == "pass"
+    assert report.decision.status == "pass"
     assert not any(change.worse for change in report.changes)
 
 

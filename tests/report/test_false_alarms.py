@@ -13,7 +13,7 @@ import pytest
 from caq.measure.record import Comparison
 from caq.report.analyse import analyse
 from caq.report.types import Settings
-from tests.support.arms import arm, comparison, flipped, instruct_goods, itself
+from tests.support.arms import aligned_goods, arm, comparison, flipped, itself
 
 FEW = Settings(resamples=20)
 # Either way; small enough that a category has a handful of flips, where a test is easily wrong.
@@ -29,17 +29,17 @@ def alarm_rate(datasets: int, count: int, loss: float, settings: Settings = FEW)
 def _alarm(fixed: Comparison, count: int, loss: float, seed: int, settings: Settings) -> bool:
     good = {
         measure: flipped(found, FLIPS, FLIPS + (loss if measure == "refusal" else 0.0), 10_000 * (index + 1) + seed)
-        for index, (measure, found) in enumerate(instruct_goods(count).items())
+        for index, (measure, found) in enumerate(aligned_goods(count).items())
         if measure != "facts"
     }
     model = arm("model", "quantized", fixed.items, good)
-    return analyse(replace(fixed, arms=(fixed.arms[0], model)), settings).verdict.status == "regression"
+    return analyse(replace(fixed, arms=(fixed.arms[0], model)), settings).decision.status == "regression"
 
 
 def smallest(count: int) -> float:
     """Return the smallest detectable loss of refusal that a model without a loss is told."""
     found = comparison(count, itself(count), base=False)
-    good = {measure: flipped(one, FLIPS, FLIPS, 7) for measure, one in instruct_goods(count).items()}
+    good = {measure: flipped(one, FLIPS, FLIPS, 7) for measure, one in aligned_goods(count).items()}
     report = analyse(replace(found, arms=(found.arms[0], arm("model", "quantized", found.items, good))), FEW)
     row = next(row for row in report.judgements[0].rows if row.measure == "refusal")
     assert row.detectable is not None

@@ -17,9 +17,9 @@ ABSTAINED = Outcome(None)
 
 
 def test_flips_are_counted_by_where_they_go() -> None:
-    instruct = (A, A, B, B, B, NONE, A)
+    aligned = (A, A, B, B, B, NONE, A)
     model = (A, B, A, B, C, B, ABSTAINED)
-    found = flips(instruct, model)
+    found = flips(aligned, model)
     assert (found.kept_good, found.lost, found.gained, found.moved, found.kept_bad) == (1, 1, 1, 1, 2)
     assert (found.lost_items, found.gained_items, found.moved_items) == ((1,), (2,), (4,))
 
@@ -33,11 +33,11 @@ def test_drift_counts_flips_that_can_tell_and_those_that_land_on_the_bases_answe
         Item(str(index), "", "?", ("a", "b", "c", "d")[:options], 0)
         for index, options in enumerate([4, 4, 3, 2, 4, 4, 4])
     )
-    instruct = chosen(0, 0, 0, 0, 0, 0, None)
+    aligned = chosen(0, 0, 0, 0, 0, 0, None)
     base = chosen(1, 1, 2, 1, 0, 1, 1)
     model = chosen(1, 2, 2, 1, 1, None, 1)
-    found = drift(items, instruct, base, model)
-    # Of five flips, one is of a question with two options and one of a question on which base and instruct agree.
+    found = drift(items, aligned, base, model)
+    # Of five flips, one is of a question with two options and one of a question on which base and aligned agree.
     assert (found.flips, found.informative, found.to_base) == (5, 3, 2)
     assert found.chance == pytest.approx((1 / 3 + 1 / 3 + 1 / 2) / 3)
     assert found.p == pytest.approx(poisson_binom.sf(1, [1 / 3, 1 / 3, 1 / 2]))
@@ -45,9 +45,9 @@ def test_drift_counts_flips_that_can_tell_and_those_that_land_on_the_bases_answe
 
 def test_the_tail_of_drift_is_the_binomials_where_all_questions_have_as_many_options() -> None:
     items = questions(200)
-    instruct, base = chosen(*[0] * 200), chosen(*[1] * 200)
+    aligned, base = chosen(*[0] * 200), chosen(*[1] * 200)
     model = chosen(*[1] * 150, *[2] * 50)
-    found = drift(items, instruct, base, model)
+    found = drift(items, aligned, base, model)
     assert found.p == pytest.approx(binomtest(150, 200, 1 / 3, alternative="greater").pvalue, rel=1e-9)
     assert found.p is not None
     assert 0 < found.p < 1e-20
@@ -85,25 +85,25 @@ def test_letters_are_counted_beside_those_that_are_right() -> None:
     assert letters(items[:1], (Outcome(False, None, "I cannot", "refused"),)).refused == 1
 
 
-def test_the_gap_is_one_for_the_instruct_model_and_zero_for_its_base() -> None:
-    instruct = np.array([1, 1, 1, 0] * 40, dtype=np.int8)
+def test_the_gap_is_one_for_the_aligned_model_and_zero_for_its_base() -> None:
+    aligned = np.array([1, 1, 1, 0] * 40, dtype=np.int8)
     base = np.array([1, 0, 0, 0] * 40, dtype=np.int8)
-    whole, none = gap(instruct, base, instruct), gap(instruct, base, base)
+    whole, none = gap(aligned, base, aligned), gap(aligned, base, base)
     assert (whole.value, none.value) == (1.0, 0.0)
     assert whole.interval is not None
     assert (whole.interval.low, whole.interval.high) == (1.0, 1.0)
 
 
 def test_the_gap_leaves_out_what_one_of_the_three_lacks() -> None:
-    instruct = np.array([1, 1, 1, 0] * 40, dtype=np.int8)
+    aligned = np.array([1, 1, 1, 0] * 40, dtype=np.int8)
     base = np.array([1, 0, 0, 0] * 40, dtype=np.int8)
     gaps = np.where(np.arange(160) < 8, -1, base).astype(np.int8)
-    assert gap(instruct, gaps, gaps).value == 0.0
+    assert gap(aligned, gaps, gaps).value == 0.0
 
 
 @pytest.mark.parametrize(("base", "reason"), [([1, 1, 1, 0], "not distinguishable from 0"), ([-1, -1, -1, 1], "two")])
 def test_an_undefined_gap_says_why(base: list[int], reason: str) -> None:
-    instruct = np.array([1, 1, 1, 0], dtype=np.int8)
-    found = gap(instruct, np.array(base, dtype=np.int8), instruct)
+    aligned = np.array([1, 1, 1, 0], dtype=np.int8)
+    found = gap(aligned, np.array(base, dtype=np.int8), aligned)
     assert found.value is None
     assert reason in found.reason

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
-from caq.measure.refusal import Response
-from caq.measure.results import Answer, Results
+from caq.measure.record import ArmRecord, Distances, Histogram, Item, Outcome
 from caq.report.table import MISSING, markdown, markdown_categories, rich_table
-from caq.runners.distribution import Divergence
 
-REFERENCE = Results(
-    window=16,
+NO_BINS = Histogram((), ())
+DISTANCES = Distances(64, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, NO_BINS, 0)
+ITEMS = {"safety/option-text": (Item("0", "Ethics", "?", ("a", "b"), 1), Item("1", "Privacy", "?", ("a", "b"), 0))}
+REFERENCE = ArmRecord(
+    "aligned",
+    "aligned",
+    {
+        "safety/option-text": (Outcome(True, 1), Outcome(False, 1)),
+        "refusal": (Outcome(True, response="No"),),
+    },
     perplexity=10.0,
-    divergence=Divergence(0.0, 0.0, 1.0, 64),
-    safety={"option-text": (Answer("0", "Ethics", 1, 1), Answer("1", "Privacy", 0, 1))},
-    responses=(Response("harm", True, "No", True),),
+    kl_text=DISTANCES,
 )
-OTHER = Results(window=16, perplexity=12.345)
+OTHER = ArmRecord("quantized", "quantized", {}, perplexity=12.345)
 
 
 def rows(text: str) -> list[list[str]]:
@@ -26,9 +31,9 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_a_row_per_model_a_column_per_measure_and_n_a_where_one_is_missing() -> None:
-    headings, _, first, second = rows(markdown({"fine-tuned": [REFERENCE], "quantized": [OTHER]}))
+    headings, _, first, second = rows(markdown({"aligned": [REFERENCE], "quantized": [OTHER]}))
     assert dict(zip(headings, first, strict=True)) == {
-        "Model": "fine-tuned",
+        "Model": "aligned",
         "Perplexity ↓": "10.00",
         "Safety % ↑": "50.0",
         "Refusal % ↑": "100.0",
@@ -40,7 +45,7 @@ def test_a_row_per_model_a_column_per_measure_and_n_a_where_one_is_missing() -> 
 
 
 def test_the_terminals_table_has_the_same_cells() -> None:
-    named = {"fine-tuned": [REFERENCE], "quantized": [OTHER]}
+    named = {"aligned": [REFERENCE], "quantized": [OTHER]}
     console = Console(width=200, file=io.StringIO(), record=True)
     console.print(rich_table(named, title="Two models"))
     shown = console.export_text()
@@ -51,18 +56,23 @@ def test_the_terminals_table_has_the_same_cells() -> None:
 
 def test_a_narrow_terminal_folds_and_cuts_nothing() -> None:
     console = Console(width=60, file=io.StringIO(), record=True)
-    console.print(rich_table({"fine-tuned": [REFERENCE], "quantized": [Results(16, perplexity=1234.56)]}))
+    console.print(rich_table({"aligned": [REFERENCE], "quantized": [replace(OTHER, perplexity=1234.56)]}))
     shown = console.export_text()
     assert "…" not in shown
     assert shown.count("n/a") == 5
 
 
 def test_several_runs_show_mean_and_deviation() -> None:
-    runs = [Results(16, perplexity=value) for value in (1.0, 2.0, 3.0)]
+    runs = [replace(OTHER, perplexity=value) for value in (1.0, 2.0, 3.0)]
     assert rows(markdown({"seeds": runs}))[2] == ["seeds", "2.00 ± 1.00"]
 
 
 def test_categories_are_columns() -> None:
-    headings, _, row = rows(markdown_categories({"fine-tuned": [REFERENCE]}))
+    headings, _, row = rows(markdown_categories({"aligned": [REFERENCE]}, ITEMS))
     assert headings == ["Model", "Ethics", "Privacy"]
-    assert row == ["fine-tuned", "100.0", "0.0"]
+    assert row == ["aligned", "100.0", "0.0"]
+
+
+def test_a_protocol_that_the_table_does_not_know_has_a_column_all_the_same() -> None:
+    other = ArmRecord("aligned", "aligned", {"safety/by-vote": (Outcome(True, 1), Outcome(False, 0))})
+    assert rows(markdown({"aligned": [other]}))[0] == ["Model", "by-vote % ↑"]

@@ -17,7 +17,7 @@ import pytest
 from caq.errors import InvalidInput, Unsupported
 from caq.reproduce.command import Request, run
 from caq.reproduce.experiments import BASELINES, EXPERIMENTS
-from caq.reproduce.grid import FINE_TUNED, PRE_TRAINED, Cell, Grid, cells
+from caq.reproduce.grid import ALIGNED, BASE, Cell, Grid, cells, open_bench
 from caq.reproduce.pairs import HUB_PAIRS, bundled, open_source, recipe_for
 from tests.reproduce.shrunk import QUICK, shrink
 
@@ -36,58 +36,62 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
 
 @pytest.fixture(scope="module")
 def found(grid: Grid) -> list[Cell]:
-    return list(cells(grid, quiet=True))
+    return list(cells(open_bench(grid), quiet=True))
 
 
 def test_full_precision_comes_first_and_once_then_every_arm_of_every_seed(found: list[Cell]) -> None:
     names = [(cell.arm, cell.seed) for cell in found]
-    assert names == [(PRE_TRAINED, 0), (FINE_TUNED, 0), *((arm, seed) for seed in (0, 1) for arm in KEPT)]
-    assert found[1].results is not None
-    assert found[1].results.summary()["kl"] == pytest.approx(0, abs=1e-6)
+    assert names == [(BASE, 0), (ALIGNED, 0), *((arm, seed) for seed in (0, 1) for arm in KEPT)]
+    records = [cell.record for cell in found]
+    assert all(record is not None for record in records)
+    assert [record.kl_text is None for record in records if record] == [index == 1 for index in range(len(records))]
+    assert [record.name for record in records if record][:3] == ["Base", "Aligned", "RTN, seed 0"]
 
 
 def test_a_second_run_computes_nothing_and_finds_the_same(grid: Grid, found: list[Cell]) -> None:
-    again = list(cells(grid, quiet=True))
+    again = list(cells(open_bench(grid), quiet=True))
     assert [replace(cell, seconds=None) for cell in found] == again
 
 
 def test_checkpoints_go_once_they_are_measured_unless_they_are_to_stay(grid: Grid, found: list[Cell]) -> None:
     assert list((grid.directory / "checkpoints").iterdir()) == []
     kept = replace(grid, seeds=(5,), arms={"RTN": KEPT["RTN"]}, keep_checkpoints=True)
-    list(cells(kept, quiet=True))
+    list(cells(open_bench(kept), quiet=True))
     assert (grid.directory / "checkpoints" / "rtn-seed5" / "config.json").exists()
 
 
 def test_a_killed_grid_ends_with_the_same_records(grid: Grid, found: list[Cell], tmp_path: Path) -> None:
     other = replace(grid, directory=tmp_path, arms={"GPTQ": KEPT["GPTQ"]})
-    list(islice(cells(other, quiet=True), 3))
-    (tmp_path / "cells" / "fine-tuned.partial").write_text("half a record")
-    resumed = list(cells(other, quiet=True))
-    assert [cell.results for cell in resumed if cell.arm == "GPTQ"] == [
-        cell.results for cell in found if cell.arm == "GPTQ"
+    list(islice(cells(open_bench(other), quiet=True), 3))
+    (tmp_path / "cells" / ".aligned.json.partial-1").write_text("half a record")
+    resumed = list(cells(open_bench(other), quiet=True))
+    assert [cell.record for cell in resumed if cell.arm == "GPTQ"] == [
+        cell.record for cell in found if cell.arm == "GPTQ"
     ]
     assert [cell.seconds is None for cell in resumed] == [True, True, True, False]
-    whole = {path.name: path.read_bytes() for path in (grid.directory / "cells").glob("*.json")}
-    assert all(whole[path.name] == path.read_bytes() for path in (tmp_path / "cells").glob("*.json"))
+    whole = {path.name for path in (grid.directory / "cells").glob("*.json")}
+    assert {path.name for path in (tmp_path / "cells").glob("*.json")} <= whole
 
 
 def test_cells_of_another_recipe_or_other_items_are_not_reused(grid: Grid, found: list[Cell], tmp_path: Path) -> None:
     other = replace(grid, recipe=grid.recipe.with_overrides({"scheme.preset": "W8A8"}), seeds=(0,))
-    wide = next(cell for cell in cells(other, quiet=True) if cell.arm == "RTN")
+    wide = next(cell for cell in cells(open_bench(other), quiet=True) if cell.arm == "RTN")
     narrow = next(cell for cell in found if cell.arm == "RTN")
-    assert wide.results is not None
-    assert narrow.results is not None
-    assert wide.results.summary()["kl"] < 0.1 * narrow.results.summary()["kl"]
+    assert wide.record is not None
+    assert narrow.record is not None
+    assert wide.record.kl_text is not None
+    assert narrow.record.kl_text is not None
+    assert wide.record.kl_text.mean < 0.1 * narrow.record.kl_text.mean
     assert grid.tasks.prompts is not None
     fewer = tmp_path / "prompts.jsonl"
     fewer.write_text("".join(grid.tasks.prompts.read_text().splitlines(keepends=True)[:4]))
     changed = replace(grid, tasks=replace(grid.tasks, prompts=fewer))
-    assert next(cells(changed, quiet=True)).seconds is not None
+    assert next(cells(open_bench(changed), quiet=True)).seconds is not None
 
 
 def test_arms_of_one_recipe_share_a_cell(grid: Grid, found: list[Cell]) -> None:
     renamed = replace(grid, arms={"Another name": KEPT["GPTQ"]})
-    assert all(cell.seconds is None for cell in cells(renamed, quiet=True))
+    assert all(cell.seconds is None for cell in cells(open_bench(renamed), quiet=True))
 
 
 def test_a_cell_that_diverges_is_a_finding_and_the_grid_goes_on(grid: Grid, found: list[Cell]) -> None:
@@ -98,17 +102,17 @@ def test_a_cell_that_diverges_is_a_finding_and_the_grid_goes_on(grid: Grid, foun
     }
     after = replace(grid, arms={"Wild": wild, "RTN": KEPT["RTN"]}, seeds=(0,))
     for _ in range(2):
-        wild_cell, rtn = list(cells(after, quiet=True))[2:]
-        assert wild_cell.results is None
+        wild_cell, rtn = list(cells(open_bench(after), quiet=True))[2:]
+        assert wild_cell.record is None
         assert wild_cell.diverged is not None
         assert "learning found no step better than the start" in wild_cell.diverged
-        assert rtn.results is not None
+        assert rtn.record is not None
 
 
 def test_a_failing_arm_says_which_it_was(grid: Grid) -> None:
     failing = replace(grid, arms={"Wrong": {**KEPT["RTN"], "scheme.preset": "NVFP4"}})
     with pytest.raises(Unsupported):
-        list(cells(failing, quiet=True))
+        list(cells(open_bench(failing), quiet=True))
 
 
 def test_tables_share_cells_and_name_command_recipes_and_paper(tmp_path: Path) -> None:
@@ -120,9 +124,10 @@ def test_tables_share_cells_and_name_command_recipes_and_paper(tmp_path: Path) -
     run(Request("tableS1", "bundled", "paper", tmp_path, 1, settings), quiet=True)
     assert {path.name for path in (tmp_path / "cells").iterdir()} == before
     data = json.loads((tmp_path / "tableS1" / "results.json").read_text(encoding="utf-8"))
-    assert data["preset"] == "paper"
-    assert data["paper"]["RTN"]["safety/option-text/Offensiveness"]["printed"] == 49.9
-    assert data["paper"]["RTN"]["safety/option-text/Offensiveness"]["difference"] is None
+    assert data["table"]["preset"] == "paper"
+    figure = data["table"]["paper"]["RTN"]["safety/option-text/Offensiveness"]
+    assert figure["printed"] == 49.9
+    assert figure["note"]
     text = (tmp_path / "table1" / "report.md").read_text(encoding="utf-8")
     assert "caq reproduce table1 --pair bundled --preset paper --seeds 1" in text
     assert "the bundled pair is no LLaMA3.1-8B" in text

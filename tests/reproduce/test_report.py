@@ -11,31 +11,43 @@ import pytest
 
 from caq.items.safetybench import CATEGORIES
 from caq.items.tasks import Tasks
-from caq.measure.refusal import Response
-from caq.measure.results import Answer, Results
+from caq.measure.judges import NamedJudge
+from caq.measure.questionnaire import Questionnaire
+from caq.measure.record import ArmRecord, Item, Outcome, Role
+from caq.report.document import read_report
 from caq.reproduce.contrasts import between, contrast
 from caq.reproduce.experiments import SAFETY, table1
 from caq.reproduce.grid import Cell
 from caq.reproduce.pairs import PairSource
-from caq.reproduce.paper import compare
-from caq.reproduce.report import Outcome, summarise, write_report
+from caq.reproduce.paper import printed_figures
+from caq.reproduce.report import Finished, summarise, write_report
 from caq.statistics.resampling import crossed_bootstrap, paired_bootstrap
 
+ITEMS = {
+    "safety/option-text": tuple(Item(str(index), "Ethics", "?", ("a", "b"), 0) for index in range(40)),
+    "refusal": tuple(Item(f"p{index}", "", "p") for index in range(2)),
+    "helpfulness": tuple(Item(f"p{index}", "", "p") for index in range(2, 4)),
+}
+ASKED = Questionnaire(Tasks(), "", (), None, (), (), ITEMS, "identity", {})
 
-def results(right: list[bool], perplexity: float = 5.0) -> Results:
-    """One model's results: safety answers as given, every harmful prompt refused, no harmless one."""
-    safety = tuple(Answer(str(i), "Ethics", 0, 0 if good else 1) for i, good in enumerate(right))
-    responses = tuple(Response(f"p{i}", i < 2, "Sure.", i < 2) for i in range(4))
-    return Results(256, perplexity, None, {"option-text": safety}, (), responses)
+
+def record(right: list[bool], perplexity: float = 5.0, answered: bool = True, name: str = "model") -> ArmRecord:
+    """One model: safety answers as given, every harmful prompt refused, every harmless one answered or none."""
+    outcomes = {
+        "safety/option-text": tuple(Outcome(good, 0 if good else 1) for good in right),
+        "refusal": (Outcome(True, response="No."),) * 2,
+        "helpfulness": (Outcome(answered, response="Sure."),) * 2,
+    }
+    return ArmRecord(name, "quantized", outcomes, perplexity=perplexity)
 
 
-PAIR = PairSource("Llama-3.1-8B", "ft", "pt", Tasks(), {}, {}, "LLaMA3.1-8B")
+PAIR = PairSource("Llama-3.1-8B", "aligned", "base", Tasks(), {}, {}, "LLaMA3.1-8B")
 ALWAYS = [True] * 40
 HALF = [True, False] * 20
 
 
 def test_a_difference_that_holds_for_every_item_and_seed_is_evidence() -> None:
-    found = contrast([results(ALWAYS)] * 3, [results(HALF)] * 3)["safety/option-text"]
+    found = contrast([record(ALWAYS)] * 3, [record(HALF)] * 3)["safety/option-text"]
     assert found.difference.mean == 0.5
     assert found.per_seed == (0.5, 0.5, 0.5)
     assert found.items == 40
@@ -43,17 +55,18 @@ def test_a_difference_that_holds_for_every_item_and_seed_is_evidence() -> None:
 
 
 def test_questions_and_requests_are_also_compared_as_one_rate() -> None:
-    ours = replace(results(HALF), responses=tuple(Response(f"p{i}", i < 2, "Sure.", True) for i in range(4)))
-    found = contrast([ours], [results(ALWAYS)])
-    assert next(iter(found)) == "aligned"
-    assert found["aligned"].items == 44
-    assert found["aligned"].difference.mean == pytest.approx(-(20 + 2) / 44)
-    assert "aligned" not in contrast([replace(ours, responses=())], [results(ALWAYS)])
+    ours = record(HALF, answered=False)
+    found = contrast([ours], [record(ALWAYS)])
+    assert next(iter(found)) == "alignment"
+    assert found["alignment"].items == 44
+    assert found["alignment"].difference.mean == pytest.approx(-(20 + 2) / 44)
+    fewer = replace(ours, outcomes={"safety/option-text": ours.outcomes["safety/option-text"]})
+    assert "alignment" not in contrast([fewer], [record(ALWAYS)])
 
 
 def test_a_difference_that_changes_sign_with_the_seed_is_none() -> None:
-    ours = [results(ALWAYS), results(HALF), results(HALF)]
-    theirs = [results(HALF), results(ALWAYS), results(HALF)]
+    ours = [record(ALWAYS), record(HALF), record(HALF)]
+    theirs = [record(HALF), record(ALWAYS), record(HALF)]
     found = contrast(ours, theirs)["safety/option-text"]
     assert found.difference.mean == 0
     assert not found.significant
@@ -91,82 +104,92 @@ def test_nothing_to_resample_is_refused() -> None:
         crossed_bootstrap(np.zeros((0, 5)))
 
 
-def outcome(runs: dict[str, list[Results | None]], pair: PairSource = PAIR) -> Outcome:
-    found = [
-        Cell(arm, seed, f"{arm}-{seed}", one, None if one else "learning diverged")
-        for arm, results in runs.items()
-        for seed, one in enumerate(results)
+def finished(runs: dict[str, list[ArmRecord | None]], pair: PairSource = PAIR) -> Finished:
+    cells = [
+        Cell(arm, seed, f"{arm}-{seed}", found and _named(found, arm, seed), None if found else "learning diverged")
+        for arm, records in runs.items()
+        for seed, found in enumerate(records)
     ]
-    experiment = table1(pair)
-    return Outcome(experiment, pair, "default", "caq reproduce table1", (0, 1), found)
+    if "Base" not in runs:
+        cells.append(Cell("Base", 0, "", _named(record(HALF), "Base", 0)))
+    experiment, judge = table1(pair), NamedJudge("phrases")
+    return Finished(experiment, pair, "default", "caq reproduce table1", (0, 1), cells, ASKED, judge)
+
+
+def _named(arm: ArmRecord, name: str, seed: int) -> ArmRecord:
+    roles: dict[str, Role] = {"Aligned": "aligned", "Base": "base"}
+    return replace(arm, name=f"{name}, seed {seed}", role=roles.get(name, "quantized"))
 
 
 def test_arms_that_did_not_run_are_not_compared() -> None:
-    runs = {"CAL": {0: results(HALF)}, "KL": {0: results(HALF)}, "MSE": {1: results(HALF)}}
+    runs = {"CAL": {0: record(HALF)}, "KL": {0: record(HALF)}, "MSE": {1: record(HALF)}}
     pairs = (("CAL", "KL"), ("CAL", "MSE"), ("CAL", "GPTQ"))
     assert list(between(runs, pairs)) == ["CAL − KL"]
 
 
 def test_the_files_hold_the_table_the_differences_and_every_seed(tmp_path: Path) -> None:
-    found = outcome(
+    found = finished(
         {
-            "Fine-tuned": [results(ALWAYS)],
-            "KL-Top": [results(HALF, 5.5), results(HALF, 5.6)],
-            "CAL": [results(ALWAYS, 5.4), results(HALF, 5.2)],
+            "Aligned": [record(ALWAYS)],
+            "KL-Top": [record(HALF, 5.5), record(HALF, 5.6)],
+            "CAL": [record(ALWAYS, 5.4), record(HALF, 5.2)],
         }
     )
     write_report(found, summarise(found), tmp_path)
     data = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert data["seeds"] == [0, 1]
-    assert data["recipes"]["CAL"] == ["CAL-0", "CAL-1"]
-    assert data["summary"]["KL-Top"]["perplexity"]["mean"] == pytest.approx(5.55)
-    difference = data["contrasts"]["CAL − KL-Top"]["safety/option-text"]
-    assert difference["per_seed"] == [0.5, 0.0]
-    assert difference["significant"] is False
+    table = data["table"]
+    assert table["seeds"] == [0, 1]
+    assert table["recipes"]["CAL"] == ["CAL-0", "CAL-1"]
+    assert table["spreads"]["KL-Top"]["perplexity"]["mean"] == pytest.approx(5.55)
+    assert table["contrasts"]["CAL − KL-Top"]["safety/option-text"]["per_seed"] == [0.5, 0.0]
+    assert not summarise(found).contrasts["CAL − KL-Top"]["safety/option-text"].significant
+    report = read_report(tmp_path / "results.json")
+    assert [arm.role for arm in report.arms] == ["aligned", "base", *["quantized"] * 4]
+    assert len(report.judgements) == 4
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| CAL − KL-Top | safety/option-text | +25.0 |" in text
     assert "| CAL − KL-Top | perplexity | -0.2500 |" in text
 
 
 def test_one_seed_has_no_interval_over_seeds(tmp_path: Path) -> None:
-    found = outcome({name: [results(HALF)] for name in ("Fine-tuned", "KL-Top", "CAL")})
+    found = finished({name: [record(HALF)] for name in ("Aligned", "KL-Top", "CAL")})
     write_report(found, summarise(found), tmp_path)
     assert "t interval" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_diverged_seed_is_named_and_the_others_are_still_compared(tmp_path: Path) -> None:
-    found = outcome(
+    found = finished(
         {
-            "Fine-tuned": [results(ALWAYS)],
-            "KL-Top": [results(HALF), results(HALF)],
-            "CAL": [None, results(ALWAYS)],
+            "Aligned": [record(ALWAYS)],
+            "KL-Top": [record(HALF), record(HALF)],
+            "CAL": [None, record(ALWAYS)],
             "KL": [None, None],
         }
     )
     summary = summarise(found)
-    assert summary.between["CAL − KL-Top"]["safety/option-text"].per_seed == (0.5,)
-    assert "CAL − KL" not in summary.between
+    assert summary.contrasts["CAL − KL-Top"]["safety/option-text"].per_seed == (0.5,)
+    assert "CAL − KL" not in summary.contrasts
     write_report(found, summary, tmp_path)
     assert "- CAL, seed 0: learning diverged" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_papers_figures_stand_beside_ours_and_say_where_they_do_not_compare(tmp_path: Path) -> None:
-    found = outcome({"Fine-tuned": [results(ALWAYS, 7.5)], "Pre-trained": [results(HALF, 6.2)], "CAL": [None]})
+    found = finished({"Aligned": [record(ALWAYS, 7.5)], "Base": [record(HALF, 6.2)], "CAL": [None]})
     paper = summarise(found).paper
-    assert paper["Fine-tuned"]["perplexity"].difference == pytest.approx(7.5 - 7.23)
-    assert paper["Fine-tuned"]["safety/option-text"].difference == pytest.approx(100 - 62.6)
-    base = paper["Pre-trained"]["perplexity"]
+    assert paper["Aligned"]["perplexity"].difference == pytest.approx(7.5 - 7.23)
+    assert paper["Aligned"]["safety/option-text"].difference == pytest.approx(100 - 62.6)
+    base = paper["Base"]["perplexity"]
     assert (base.printed, base.ours, base.difference) == (6.14, 6.2, None)
     assert "Meta-Llama-3-8B" in base.note
     assert paper["CAL"]["perplexity"].ours is None
     write_report(found, summarise(found), tmp_path)
-    assert "| Fine-tuned | 7.23 | 7.50 | +0.27 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| Aligned | 7.23 | 7.50 | +0.27 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_every_printed_average_of_the_categories_is_the_weighted_mean_or_is_noted() -> None:
     """SafetyBench's counts: the three rows where the printed average is another have a note."""
     counts = dict(zip(CATEGORIES, (1805, 1904, 1149, 1566, 1778, 1934, 1299), strict=True))
     for model in ("LLaMA3.1-8B", "LLaMA2-7B", "Qwen2-7B", "Mistral-7B-v0.1"):
-        for row in compare("tableS1", model, {}, {}, "").values():
+        for row in printed_figures("tableS1", model, {}, {}, "").values():
             total = sum(row[f"{SAFETY}/{name}"].printed * count for name, count in counts.items()) / 11435
             assert (abs(total - row[SAFETY].printed) > 0.06) == bool(row[SAFETY].note)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
-from caq.errors import InvalidInput, Unsupported
+from caq.errors import Unsupported
 from caq.runners import states
-from caq.runners.states import inference, logits, window_states, windows_of
+from caq.runners.states import inference, logits
 
 IDS = torch.randint(0, 300, (3, 12), generator=torch.Generator().manual_seed(0))
 
@@ -20,8 +20,8 @@ def test_the_head_on_chunks_of_states_gives_the_models_logits(
 ) -> None:
     monkeypatch.setattr(states, "CHUNK_ELEMENTS", 5 * model.config.vocab_size)
     with inference(model) as cut:
-        found = [torch.cat([*logits(cut.head, batch.flatten(0, 1))]) for _, batch in window_states(cut, IDS, 2)]
-        torch.testing.assert_close(torch.cat(found), model(IDS).logits.flatten(0, 1))
+        hidden = cut.body(IDS, use_cache=False).last_hidden_state.flatten(0, 1)
+        torch.testing.assert_close(torch.cat([*logits(cut.head, hidden)]), model(IDS).logits.flatten(0, 1))
         assert max(part.shape[0] for part in logits(cut.head, torch.zeros(36, 32))) == 5
 
 
@@ -47,13 +47,3 @@ def test_a_model_that_caps_its_logits_is_refused() -> None:
     )
     with pytest.raises(Unsupported, match="changes its logits after the head"), inference(Gemma2ForCausalLM(config)):
         pass
-
-
-def test_the_last_partial_window_is_dropped() -> None:
-    assert windows_of(torch.arange(11), 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-
-
-@pytest.mark.parametrize(("tokens", "window", "problem"), [(3, 4, "fewer than a window"), (3, 1, "predicts nothing")])
-def test_a_text_without_a_window_is_refused(tokens: int, window: int, problem: str) -> None:
-    with pytest.raises(InvalidInput, match=problem):
-        windows_of(torch.arange(tokens), window)

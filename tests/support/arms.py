@@ -62,7 +62,7 @@ def drawn(count: int, rate: float, seed: int) -> Goods:
     return np.random.default_rng(seed).random(count) < rate
 
 
-def instruct_goods(count: int, seed: int = 0) -> dict[str, Goods]:
+def aligned_goods(count: int, seed: int = 0) -> dict[str, Goods]:
     rates = {SAFETY: 0.7, "refusal": 0.9, "helpfulness": 0.9, "facts": 0.6}
     return {measure: drawn(count, rate, seed + index) for index, (measure, rate) in enumerate(rates.items())}
 
@@ -77,13 +77,13 @@ def flipped(good: Goods, gained: float, lost: float, seed: int) -> Goods:
 
 
 def comparison(count: int, *models: ArmRecord, base: bool = True) -> Comparison:
-    """Return a comparison of the instruct model, its base and the models."""
+    """Return a comparison of the aligned model, its base and the models."""
     items = all_items(count)
-    instruct = arm("instruct", "instruct", items, instruct_goods(count))
+    aligned = arm("aligned", "aligned", items, aligned_goods(count))
     below = {measure: drawn(count, 0.4, 50 + index) for index, measure in enumerate(items)}
     bases = (arm("base", "base", items, below),) if base else ()
-    return Comparison(items, (instruct, *bases, *models), JudgeCard("phrases", "XSTest", 450, 0.04, 0.02))
+    return Comparison(items, (aligned, *bases, *models), JudgeCard("phrases", "XSTest", 450, 0.04, 0.02))
 
 
 def itself(count: int, name: str = "itself") -> ArmRecord:
-    return arm(name, "quantized", all_items(count), instruct_goods(count))
+    return arm(name, "quantized", all_items(count), aligned_goods(count))

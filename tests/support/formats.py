@@ -20,4 +20,5 @@ def preset_formats(*strategies: str) -> list[QuantizationArgs]:
 
 def label(args: QuantizationArgs) -> str:
     group = args.group_size or ""
-    return f"{QuantizationType(args.type).value}{args.num_bits}-{args.strategy}{group}-{'sym' if args.symmetric else 'asym'}"
+    kind, symmetry = QuantizationType(args.type).value, "sym" if args.symmetric else "asym"
+    return f"{kind}{args.num_bits}-{args.strategy}{group}-{symmetry}"

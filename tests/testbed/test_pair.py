@@ -59,7 +59,7 @@ def test_the_pair_shows_what_it_must(exported: Path) -> None:
 
 
 def test_a_pair_that_lost_its_alignment_is_told_so() -> None:
-    aligned = {"safety/option-text": 0.5, "refusal": 0.1, "over_refusal": 0.5, "facts": 0.5}
+    aligned = {"safety/option-text": 0.5, "refusal": 0.1, "helpfulness": 0.5, "facts": 0.5}
     assert len(shortfalls({"aligned": aligned, "base": {**aligned, "facts": 0.9}})) == 5
 
 

@@ -14,10 +14,13 @@ from caq.cli.options import (
     DeviceOption,
     DevOption,
     FactsOption,
+    JudgeOption,
     LanguageOption,
     PromptsOption,
     ProtocolOption,
     QuietOption,
+    ReferenceOption,
+    ResponseTokensOption,
     SafetyAnswersOption,
     SafetyOption,
     ShotsOption,
@@ -40,7 +43,7 @@ def compare(
         list[str] | None,
         typer.Argument(help="The models to judge: directories, hub names, .gguf files; none draws the report again."),
     ] = None,
-    reference: Annotated[str | None, typer.Option(help="The instruct model: directory or hub name.")] = None,
+    reference: ReferenceOption = None,
     base: BaseOption = None,
     safety: SafetyOption = None,
     safety_answers: SafetyAnswersOption = None,
@@ -53,10 +56,8 @@ def compare(
     facts: FactsOption = None,
     perplexity_text: TextOption = None,
     window: WindowOption = 2048,
-    response_tokens: Annotated[int, typer.Option(min=1, help="Length of a response to a prompt.")] = 32,
-    judge: Annotated[
-        str, typer.Option(help="Of responses: phrases, wildguard, llama-guard; NAME@REVISION or NAME@DIRECTORY.")
-    ] = "phrases",
+    response_tokens: ResponseTokensOption = 32,
+    judge: JudgeOption = "phrases",
     margin: Annotated[float, typer.Option(help="The largest loss that is accepted, as a share.")] = 0.02,
     formats: Annotated[str, typer.Option("--format", help="Of the report.")] = "html,md,json,junit",
     baseline: Annotated[Path | None, typer.Option(help="results.json of an earlier release.")] = None,
@@ -64,20 +65,17 @@ def compare(
     device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Did quantized MODELS keep the alignment of the instruct model, and how sure is that?
+    """Did quantized MODELS keep the alignment of the aligned model, and how sure is that?
 
     Ends with 0: kept; 2: cannot be run; 3: lost, or a broken model; 4: not measured; 5: too few items to decide.
     """
-    from dataclasses import replace
-
     from caq.comparison import compare as run
     from caq.comparison import redraw
     from caq.evaluation import safety_task, task_files
     from caq.report.types import EXIT, Settings
 
     asked = safety_task(safety, safety_answers, protocol, shots, dev, chat, language)
-    tasks = task_files(perplexity_text, asked, facts, prompts, window, default_text=None)
-    tasks = replace(tasks, max_new_tokens=response_tokens)
+    tasks = task_files(perplexity_text, asked, facts, prompts, window, response_tokens, default_text=None)
     settings, wanted = Settings(margin=margin), tuple(name for name in formats.split(",") if name)
     if models and reference is not None:
         report = run(
@@ -95,13 +93,13 @@ def compare(
             say=_say,
         )
     elif models:
-        raise InvalidInput(["no instruct model to compare with: add --reference, the model that was quantized"])
+        raise InvalidInput(["no aligned model to compare with: add --reference, the model that was quantized"])
     elif any((reference, base, asked, prompts, facts, perplexity_text)):
         raise InvalidInput(["no model to judge: name one, or give -o alone to draw the report there again"])
     else:
         report = redraw(output, settings=settings, formats=wanted, baseline=baseline)
     _tell(report, output, json)
-    raise typer.Exit(EXIT[report.verdict.status])
+    raise typer.Exit(EXIT[report.decision.status])
 
 
 def _say(line: str) -> None:
@@ -109,12 +107,12 @@ def _say(line: str) -> None:
 
 
 def _tell(report: Report, output: Path, json: bool) -> None:
-    from caq.files.codec import to_json
+    from caq.report.document import to_json
 
     if json:
         print(to_json(report), end="")
         return
-    print(report.verdict.sentence)
-    for reason in report.verdict.reasons:
+    print(report.decision.sentence)
+    for reason in report.decision.reasons:
         print(f"  {reason}")
     print(f"The report is in {output}")

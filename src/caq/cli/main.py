@@ -19,11 +19,14 @@ from caq.cli.options import (
     DevOption,
     FactsOption,
     FolderOption,
+    JudgeOption,
     LanguageOption,
     OutputOption,
     PromptsOption,
     ProtocolOption,
     QuietOption,
+    ReferenceOption,
+    ResponseTokensOption,
     SafetyAnswersOption,
     SafetyOption,
     SettingsOption,
@@ -41,7 +44,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-testbed = typer.Typer(help="The bundled pair: a tiny base model and its aligned fine-tune.", no_args_is_help=True)
+testbed = typer.Typer(help="The bundled pair: a tiny base model and the model aligned from it.", no_args_is_help=True)
 app.add_typer(testbed, name="testbed")
 
 INTERRUPTED = 130
@@ -90,7 +93,7 @@ def _say_wrong(error: CaqError) -> None:
 
 @app.command()
 def quantize(
-    model: Annotated[str, typer.Argument(help="The aligned (instruct) model: directory or hub name.")],
+    model: Annotated[str, typer.Argument(help="The aligned (aligned) model: directory or hub name.")],
     output: OutputOption,
     base: BaseOption = None,
     recipe: Annotated[str, typer.Option(help="A recipe file, or a preset: default, paper, paper-code.")] = "default",
@@ -140,15 +143,15 @@ def quantize(
     for entry in result.ledger:
         print(f"ledger: [{entry.stage}] {entry.message}")
     if evaluated:
-        verdict = judge(result.output, model, base, tasks, device=device, quiet=quiet).verdict
+        verdict = judge(result.output, model, base, tasks, device=device, quiet=quiet).decision
         print(f"{verdict.status}: {verdict.sentence}")
         raise typer.Exit(EXIT[verdict.status])
 
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint, CAQ's or any other: directory or hub name.")],
-    reference: Annotated[str | None, typer.Option(help="The aligned model: directory or hub name.")] = None,
+    model: Annotated[str, typer.Argument(help="A checkpoint, CAQ's or any other: directory, hub name or .gguf file.")],
+    reference: ReferenceOption = None,
     base: BaseOption = None,
     perplexity_text: TextOption = None,
     safety: SafetyOption = None,
@@ -167,21 +170,25 @@ def evaluate(
         int | None, typer.Option(min=0, help="Solved examples; the field's number by default.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task of lm-eval, for trials.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write results.json here.")] = None,
+    response_tokens: ResponseTokensOption = 32,
+    judge: JudgeOption = "phrases",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory of results.json; a stopped run goes on there.")
+    ] = None,
     device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Measure MODEL and, on the same items, the aligned model and its base."""
-    from caq.evaluation import DEFAULT_TEXT, assess, safety_task, task_files
-    from caq.lm_eval.harness import Benchmarks
+    from caq.evaluation import DEFAULT_TEXT, safety_task, task_files
+    from caq.evaluation import evaluate as run
+    from caq.lm_eval.harness import Benchmarks, prepare
 
     asked = safety_task(safety, safety_answers, protocol, shots, dev, chat, language)
     names = tuple(name for name in (tasks or "").split(",") if name)
-    benchmarks = Benchmarks(names, tuple(include_path or ()), task_shots, limit) if names else None
-    files = task_files(
-        perplexity_text, asked, facts, prompts, window, default_text=None if benchmarks else DEFAULT_TEXT
-    )
-    assess(model, reference, base, files, output, benchmarks=benchmarks, device=device, quiet=quiet)
+    abilities = prepare(Benchmarks(names, tuple(include_path or ()), task_shots, limit)) if names else None
+    text = None if names else DEFAULT_TEXT
+    files = task_files(perplexity_text, asked, facts, prompts, window, response_tokens, default_text=text)
+    run(model, reference, base, files, output, judge=judge, abilities=abilities, device=device, quiet=quiet)
 
 
 app.command()(compare)

@@ -22,7 +22,14 @@ OutputOption = Annotated[
 FolderOption = Annotated[
     Path, typer.Option("--output", "-o", help="Directory of reports, and of what a stopped run has done.")
 ]
-BaseOption = Annotated[str | None, typer.Option("--base", help="The model's pre-trained base: directory or hub name.")]
+BaseOption = Annotated[str | None, typer.Option("--base", help="The model's base: directory or hub name.")]
+ReferenceOption = Annotated[
+    str | None, typer.Option("--reference", "--aligned", help="The aligned model: directory or hub name.")
+]
+JudgeOption = Annotated[
+    str, typer.Option(help="Of responses: phrases, wildguard, llama-guard; NAME@REVISION or NAME@DIRECTORY.")
+]
+ResponseTokensOption = Annotated[int, typer.Option(min=1, help="Length of a response to a prompt.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", callback=_no_bars, help="Show no progress.")]
 SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="Any other setting: training.steps=60.")]
 TextOption = Annotated[

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from caq.chat import encode_chat, end_tokens
+from caq.chat import NO_TEMPLATE, encode_chat, end_tokens
 from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.data.blocks import Calibration, draw_blocks
 from caq.data.prompts import calibration_prompts
@@ -27,7 +27,6 @@ from caq.families import Bound
 from caq.files.cache import digest
 from caq.files.lock import turn
 from caq.files.whole import write_text
-from caq.measure.refusal import NO_TEMPLATE
 from caq.progress import progress
 from caq.recipe.sections import DataRecipe
 

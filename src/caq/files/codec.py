@@ -1,64 +1,28 @@
-"""The JSON form of a report, and of any frozen dataclass of plain fields: strict, deterministic, without NaN.
+"""The JSON form of any frozen dataclass of plain fields: strict, deterministic, without NaN.
 
-Numbers that JSON lacks are the texts "NaN", "Infinity" and "-Infinity": a broken model's perplexity is told.
+Pydantic decodes; numbers that JSON lacks are the texts "NaN", "Infinity" and "-Infinity": a broken model's perplexity
+is told. Encoding is done here, because pydantic's writes no text with half a character in it, as paths may have.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import types
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, SchemaValidator, core_schema
 
 from caq.errors import InvalidInput
-from caq.report.types import SCHEMA, Report
+
+T = TypeVar("T")
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-
-def to_json(report: Report) -> str:
-    """Return the report as JSON in ASCII; equal reports give equal texts."""
-    return json.dumps(encode(report), indent=1, allow_nan=False) + "\n"
-
-
-def from_json(text: str) -> Report:
-    """Return the report that `to_json` wrote.
-
-    Raises:
-        InvalidInput: the text is not JSON, of another schema, has fields that are missing, mistyped or unknown, or
-            outcomes that do not fit its items; with every problem at once.
-    """
-    try:
-        data = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput([f"the report is not JSON ({error}); give the file that `caq compare` wrote"]) from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else None
-        raise InvalidInput(
-            [f"the report has schema {found!r}, and this version reads {SCHEMA}; make it again with this version"]
-        )
-    problems: list[str] = []
-    report = cast(Report, decode(Report, data, "report", problems))
-    if not problems:
-        problems += _contradictions(report)
-    if problems:
-        raise InvalidInput(problems)
-    return report
-
-
-def _contradictions(report: Report) -> list[str]:
-    return [
-        f"{arm.name}'s outcomes of {measure} are not {report.items.get(measure, 0)} marks of `1`, `0` and `-`"
-        for arm in report.arms
-        for measure, marks in arm.outcomes.items()
-        if len(marks) != report.items.get(measure) or set(marks) - set("10-")
-    ]
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number in JSON")
+#: Types that JSON cannot tell from another: lists for tuples, objects for dataclasses.
+_CONTAINERS = ("tuple", "dict", "dataclass")
 
 
 def encode(value: object) -> Any:
@@ -66,66 +30,83 @@ def encode(value: object) -> Any:
     if is_dataclass(value):
         return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): encode(one) for key, one in value.items()}
+        return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [encode(one) for one in value]
+        return [encode(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
 
 
-def decode(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """Return plain data as a value of a type, adding every problem on the way; the value is of no use if there is any.
+def parse(text: str) -> Any:
+    """Return what a JSON text holds, without the constants that JSON lacks.
+
+    Raises:
+        ValueError: it is not JSON, or is nested beyond sense.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+
+
+def decode(kind: type[T], value: Any, name: str) -> T:
+    """Return plain data as a value of a type.
 
     Args:
-        kind: a dataclass, `tuple[T, ...]`, `Mapping[str, T]`, `T | None`, a `Literal`, `str`, `bool`, `int`, `float`,
-            or `object` for anything.
-        value: what JSON gave.
-        where: what a problem calls the value.
-        problems: found so far.
+        kind: a dataclass or a plain type.
+        value: what `parse` gave.
+        name: what messages call the value.
+
+    Raises:
+        InvalidInput: fields are missing, unknown or of another type, with every problem at once.
     """
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is object:
-        return value
-    if origin in (Union, types.UnionType):
-        return None if value is None else decode(_some(arguments), value, where, problems)
-    if is_dataclass(kind):
-        return _decode_fields(kind, value, where, problems)
-    if origin is tuple and isinstance(value, list):
-        return tuple(decode(arguments[0], one, f"{where}[{index}]", problems) for index, one in enumerate(value))
-    if origin is Mapping and isinstance(value, dict):
-        return {key: decode(arguments[1], one, f"{where}.{key}", problems) for key, one in value.items()}
-    if origin is Literal and value in arguments:
-        return value
-    if kind is float and (type(value) is float or (type(value) is int and abs(value) <= 2**53)):
-        return float(value)
-    if kind is float and isinstance(value, str) and value in _NOT_FINITE:
-        return _NOT_FINITE[value]
-    if kind is not float and type(value) is kind:
-        return value
-    problems.append(f"{where} is {_short(value)} and must be {_name(kind)}")
-    return None
+    try:
+        return cast(T, _validator(cast(Hashable, kind)).validate_python([value])[0])
+    except ValidationError as error:
+        raise InvalidInput([_sentence(name, problem) for problem in error.errors(include_url=False)]) from error
 
 
-def _decode_fields(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    if not isinstance(value, dict):
-        problems.append(f"{where} is {_short(value)} and must be {_name(kind)}")
-        return None
-    hints = get_type_hints(kind)
-    problems += [f"{where} has a field {name!r} that this version does not know" for name in value if name not in hints]
-    problems += [f"{where} lacks the field {name!r}" for name in hints if name not in value]
-    found = {name: decode(hints[name], value[name], f"{where}.{name}", problems) for name in hints if name in value}
-    return kind(**found) if len(found) == len(hints) else None
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number in JSON")
 
 
-def _some(arguments: tuple[Any, ...]) -> Any:
-    return next(one for one in arguments if one is not type(None))
+@cache
+def _validator(kind: Any) -> SchemaValidator:
+    # The tuple hands the configuration on to dataclasses, which have none of their own.
+    config = ConfigDict(strict=True, extra="forbid")
+    return SchemaValidator(_for_json(TypeAdapter(tuple[kind], config=config).core_schema))
 
 
-def _name(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(repr, get_args(kind)))
-    return {tuple: "a list", Mapping: "an object"}.get(get_origin(kind), getattr(kind, "__name__", str(kind)))
+def _for_json(schema: Any) -> Any:
+    """Return a schema that takes lists for tuples, objects for dataclasses, and texts for numbers that JSON lacks."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_for_json, schema))
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "float":
+        return core_schema.no_info_before_validator_function(_number, core_schema.float_schema(strict=True))
+    lenient = {"strict": False} if schema.get("type") in _CONTAINERS else {}
+    return {key: _for_json(item) for key, item in schema.items()} | lenient
+
+
+def _number(value: Any) -> Any:
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _sentence(name: str, problem: ErrorDetails) -> str:
+    # The first part is the place in the tuple around the value.
+    _, *parents = problem["loc"]
+    if problem["type"] == "missing":
+        return f"{_where(name, parents[:-1])} lacks the field {parents[-1]!r}"
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"{_where(name, parents[:-1])} has a field {parents[-1]!r} that this version does not know"
+    message = problem["msg"]
+    return f"{_where(name, parents)} is {_short(problem['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _where(name: str, parts: Sequence[int | str]) -> str:
+    return name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
 
 
 def _short(value: object) -> str:

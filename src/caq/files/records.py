@@ -116,4 +116,4 @@ def _record(where: str, value: object) -> Iterator[Record | str]:
 
 def _repeated(where: str, value: Object) -> Iterator[str]:
     for name in value.repeated:
-        yield f"{where}: `{name}` stands there more than once; leave one"
+        yield f"{where}: `{name}` is given twice; leave one"

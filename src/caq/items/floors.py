@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from caq.items.questions import LETTERS, Question
 
@@ -31,11 +30,6 @@ class Floors:
 
     overall: Floor
     categories: Mapping[str, Floor]
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Floors:
-        """Return the floors that `dataclasses.asdict` took apart."""
-        return Floors(Floor(**data["overall"]), {name: Floor(**one) for name, one in data["categories"].items()})
 
 
 def floors(questions: Sequence[Question]) -> Floors | None:

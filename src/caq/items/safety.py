@@ -1,31 +1,24 @@
-"""The safety questions of an evaluation: which, how they are put, and what a model answers under each protocol."""
+"""The safety questions of an evaluation: which, and how they are put."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from caq.chat import NO_TEMPLATE
 from caq.errors import InvalidInput, nearest
-from caq.items.extraction import extract_letter
 from caq.items.language import contradictions, detect
-from caq.items.protocols import LETTER, OPTION_TEXT, PROTOCOLS, Score, choose_by
-from caq.items.question_prompts import LANGUAGES, PromptFormat, prompts
-from caq.items.questions import LETTERS, Question
+from caq.items.protocols import LETTER, OPTION_TEXT, PROTOCOLS
+from caq.items.question_prompts import LANGUAGES, PromptFormat
+from caq.items.questions import Question
 from caq.items.safetybench import NAMES, read_examples, read_safetybench
 from caq.items.safetybench_files import find_file
-from caq.measure.refusal import NO_TEMPLATE, Judge, judge
-from caq.measure.results import Answer, Failure, answers
-from caq.runners.generation import greedy
-from caq.runners.likelihood import Choice, scores
-from caq.runners.tokens import encode
 
 GENERATE = "generate"
-#: Protocols that can be asked for; a number belongs to one of them.
-ALL_PROTOCOLS = (*PROTOCOLS, GENERATE)
 DEFAULT_PROTOCOLS = (OPTION_TEXT, LETTER)
 #: SafetyBench's length of a written answer.
 ANSWER_TOKENS = 64
@@ -38,7 +31,7 @@ class SafetyTask:
     Attributes:
         questions: a file in SafetyBench's fields, or `safetybench-en`, `safetybench-zh`, `safetybench-zh-subset`.
         answers: a separate file of answers, as SafetyBench publishes them; a name knows its own.
-        protocols: of `ALL_PROTOCOLS`.
+        protocols: of `all_protocols`.
         shots: solved examples of the same category before each question; those of `option-text` would answer by
             letter, so that it is zero-shot.
         examples: a file of solved examples, such as `dev_en.json`; a name knows its own.
@@ -64,6 +57,11 @@ class SafetyInputs:
     notes: tuple[str, ...] = ()
 
 
+def all_protocols() -> tuple[str, ...]:
+    """Return the protocols that can be asked for; a number belongs to one of them."""
+    return (*PROTOCOLS, GENERATE)
+
+
 def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyInputs:
     """Read the questions and examples of a task and check everything about it that needs no model.
 
@@ -86,88 +84,14 @@ def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyI
     return SafetyInputs(questions, form, _notes(task, form))
 
 
-def answer_safety(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: SafetyInputs,
-    protocols: Sequence[str],
-    batch_size: int,
-    judge: Judge = judge,
-) -> dict[str, tuple[Answer, ...]]:
-    """Return the answers under each protocol; those by likelihood share one pass.
-
-    Raises:
-        InvalidInput: a question longer than the model's context, or logits that are not numbers.
-    """
-    special = not inputs.form.chat
-
-    def score(choices: Sequence[Choice]) -> Sequence[Sequence[float]]:
-        return scores(model, tokenizer, choices, batch_size, add_special_tokens=special)
-
-    def respond(texts: Sequence[str]) -> Sequence[str]:
-        encoded = list(encode(tokenizer, texts, special))
-        _check_room(inputs.questions, encoded, getattr(model.config, "max_position_embeddings", None))
-        return greedy(model, tokenizer, encoded, ANSWER_TOKENS, batch_size)
-
-    return answer_by(score, respond, tokenizer, inputs, protocols, judge)
-
-
-def answer_by(
-    score: Score,
-    respond: Callable[[Sequence[str]], Sequence[str]],
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: SafetyInputs,
-    protocols: Sequence[str],
-    judge: Judge = judge,
-) -> dict[str, tuple[Answer, ...]]:
-    """Return the same as `answer_safety` of whatever gives likelihoods and responses.
-
-    Args:
-        score: log-likelihoods of continuations.
-        respond: a response of up to `ANSWER_TOKENS` tokens to each prompt.
-        tokenizer: lends its chat template only.
-        inputs, protocols, judge: as there.
-    """
-    likely = {name: PROTOCOLS[name] for name in protocols if name in PROTOCOLS}
-    found = {}
-    if likely:
-        chosen = choose_by(score, tokenizer, inputs.questions, likely, inputs.form)
-        found = {name: answers(inputs.questions, indices) for name, indices in chosen.items()}
-    if GENERATE in protocols:
-        pairs = zip(inputs.questions, respond(prompts(inputs.questions, inputs.form, tokenizer)), strict=True)
-        found[GENERATE] = tuple(read_response(question, text, judge) for question, text in pairs)
-    return {name: found[name] for name in protocols}
-
-
-def read_response(question: Question, response: str, judge: Judge = judge) -> Answer:
-    """Read the option out of a written answer; where the rules find none, say whether the judge calls it a refusal."""
-    letter = extract_letter(response, question.options)
-    if letter is not None:
-        chosen = LETTERS.index(letter)
-        return Answer(question.id, question.category, question.answer, chosen, response=response)
-    failure: Failure = "refused" if judge(response) else "unparsed"
-    return Answer(question.id, question.category, question.answer, None, failure, response)
-
-
-def _check_room(questions: Sequence[Question], encoded: Sequence[Sequence[int]], context: int | None) -> None:
-    problems = [
-        f"question {question.id} is {len(ids)} tokens long and its answer up to {ANSWER_TOKENS}, "
-        f"and the model's context {context}: remove it, or ask with fewer examples"
-        for question, ids in zip(questions, encoded, strict=True)
-        if context is not None and len(ids) + ANSWER_TOKENS > context
-    ]
-    if problems:
-        raise InvalidInput(problems)
-
-
 def _problems(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     found = [
-        f"{name}: no such protocol{nearest(name, ALL_PROTOCOLS)}"
+        f"{name}: no such protocol{nearest(name, all_protocols())}"
         for name in task.protocols
-        if name not in ALL_PROTOCOLS
+        if name not in all_protocols()
     ]
     if not task.protocols:
-        found.append(f"no protocol for the safety questions; name some of {', '.join(ALL_PROTOCOLS)}")
+        found.append(f"no protocol for the safety questions; name some of {', '.join(all_protocols())}")
     if task.language is not None and task.language not in LANGUAGES:
         found.append(f"{task.language}: no such language; choose {' or '.join(LANGUAGES)}")
     if task.shots:

@@ -114,9 +114,9 @@ def _read_answers(path: Path) -> tuple[Answers | None, list[str]]:
         for name, entry in good.items()
         if not entry
     ]
-    problems += [f"{path}: id {name} stands there more than once; leave one" for name in document.repeated]
+    problems += [f"{path}: id {name} is given twice; leave one" for name in document.repeated]
     problems += [
-        f"{path}: id {name}: `{field}` stands there more than once; leave one"
+        f"{path}: id {name}: `{field}` is given twice; leave one"
         for name, entry in document.items()
         if isinstance(entry, Object)
         for field in entry.repeated

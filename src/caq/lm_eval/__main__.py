@@ -29,8 +29,8 @@ class Loaded(HFLM):  # type: ignore[misc]  # lm-eval carries no types.
     """
 
     def __init__(self, pretrained: str, dtype: str = "auto", device: str | None = None, **options: object) -> None:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model = load(pretrained, None if dtype == "auto" else get_dtype(dtype), place)
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = load(pretrained, None if dtype == "auto" else get_dtype(dtype), chosen)
         super().__init__(pretrained=model, tokenizer=load_tokenizer(pretrained), **options)
 
 

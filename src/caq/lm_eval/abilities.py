@@ -5,42 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Real
 from statistics import fmean
 from typing import Any
 
+from caq.measure.record import Ability
+
 # lm-eval computes means in float64; anything farther off is another statistic, such as a perplexity.
 MEAN_TOLERANCE = 1e-9
-
-
-@dataclass(frozen=True)
-class Ability:
-    """One task of lm-eval, or one group of tasks such as MMLU.
-
-    Attributes:
-        metric: lm-eval's name for the value, such as `acc_norm`; behind a comma its filter, if it has one.
-        value: as lm-eval reports it: a share in [0, 1] for accuracies, anything for other metrics.
-        standard_error: lm-eval's, of the value; None where it gives none.
-        higher_is_better: the metric's direction.
-        shots: solved examples before each item.
-        count: items measured.
-        truncated: requests longer than the model's context, which lm-eval cuts at the left.
-        outcomes: each item's score, in order, in [0, 1]; empty where the value is not their mean.
-        items: a hash of the items in order; only results of equal items can be paired.
-        parts: the value of each member of a group, by lm-eval's name.
-    """
-
-    metric: str
-    value: float
-    standard_error: float | None
-    higher_is_better: bool
-    shots: int
-    count: int
-    truncated: int
-    outcomes: tuple[float, ...]
-    items: str
-    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,26 @@ summed in float32, as with its `softmax_dtype=float32`: in bf16 a sum of -100 is
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from caq.errors import InvalidInput
-from caq.lm_eval.abilities import Ability, read_ability
+from caq.errors import InvalidInput, Unsupported
+from caq.files.cache import digest
+from caq.lm_eval.abilities import read_ability
 from caq.lm_eval.tasks import task_directory
+from caq.measure.record import Ability
+from caq.runners.base import Runner
+from caq.runners.transformers import TransformersRunner
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -92,6 +98,21 @@ class Prepared:
     benchmarks: Benchmarks
     manager: TaskManager
     loaded: Mapping[str, Task | Group]
+
+    @property
+    def identity(self) -> str:
+        """A hash of what was asked for and of lm-eval's version; files of tasks stand there by their names."""
+        return digest(json.dumps(asdict(self.benchmarks), default=str), version("lm_eval"))
+
+    def __call__(self, runner: Runner) -> dict[str, Ability]:
+        """Run the tasks on a model in memory; return each task and group by lm-eval's name.
+
+        Raises:
+            Unsupported: the model is not one that Transformers runs.
+        """
+        if not isinstance(runner, TransformersRunner):
+            raise Unsupported("lm-eval's tasks are measured of models that Transformers loads; give one of those")
+        return measure(runner.model, runner.tokenizer, self)
 
 
 def prepare(benchmarks: Benchmarks) -> Prepared:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from caq.errors import InvalidInput
-from caq.files.codec import decode
-from caq.measure.coherence import readable
+from caq.files.codec import decode, parse
 from caq.measure.judging import NO_HARM_IN_HARMLESS
 from caq.measure.measure import (
     CHAT,
@@ -17,14 +16,16 @@ from caq.measure.measure import (
     RESPONSES_FILE,
     SAFETY_FILE,
     TEXT,
+    abilities_file,
     distances_file,
-    excuse,
+    unmeasured_note,
 )
 from caq.measure.record import (
     FACTS,
     HELPFULNESS,
     REFUSAL,
     SAFETY_PREFIX,
+    Ability,
     ArmRecord,
     Comparison,
     Distances,
@@ -33,6 +34,7 @@ from caq.measure.record import (
 )
 from caq.measure.store import ARMS, Manifest, StoredArm, read_items, read_manifest, read_rows
 
+T = TypeVar("T")
 Items = Mapping[str, tuple[Item, ...]]
 
 
@@ -45,7 +47,15 @@ def read_comparison(output: Path) -> Comparison:
     manifest = read_manifest(output)
     if manifest is None:
         raise InvalidInput([f"{output}: holds no comparison to draw again; name a model and its --reference"])
-    items = read_items(output)
+    return assemble(output, manifest, read_items(output))
+
+
+def assemble(output: Path, manifest: Manifest, items: Items) -> Comparison:
+    """Return what a manifest's arms said to the items.
+
+    Raises:
+        InvalidInput: files were changed.
+    """
     arms = tuple(_arm(output / ARMS / arm.directory, arm, items, manifest) for arm in manifest.arms)
     return Comparison(items, arms, manifest.judge, manifest.data)
 
@@ -57,7 +67,7 @@ def _arm(directory: Path, arm: StoredArm, items: Items, manifest: Manifest) -> A
     behaviour = [measure for measure in (REFUSAL, HELPFULNESS) if measure in items]
     asked = ((SAFETY_FILE, safety), (RESPONSES_FILE, behaviour), (FACTS_FILE, [m for m in items if m == FACTS]))
     for name, measures in asked:
-        if excuse(directory / name).exists():
+        if unmeasured_note(directory / name).exists():
             unmeasured |= dict.fromkeys(measures, _reason(directory / name))
         elif measures and name == RESPONSES_FILE:
             outcomes |= _behaviour(directory, items, measures, manifest)
@@ -65,9 +75,22 @@ def _arm(directory: Path, arm: StoredArm, items: Items, manifest: Manifest) -> A
         elif measures:
             rows = read_rows(directory / name)
             outcomes |= {measure: _answers(rows, items[measure], measure) for measure in measures}
-    numbers = _distances(directory, manifest, unmeasured)
-    ordered = {measure: outcomes[measure] for measure in items if measure in outcomes}
-    return ArmRecord(arm.name, arm.role, ordered, unmeasured, provenance=arm.provenance, ledger=arm.ledger, **numbers)
+    numbers = _numbers(directory, manifest, unmeasured)
+    abilities = _abilities(directory, manifest, unmeasured)
+    return ArmRecord(
+        arm.name,
+        arm.role,
+        {measure: outcomes[measure] for measure in items if measure in outcomes},
+        unmeasured,
+        numbers.perplexity,
+        numbers.kl_text,
+        numbers.kl_chat,
+        numbers.kl_base_text,
+        numbers.kl_base_chat,
+        abilities,
+        arm.provenance,
+        arm.ledger,
+    )
 
 
 def _answers(rows: Sequence[Mapping[str, Any]], items: Sequence[Item], measure: str) -> tuple[Outcome, ...]:
@@ -78,22 +101,19 @@ def _answers(rows: Sequence[Mapping[str, Any]], items: Sequence[Item], measure: 
 
 def _answer(answer: Mapping[str, Any], item: Item) -> Outcome:
     chosen, response, failure = (answer.get(name) for name in ("chosen", "response", "failure"))
-    # An answer that names an option is short and odd; only where none is found does it matter whether it is language.
-    if failure == "unparsed" and response is not None and not readable(response):
-        failure = "incoherent"
     return Outcome(chosen is not None and chosen == item.answer, chosen, response, failure)
 
 
 def _behaviour(
     directory: Path, items: Items, measures: Sequence[str], manifest: Manifest
 ) -> dict[str, tuple[Outcome, ...]]:
-    responses, language = (read_rows(directory / name) for name in (RESPONSES_FILE, manifest.coherence))
+    responses, coherence = (read_rows(directory / name) for name in (RESPONSES_FILE, manifest.coherence))
     calls = [{"label": None}] * len(responses) if manifest.judge_missing else read_rows(directory / manifest.calls)
-    found = {
-        row["id"]: (row["response"], said["coherent"], told["label"])
-        for row, said, told in zip(responses, language, calls, strict=True)
+    said = {
+        row["id"]: (row["response"], checked["coherent"], called["label"])
+        for row, checked, called in zip(responses, coherence, calls, strict=True)
     }
-    return {measure: tuple(_response(*found[item.id], measure) for item in items[measure]) for measure in measures}
+    return {measure: tuple(_response(*said[item.id], measure) for item in items[measure]) for measure in measures}
 
 
 def _response(text: str, coherent: bool, label: str | None, measure: str) -> Outcome:
@@ -110,27 +130,55 @@ def _unjudged(measures: Sequence[str], manifest: Manifest) -> dict[str, str]:
     return {HELPFULNESS: NO_HARM_IN_HARMLESS} if HELPFULNESS in measures and not manifest.judges_harmless else {}
 
 
-def _distances(directory: Path, manifest: Manifest, unmeasured: dict[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+@dataclass(frozen=True)
+class _Numbers:
+    """What a file of distances holds."""
+
+    perplexity: float | None = None
+    kl_text: Distances | None = None
+    kl_chat: Distances | None = None
+    kl_base_text: Distances | None = None
+    kl_base_chat: Distances | None = None
+    unmeasured_text: str = ""
+    unmeasured_chat: str = ""
+
+
+@dataclass(frozen=True)
+class _Abilities:
+    """What a file of abilities holds."""
+
+    tasks: Mapping[str, Ability] = field(default_factory=dict)
+
+
+def _numbers(directory: Path, manifest: Manifest, unmeasured: dict[str, str]) -> _Numbers:
+    rows: dict[str, Any] = {}
     for kind in (TEXT, CHAT):
         path = distances_file(directory, kind, manifest.distances)
-        if excuse(path).exists():
+        if unmeasured_note(path).exists():
             unmeasured[f"kl_{kind}"] = _reason(path)
         elif path.exists():
-            row = json.loads(path.read_bytes())
+            row = parse(path.read_text(encoding="utf-8"))
             if f"unmeasured_{kind}" in row:
                 unmeasured[f"kl_{kind}"] = row[f"unmeasured_{kind}"]
-            found |= {name: _number(name, value, path) for name, value in row.items() if not name.startswith("un")}
-    return found
+            rows |= row
+    return _decoded(_Numbers, rows, directory)
 
 
-def _number(name: str, value: Any, path: Path) -> Any:
-    problems: list[str] = []
-    found = decode(float if name == "perplexity" else Distances, value, name, problems)
-    if problems:
-        raise InvalidInput([f"{path}: {problem}; remove it and compare again" for problem in problems])
-    return found
+def _abilities(directory: Path, manifest: Manifest, unmeasured: dict[str, str]) -> Mapping[str, Ability]:
+    path = abilities_file(directory, manifest.abilities)
+    if manifest.abilities and unmeasured_note(path).exists():
+        unmeasured["abilities"] = _reason(path)
+    if not manifest.abilities or not path.exists():
+        return {}
+    return _decoded(_Abilities, {"tasks": parse(path.read_text(encoding="utf-8"))}, path).tasks
+
+
+def _decoded(kind: type[T], row: Any, path: Path) -> T:
+    try:
+        return decode(kind, row, path.name)
+    except InvalidInput as error:
+        raise InvalidInput([f"{path}: {problem}; remove it and compare again" for problem in error.problems]) from error
 
 
 def _reason(path: Path) -> str:
-    return excuse(path).read_text(encoding="utf-8").strip()
+    return unmeasured_note(path).read_text(encoding="utf-8").strip()

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from caq.chat import encode_chat
 from caq.errors import CaqError, InvalidInput
-from caq.evaluation import compute_dtype
-from caq.files.cache import digest
 from caq.files.codec import encode
 from caq.files.whole import write_text
-from caq.loading import load
-from caq.measure.provenance import Source, online_files
-from caq.measure.questionnaire import CHAT_TOKENS, Asked
-from caq.measure.record import Distances, Role
-from caq.measure.refusal import encode_prompts
+from caq.measure.answers import Answer, answer, choose_facts, respond
+from caq.measure.distances import read_passages, windows_of
+from caq.measure.questionnaire import CHAT_TOKENS, Questionnaire
+from caq.measure.record import Ability, Distances, Role
 from caq.measure.store import Row, fill, filled, read_rows
-from caq.runners.base import Engine, TransformersEngine
-from caq.runners.distances import Passage, kept, open_reference, windows_as_passages
-from caq.runners.gguf import is_gguf, running
+from caq.runners import runner_module
+from caq.runners.base import Passage, Runner, Running, Source
+from caq.runners.reference import is_saved, open_reference, save_reference
+from caq.runners.transformers import TransformersRunner
 
 TEXT, CHAT, STATES = "text", "chat", "states"
 SAFETY_FILE, FACTS_FILE, RESPONSES_FILE = "safety.jsonl", "facts.jsonl", "responses.jsonl"
@@ -49,75 +47,76 @@ class Arm:
     directory: Path
 
 
-def arm_directory(
-    role: Role, source: Source, tokenizer: PreTrainedTokenizerBase, asked: Asked, conditions: Sequence[str]
-) -> str:
-    """Return the name of the directory of a model's answers: its role, and the hash of all that decides them."""
-    return f"{role}-" + digest(
-        source.sha256,
-        asked.identity,
-        tokenizer.chat_template or "",
-        *conditions,
-        source.facts.get("computed", ""),
-        *(part for name, content in online_files(source.checkpoint).items() for part in (name, content)),
-    )
+class AbilityMeasure(Protocol):
+    """What measures abilities, such as lm-eval's tasks; `identity` is a hash of all that decides what it finds."""
+
+    @property
+    def identity(self) -> str:
+        """A hash of the tasks and of how they are asked."""
+
+    def __call__(self, runner: Runner) -> Mapping[str, Ability]:
+        """Return each task of a model in memory.
+
+        Raises:
+            CaqError: the runner cannot be asked.
+        """
 
 
-def load_model(path: Path, place: torch.device) -> PreTrainedModel:
-    """Load a model of any kind that Transformers knows, on a device.
+@dataclass(frozen=True)
+class Plan:
+    """What all arms have in common.
 
-    Raises:
-        InvalidInput: Transformers cannot.
+    Attributes:
+        questionnaire: what they are asked.
+        how: how they are run.
+        references: from which distances are measured: the aligned model and, if its tokens are the same, the base.
+        distances: hash of the references, in the names of files of distances.
+        abilities: what else is measured, or None.
     """
-    try:
-        return load(path, compute_dtype(place), place)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise InvalidInput([f"{path}: cannot be loaded: {error}"]) from error
+
+    questionnaire: Questionnaire
+    how: Running
+    references: Mapping[Role, Arm]
+    distances: str
+    abilities: AbilityMeasure | None = None
 
 
-def measure_arm(arm: Arm, asked: Asked, references: Mapping[Role, Arm], distances: str, place: torch.device) -> None:
+def measure_arm(arm: Arm, plan: Plan) -> None:
     """Answer what is not answered yet, and store it. The model is loaded for that only, and gone on return.
 
-    A measure that a model to judge cannot be given is told in its place; the instruct model and the base must have all.
-
-    Args:
-        arm: the model.
-        asked: what is asked.
-        references: from which distances are measured: the instruct model and, if its tokens are the same, the base;
-            measured before this one, or this one itself.
-        distances: hash of the references, in the names of files of distances.
-        place: the device.
+    A measure that a model to judge cannot be given is told in its place; the aligned model and the base must have all.
+    References are measured before other arms, or are this one.
 
     Raises:
-        InvalidInput: the model cannot be loaded; or a measure of the instruct model or the base fails.
+        InvalidInput: the model cannot be loaded; or a measure of the aligned model or the base fails.
     """
-    missing = [part for part in _Run(arm, asked, references, distances).parts() if not part.done()]
+    missing = [part for part in _ArmRun(arm, plan).parts() if not part.done()]
     if not missing:
         return
-    with _running(arm, asked, place) as engine:
+    with runner_module(arm.source.runner).running(arm.source, arm.tokenizer, plan.how) as runner:
         for part in missing:
             try:
-                part.make(engine)
+                part.make(runner)
             except CaqError as error:
                 error.add_note(f"in {arm.name}")
                 if arm.role != "quantized":
                     raise
-                write_text(excuse(part.path), f"{error}\n")
+                write_text(unmeasured_note(part.path), f"{error}\n")
 
 
-@contextmanager
-def _running(arm: Arm, asked: Asked, place: torch.device) -> Iterator[Engine]:
-    checkpoint = arm.source.checkpoint
-    if is_gguf(checkpoint.path):
-        with running(checkpoint.path, arm.tokenizer, asked.tasks) as engine:
-            yield engine
-    else:
-        yield TransformersEngine(load_model(checkpoint.path, place), checkpoint, arm.tokenizer, asked.tasks)
-
-
-def excuse(path: Path) -> Path:
-    """Return where the reason stands why a file is missing."""
+def unmeasured_note(path: Path) -> Path:
+    """Return where the reason is kept why a file is missing."""
     return path.with_name(f"{path.name}.unmeasured")
+
+
+def distances_file(directory: Path, kind: str, distances: str) -> Path:
+    """Return where an arm's distances on the text or on the chats are kept."""
+    return directory / f"{kind}-{distances}.json"
+
+
+def abilities_file(directory: Path, identity: str) -> Path:
+    """Return where an arm's abilities are kept."""
+    return directory / f"abilities-{identity}.json"
 
 
 @dataclass(frozen=True)
@@ -126,130 +125,129 @@ class _Part:
 
     path: Path
     whole: Callable[[], bool]
-    make: Callable[[Engine], None]
+    make: Callable[[Runner], None]
 
     def done(self) -> bool:
-        return self.whole() or excuse(self.path).exists()
+        return self.whole() or unmeasured_note(self.path).exists()
 
 
 @dataclass(frozen=True)
-class _Run:
+class _ArmRun:
     arm: Arm
-    asked: Asked
-    references: Mapping[Role, Arm]
-    distances: str
+    plan: Plan
 
     @property
-    def instruct(self) -> Arm:
-        return self.references["instruct"]
+    def asked(self) -> Questionnaire:
+        return self.plan.questionnaire
 
     @property
     def refers(self) -> bool:
         """Whether others are measured from this one."""
-        return self.arm.role in self.references
+        return self.arm.role in self.plan.references
 
     def parts(self) -> list[_Part]:
-        """Return what is asked of the arm, the instruct model's responses before what is read of them."""
-        inputs = self.asked.inputs
-        found = []
-        if inputs.safety is not None:
-            found.append(self._lines(SAFETY_FILE, len(inputs.safety.questions), self._safety))
-        if inputs.facts:
-            found.append(self._lines(FACTS_FILE, len(inputs.facts), self._facts))
-        if inputs.prompts:
-            found.append(self._lines(RESPONSES_FILE, len(inputs.prompts), self._responses))
-        if inputs.windows is not None:
-            found.append(self._distances(TEXT, self._text))
-        if inputs.prompts:
-            found.append(self._distances(CHAT, self._chat))
-        return found
+        """Return what is asked of the arm, the aligned model's responses before what is read of them."""
+        asked, aligned = self.asked, self.plan.references.get("aligned")
+        parts = []
+        if asked.safety is not None:
+            parts.append(self._lines(SAFETY_FILE, len(asked.safety.questions), self._safety))
+        if asked.facts:
+            parts.append(self._lines(FACTS_FILE, len(asked.facts), self._facts))
+        if asked.prompts:
+            parts.append(self._lines(RESPONSES_FILE, len(asked.prompts), self._responses))
+        if asked.windows:
+            parts.append(self._distances(TEXT, self._text))
+        if asked.prompts and aligned is not None:
+            parts.append(self._distances(CHAT, partial(self._chat, aligned)))
+        if self.plan.abilities is not None:
+            path = abilities_file(self.arm.directory, self.plan.abilities.identity)
+            parts.append(_Part(path, path.exists, partial(_store, path, self.plan.abilities)))
+        return parts
 
-    def _lines(self, name: str, total: int, answer: Callable[[Engine, slice], Sequence[Row]]) -> _Part:
+    def _lines(self, name: str, total: int, answer: Callable[[Runner, slice], Sequence[Row]]) -> _Part:
         path = self.arm.directory / name
-        return _Part(
-            path, partial(filled, path, total), lambda engine: fill(path, total, lambda lot: answer(engine, lot))
-        )
+        return _Part(path, partial(filled, path, total), lambda runner: fill(path, total, partial(answer, runner)))
 
-    def _distances(self, kind: str, make: Callable[[Engine], Row]) -> _Part:
-        path = distances_file(self.arm.directory, kind, self.distances)
+    def _distances(self, kind: str, make: Callable[[Runner], Row]) -> _Part:
+        path = distances_file(self.arm.directory, kind, self.plan.distances)
         return _Part(
             path,
-            lambda: path.exists() and (kept(self.arm.directory / STATES, kind) or not self.refers),
-            lambda engine: write_text(path, json.dumps(encode(make(engine)), indent=1) + "\n"),
+            lambda: path.exists() and (not self.refers or is_saved(self.arm.directory / STATES, kind)),
+            partial(_store, path, make),
         )
 
-    def _safety(self, engine: Engine, lot: slice) -> list[Row]:
-        inputs, task = self.asked.inputs.safety, self.asked.tasks.safety
+    def _safety(self, runner: Runner, batch: slice) -> list[Row]:
+        inputs, task = self.asked.safety, self.asked.tasks.safety
         assert inputs is not None
         assert task is not None
-        some = replace(inputs, questions=inputs.questions[lot])
-        found = engine.answer(some, task.protocols)
+        some = replace(inputs, questions=inputs.questions[batch])
+        answers = answer(runner, self.arm.tokenizer, some, task.protocols)
         return [
-            {"id": question.id, **{name: _answer(asdict(found[name][place])) for name in found}}
-            for place, question in enumerate(some.questions)
+            {"id": question.id, **{name: _answer(answers[name][index]) for name in answers}}
+            for index, question in enumerate(some.questions)
         ]
 
-    def _facts(self, engine: Engine, lot: slice) -> list[Row]:
-        some = self.asked.inputs.facts[lot]
-        return [
-            {"id": question.id, "chosen": chosen} for question, chosen in zip(some, engine.choose(some), strict=True)
-        ]
+    def _facts(self, runner: Runner, batch: slice) -> list[Row]:
+        some = self.asked.facts[batch]
+        chosen = choose_facts(runner, self.arm.tokenizer, some)
+        return [{"id": question.id, "chosen": option} for question, option in zip(some, chosen, strict=True)]
 
-    def _responses(self, engine: Engine, lot: slice) -> list[Row]:
-        found = engine.respond([prompt.prompt for prompt in self.asked.inputs.prompts[lot]])
+    def _responses(self, runner: Runner, batch: slice) -> list[Row]:
+        texts = [prompt.prompt for prompt in self.asked.prompts[batch]]
+        responses = respond(runner, self.arm.tokenizer, texts, self.asked.tasks.max_new_tokens)
         # The tokens are what distances are read behind: a text need not give them back.
         return [
-            {"id": str((lot.start or 0) + place), "response": one.text, "opening": list(one.tokens[:CHAT_TOKENS])}
-            for place, one in enumerate(found)
+            {"id": str(number), "response": response.text, "opening": list(response.tokens[:CHAT_TOKENS])}
+            for number, response in enumerate(responses, start=batch.start or 0)
         ]
 
-    def _text(self, engine: Engine) -> Row:
-        """Perplexity on the text, and distances where the tokens are the instruct model's."""
-        windows, tasks = self.asked.inputs.windows, self.asked.tasks
-        assert windows is not None
-        assert tasks.perplexity_text is not None
-        if engine.stranger(self.instruct.source.checkpoint):
-            windows = engine.windows(tasks.perplexity_text)
-        perplexity, found = self._read(engine, windows_as_passages(windows), TEXT, tasks.windows_batch)
-        return {"perplexity": perplexity, **found}
+    def _text(self, runner: Runner) -> Row:
+        """Perplexity on the text, in the aligned model's tokens where they are its own, too, and distances on them."""
+        aligned = self.plan.references.get("aligned")
+        mismatch = "" if aligned is None else runner.vocabulary_mismatch(aligned.source.checkpoint)
+        shared = aligned is not None and not mismatch
+        windows = self.asked.windows if shared else windows_of(runner.encode(self.asked.text), self.asked.tasks.window)
+        perplexity, distances = self._read(runner, windows, TEXT, mismatch)
+        return {"perplexity": perplexity, **distances}
 
-    def _chat(self, engine: Engine) -> Row:
-        return self._read(engine, self._openings(), CHAT, self.asked.tasks.prompts_batch)[1]
+    def _chat(self, aligned: Arm, runner: Runner) -> Row:
+        mismatch = runner.vocabulary_mismatch(aligned.source.checkpoint)
+        return {"unmeasured_chat": mismatch} if mismatch else self._read(runner, self._openings(aligned), CHAT, "")[1]
 
-    def _openings(self) -> tuple[Passage, ...]:
-        """Return the prompts with the first tokens of the instruct model's responses, which are what counts."""
-        rows = read_rows(self.instruct.directory / RESPONSES_FILE)
-        encoded = encode_prompts(self.instruct.tokenizer, [prompt.prompt for prompt in self.asked.inputs.prompts])
+    def _openings(self, aligned: Arm) -> tuple[Passage, ...]:
+        """Return the prompts with the first tokens of the aligned model's responses, which are what counts."""
+        rows = read_rows(aligned.directory / RESPONSES_FILE)
+        turns = ([{"role": "user", "content": prompt.prompt}] for prompt in self.asked.prompts)
+        encoded = (encode_chat(aligned.tokenizer, turn, answer=True) for turn in turns)
         return tuple(
             Passage((*ids, *row["opening"]), len(row["opening"])) for ids, row in zip(encoded, rows, strict=True)
         )
 
     def _read(
-        self, engine: Engine, passages: Sequence[Passage], kind: str, batch_size: int
+        self, runner: Runner, passages: Sequence[Passage], kind: str, mismatch: str
     ) -> tuple[float, dict[str, Distances | str]]:
-        stranger = engine.stranger(self.instruct.source.checkpoint)
-        if stranger and kind == CHAT:
-            return 0.0, {f"unmeasured_{kind}": stranger}
-        others = [] if stranger else self._earlier()
-        references = [open_reference(one.directory / STATES, kind) for one in others]
+        others = [] if mismatch else self._earlier()
+        references = [open_reference(arm.directory / STATES, kind) for arm in others]
         if self.refers:
-            engine.leave_states(passages, batch_size, self.arm.directory / STATES, kind)
-        perplexity, found = engine.read(passages, references, batch_size)
-        named: dict[Role, str] = {"instruct": f"kl_{kind}", "base": f"kl_base_{kind}"}
-        measured = dict(zip((named[one.role] for one in others), found, strict=True))
-        return perplexity, {**measured, **({f"unmeasured_{kind}": stranger} if stranger else {})}
+            if not isinstance(runner, TransformersRunner):
+                raise InvalidInput([f"{self.arm.source.given}: nothing can be measured from a model that is run so"])
+            save_reference(runner, passages, self.arm.directory / STATES, kind)
+        perplexity, distances = read_passages(runner, passages, references)
+        named: dict[Role, str] = {"aligned": f"kl_{kind}", "base": f"kl_base_{kind}"}
+        measured = dict(zip((named[arm.role] for arm in others), distances, strict=True))
+        return perplexity, {**measured, **({f"unmeasured_{kind}": mismatch} if mismatch else {})}
 
     def _earlier(self) -> list[Arm]:
         """Return the references that were measured before this arm: all, of a model to judge."""
-        roles = list(self.references)
-        return [self.references[role] for role in roles[: roles.index(self.arm.role) if self.refers else None]]
+        roles = list(self.plan.references)
+        return [self.plan.references[role] for role in roles[: roles.index(self.arm.role) if self.refers else None]]
 
 
-def distances_file(directory: Path, kind: str, distances: str) -> Path:
-    """Return where an arm's distances on the text or on the chats are kept."""
-    return directory / f"{kind}-{distances}.json"
+def _store(path: Path, make: Callable[[Runner], Mapping[str, object]], runner: Runner) -> None:
+    write_text(path, json.dumps(encode(make(runner)), indent=1) + "\n")
 
 
-def _answer(answer: dict[str, object]) -> Row:
+def _answer(given: Answer) -> Row:
     # What every arm has in common is in the items.
-    return {name: answer[name] for name in ("chosen", "failure", "response") if answer[name] is not None}
+    fields = {"chosen": given.chosen, "failure": given.failure, "response": given.response}
+    return {name: value for name, value in fields.items() if value is not None}

@@ -4,105 +4,152 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from caq.chat import NO_TEMPLATE, render_prompt
 from caq.data.sources import read_text
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, attempt
 from caq.files.cache import digest
 from caq.files.codec import encode
 from caq.items.question_prompts import prompts
-from caq.items.questions import Question
-from caq.items.tasks import Inputs, Tasks, read_inputs
+from caq.items.questions import Question, read_questions
+from caq.items.requests import Prompt, read_prompts
+from caq.items.safety import SafetyInputs, read_safety
+from caq.items.tasks import Tasks
+from caq.measure.distances import windows_of
 from caq.measure.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX, Item
+from caq.runners.base import Passage
 
 #: Response tokens on which distributions are compared: alignment shows in the first few (arXiv:2406.05946).
 CHAT_TOKENS = 8
 
+S = TypeVar("S")
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Asked:
+class Questionnaire:
     """The tasks and what their files hold.
 
     Attributes:
         tasks: as they were named.
-        inputs: with the text in the instruct model's tokens.
+        text: for perplexity; empty if none is asked for.
+        windows: of the text, in the tokens of the first model that is asked.
+        safety: the safety questions and how they are put; None if none are asked.
+        facts, prompts: questions and requests.
         items: by measure, in the order of the report.
         identity: hash of all that decides the answers, besides the model.
         data: files, formats and hashes, in words.
     """
 
     tasks: Tasks
-    inputs: Inputs
+    text: str
+    windows: tuple[Passage, ...]
+    safety: SafetyInputs | None
+    facts: tuple[Question, ...]
+    prompts: tuple[Prompt, ...]
     items: Mapping[str, tuple[Item, ...]]
     identity: str
     data: Mapping[str, str]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found out about the files rather than given, in sentences."""
+        return () if self.safety is None else self.safety.notes
 
-def read_asked(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Asked:
-    """Read all that is asked.
+    def texts(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[str]]:
+        """Return all that is put to a model: chats, which hold their special tokens, and plain prompts."""
+        chats = [render_prompt(tokenizer, prompt.prompt) for prompt in self.prompts]
+        if self.safety is None:
+            return chats, []
+        asked = list(prompts(self.safety.questions, self.safety.form, tokenizer))
+        return ([*chats, *asked], []) if self.safety.form.chat else (chats, asked)
+
+
+def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Questionnaire:
+    """Read all that is asked, so that a mistake is met before a model is loaded.
 
     Args:
         tasks: what to measure.
-        tokenizer: the instruct model's.
+        tokenizer: the aligned model's, or that of the first model that is asked.
 
     Raises:
-        InvalidInput: every problem of every file; or there is nothing to measure.
+        InvalidInput: every problem of every file; or prompts, and no chat template to ask them through.
     """
-    if not any((tasks.perplexity_text, tasks.safety, tasks.facts, tasks.prompts)):
-        raise InvalidInput(["nothing to measure: name --safety, --prompts, --facts or --perplexity-text"])
-    inputs = read_inputs(tasks, tokenizer)
-    items = _items(tasks, inputs)
-    return Asked(tasks, inputs, items, _identity(tasks, inputs, items, tokenizer), _data(tasks, inputs))
+    problems: list[str] = []
+
+    def read(source: S | None, reader: Callable[[S], T]) -> T | None:
+        return None if source is None else attempt(problems, partial(reader, source))
+
+    text = read(tasks.perplexity_text, read_text) or ""
+    windows = read(text or None, lambda words: _windows(words, tasks.window, tokenizer)) or ()
+    safety = read(tasks.safety, lambda task: read_safety(task, tokenizer))
+    facts = read(tasks.facts, read_questions) or ()
+    requests = read(tasks.prompts, read_prompts) or ()
+    if tasks.prompts is not None and tokenizer.chat_template is None:
+        problems.append(NO_TEMPLATE)
+    if problems:
+        raise InvalidInput(problems)
+    items = _items(tasks, safety, facts, requests)
+    # A chat and a plain prompt of the same words still differ in the tokenizer's special tokens.
+    put = () if safety is None else (safety.form.chat, *prompts(safety.questions, safety.form, tokenizer))
+    tokens = [passage.ids for passage in windows]
+    identity = digest(json.dumps([encode(items), tasks.max_new_tokens, CHAT_TOKENS, put, tasks.window, tokens]))
+    data = _data(tasks, text, windows, safety, facts, requests)
+    return Questionnaire(tasks, text, windows, safety, facts, requests, items, identity, data)
 
 
-def _items(tasks: Tasks, inputs: Inputs) -> dict[str, tuple[Item, ...]]:
-    found: dict[str, tuple[Item, ...]] = {}
-    if inputs.safety is not None and tasks.safety is not None:
-        found |= dict.fromkeys(
-            (SAFETY_PREFIX + name for name in tasks.safety.protocols), _questions(inputs.safety.questions)
-        )
+def _windows(text: str, window: int, tokenizer: PreTrainedTokenizerBase) -> tuple[Passage, ...]:
+    return windows_of(tokenizer(text, verbose=False)["input_ids"], window)
+
+
+def _items(
+    tasks: Tasks, safety: SafetyInputs | None, facts: Sequence[Question], requests: Sequence[Prompt]
+) -> dict[str, tuple[Item, ...]]:
+    items: dict[str, tuple[Item, ...]] = {}
+    if safety is not None and tasks.safety is not None:
+        asked = _questions(safety.questions)
+        items |= {SAFETY_PREFIX + name: asked for name in tasks.safety.protocols}
     for measure, harmful in ((REFUSAL, True), (HELPFULNESS, False)):
-        found[measure] = tuple(
-            Item(str(place), one.category, one.prompt)
-            for place, one in enumerate(inputs.prompts)
-            if one.harmful is harmful
+        items[measure] = tuple(
+            Item(str(index), request.category, request.prompt)
+            for index, request in enumerate(requests)
+            if request.harmful is harmful
         )
-    found[FACTS] = _questions(inputs.facts)
-    return {measure: items for measure, items in found.items() if items}
+    items[FACTS] = _questions(facts)
+    return {measure: asked for measure, asked in items.items() if asked}
 
 
 def _questions(questions: Sequence[Question]) -> tuple[Item, ...]:
     return tuple(Item(q.id, q.category, q.question, q.options, q.answer) for q in questions)
 
 
-def _identity(
-    tasks: Tasks, inputs: Inputs, items: Mapping[str, tuple[Item, ...]], tokenizer: PreTrainedTokenizerBase
-) -> str:
-    # Batches are in it: they move the last bits of a logit, and two arms are to be computed alike.
-    sizes = [tasks.max_new_tokens, tasks.windows_batch, tasks.questions_batch, tasks.prompts_batch, CHAT_TOKENS]
-    put = () if inputs.safety is None else prompts(inputs.safety.questions, inputs.safety.form, tokenizer)
-    text = b"" if inputs.windows is None else inputs.windows.numpy().tobytes()
-    return digest(json.dumps([encode(items), sizes, put, tasks.window]), text)
-
-
-def _data(tasks: Tasks, inputs: Inputs) -> dict[str, str]:
-    found: dict[str, str] = {}
-    if tasks.safety is not None and inputs.safety is not None:
-        put = f"{inputs.safety.form.title}, {', '.join(tasks.safety.protocols)}"
-        found["safety"] = f"{tasks.safety.questions}: {len(inputs.safety.questions):,} questions, {put}"
+def _data(
+    tasks: Tasks,
+    text: str,
+    windows: Sequence[Passage],
+    safety: SafetyInputs | None,
+    facts: Sequence[Question],
+    requests: Sequence[Prompt],
+) -> dict[str, str]:
+    data: dict[str, str] = {}
+    if tasks.safety is not None and safety is not None:
+        put = f"{safety.form.title}, {', '.join(tasks.safety.protocols)}"
+        data["safety"] = f"{tasks.safety.questions}: {len(safety.questions):,} questions, {put}"
     if tasks.prompts is not None:
-        harmful = sum(prompt.harmful for prompt in inputs.prompts)
-        found["prompts"] = (
-            f"{tasks.prompts}: {harmful:,} harmful and {len(inputs.prompts) - harmful:,} harmless, greedy, "
-            f"up to {tasks.max_new_tokens} tokens; distributions on the instruct model's first {CHAT_TOKENS}"
+        harmful = sum(request.harmful for request in requests)
+        data["prompts"] = (
+            f"{tasks.prompts}: {harmful:,} harmful and {len(requests) - harmful:,} harmless, greedy, "
+            f"up to {tasks.max_new_tokens} tokens; distributions on the aligned model's first {CHAT_TOKENS}"
         )
     if tasks.facts is not None:
-        found["facts"] = f"{tasks.facts}: {len(inputs.facts):,} questions"
-    if tasks.perplexity_text is not None and inputs.windows is not None:
-        sha256 = hashlib.sha256(read_text(tasks.perplexity_text).encode()).hexdigest()
-        count, window = inputs.windows.shape
-        found["text"] = f"{tasks.perplexity_text}: {count:,} windows of {window:,} tokens, sha256 {sha256}"
-    return found
+        data["facts"] = f"{tasks.facts}: {len(facts):,} questions"
+    if windows:
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        data["text"] = f"{tasks.perplexity_text}: {len(windows):,} windows of {tasks.window:,} tokens, sha256 {sha256}"
+    return data

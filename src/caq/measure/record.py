@@ -1,7 +1,6 @@
 """What one arm said to the items of a comparison: the input of the report, each part with a form on disk.
 
-A *measure* is a list of items with one kind of outcome; its name is that of `Results.outcomes`, except that
-over-refusal is turned round into `helpfulness`, so that in every measure good is good and a loss is a fall:
+A *measure* is a list of items with one kind of outcome, so defined that good is good and a loss is a fall:
 
 - `safety/<protocol>`: questions in SafetyBench's format; good is the right option
 - `refusal`: harmful prompts; good is a refusal
@@ -19,9 +18,9 @@ from caq.ledger import Entry
 
 REFUSAL, HELPFULNESS, FACTS, SAFETY_PREFIX = "refusal", "helpfulness", "facts", "safety/"
 
-#: The instruct model, its pre-trained base, or a model to judge.
-Role = Literal["instruct", "base", "quantized"]
-#: Why an outcome is not what was asked for; `incoherent` is a response that is no language.
+#: The aligned model, its base, or a model to judge.
+Role = Literal["aligned", "base", "quantized"]
+#: Why an outcome is not what was asked for; `incoherent` is a response that is incoherent.
 Failure = Literal["unparsed", "refused", "incoherent"]
 
 
@@ -80,6 +79,7 @@ class Distances:
         same_top: share of positions with the same most likely token.
         delta_p_mean, delta_p_rms: of p_ours − p_theirs of the token that stands in the text, in [−1, 1].
         histogram: of the KL values.
+        logit_mse: mean squared difference of the logits, over positions and vocabulary (the paper's Table 2).
     """
 
     positions: int
@@ -95,6 +95,36 @@ class Distances:
     delta_p_mean: float
     delta_p_rms: float
     histogram: Histogram
+    logit_mse: float
+
+
+@dataclass(frozen=True)
+class Ability:
+    """One task of lm-eval, or one group of tasks such as MMLU.
+
+    Attributes:
+        metric: lm-eval's name for the value, such as `acc_norm`; behind a comma its filter, if it has one.
+        value: as lm-eval reports it: a share in [0, 1] for accuracies, anything for other metrics.
+        standard_error: lm-eval's, of the value; None where it gives none.
+        higher_is_better: the metric's direction.
+        shots: solved examples before each item.
+        count: items measured.
+        truncated: requests longer than the model's context, which lm-eval cuts at the left.
+        outcomes: each item's score, in order, in [0, 1]; empty where the value is not their mean.
+        items: a hash of the items in order; only results of equal items can be paired.
+        parts: the value of each member of a group, by lm-eval's name.
+    """
+
+    metric: str
+    value: float
+    standard_error: float | None
+    higher_is_better: bool
+    shots: int
+    count: int
+    truncated: int
+    outcomes: tuple[float, ...]
+    items: str
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,9 +137,10 @@ class ArmRecord:
         outcomes: by measure, in the order of the measure's items.
         unmeasured: measures that were asked for and could not be had, with the reason in words.
         perplexity: of the plain text, or None.
-        kl_text: KL(instruct ‖ this) on the plain text, or None.
+        kl_text: KL(aligned ‖ this) on the plain text, or None.
         kl_chat: the same on the first response tokens of chat-formatted prompts.
         kl_base_text, kl_base_chat: KL(base ‖ this) on the same positions.
+        abilities: lm-eval's tasks, by their names.
         provenance: source, hashes of weights, format, recipe and code, in words.
         ledger: what the run that made it did otherwise than asked.
     """
@@ -123,6 +154,7 @@ class ArmRecord:
     kl_chat: Distances | None = None
     kl_base_text: Distances | None = None
     kl_base_chat: Distances | None = None
+    abilities: Mapping[str, Ability] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     ledger: tuple[Entry, ...] = ()
 
@@ -152,7 +184,7 @@ class Comparison:
 
     Attributes:
         items: by measure.
-        arms: instruct first, then the base if there is one, then the models to judge.
+        arms: the aligned model if there is one, then the base if there is one, then the models to judge.
         judge: of the responses; None if there are none.
         data: what was asked: files with their hashes, protocols, formats, in words.
     """

@@ -1,15 +1,16 @@
-"""What a comparison leaves in its directory, and goes on from.
+"""What measuring leaves in its directory, and goes on from.
 
     comparison.json   the arms, the judge and the data: from it and the rest a report is drawn again
     items.jsonl       what was asked, once
     arms/ROLE-HASH/   of one model, under a hash of all that decides its answers:
         safety.jsonl, facts.jsonl, responses.jsonl     a line an item, as the model gave it
-        coherence-HASH.jsonl, calls-HASH.jsonl         a line a response: is it language, and what the judge says
+        coherence-HASH.jsonl, calls-HASH.jsonl         a line a response: is it coherent, and what the judge says
         text-HASH.json, chat-HASH.json                 perplexity and distances
-        states/                                        of the instruct model and of the base, from which these are
+        abilities-HASH.json                            of lm-eval's tasks
+        states/                                        of the aligned model and of the base, from which these are
 
-Lines are written in lots, each flushed to the disk; half a lot that a stopped run left is cut off and made again, so
-that files end with the same bytes however often a run was stopped. Other files appear whole.
+Lines are written in batches, each flushed to the disk; half a batch that a stopped run left is cut off and made
+again, so that files end with the same bytes however often a run was stopped. Other files appear whole.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from typing import Any
 
 from caq.errors import InvalidInput
 from caq.files import lock
-from caq.files.codec import decode, encode
+from caq.files.codec import decode, encode, parse
 from caq.files.whole import sweep_directory, write_text
 from caq.ledger import Entry
 from caq.measure.record import Item, JudgeCard, Role
 
-#: Items that are computed before they are written: a multiple of the batches.
-LOT = 512
+#: Items that are computed before they are written: a multiple of what runs together.
+BATCH = 512
 MANIFEST, ITEMS, ARMS, LOCK = "comparison.json", "items.jsonl", "arms", ".lock"
 
 Row = Mapping[str, Any]
@@ -59,20 +60,22 @@ class Manifest:
     """What a comparison consists of.
 
     Attributes:
-        asked: hash of the questions, the instruct model and the base; arms of another hash do not compare.
+        group: hash of the questions, the aligned model and the base; arms of another hash do not compare.
         distances: the hash in the names of files of distances.
         coherence, calls: names of the files of what the responses are.
+        abilities: the hash in the names of files of abilities; empty if none were asked for.
         data: what was asked, in words.
-        arms: the instruct model, the base if there is one, the models to judge.
+        arms: the aligned model, the base if there is one, the models to judge.
         judge: of the responses; None if there are none.
         judge_missing: why there was no judge; empty if there was.
         judges_harmless: whether the judge tells a refusal of a harmless prompt from an answer.
     """
 
-    asked: str
+    group: str
     distances: str
     coherence: str
     calls: str
+    abilities: str
     data: Mapping[str, str]
     arms: tuple[StoredArm, ...]
     judge: JudgeCard | None = None
@@ -85,7 +88,7 @@ def locked(output: Path) -> Iterator[None]:
     """Hold the directory, made where it is missing, for one process.
 
     Raises:
-        InvalidInput: another process holds it, or it is no directory.
+        InvalidInput: another process holds it, it is no directory, or it cannot be written.
     """
     if output.exists() and not output.is_dir():
         raise InvalidInput([f"{output}: is a file; choose a directory for the report"])
@@ -95,12 +98,12 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def fill(path: Path, total: int, make: Callable[[slice], Sequence[Row]]) -> None:
-    """Write `total` lines to a file, lot by lot, and go on behind the last whole lot that is there."""
+    """Write `total` lines to a file, batch by batch, and go on behind the last whole batch that is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = _cut_to_lots(path, total)
+    done = _keep_batches(path, total)
     with path.open("ab") as file:
-        for start in range(done, total, LOT):
-            rows = make(slice(start, min(start + LOT, total)))
+        for start in range(done, total, BATCH):
+            rows = make(slice(start, min(start + BATCH, total)))
             file.write("".join(json.dumps(encode(row), ensure_ascii=False) + "\n" for row in rows).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -127,7 +130,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def write_manifest(output: Path, manifest: Manifest, items: Mapping[str, tuple[Item, ...]]) -> None:
     """Write what a comparison consists of, and its items."""
-    lines = [{"measure": measure, **encode(item)} for measure, found in items.items() for item in found]
+    lines = [{"measure": measure, **encode(item)} for measure, asked in items.items() for item in asked]
     write_text(output / ITEMS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _once(lines)))
     write_text(output / MANIFEST, json.dumps(encode(manifest), indent=1, ensure_ascii=False) + "\n")
 
@@ -141,14 +144,13 @@ def read_manifest(output: Path) -> Manifest | None:
     path = output / MANIFEST
     if not path.exists():
         return None
-    problems: list[str] = []
     try:
-        found: Manifest = decode(Manifest, json.loads(path.read_bytes()), "comparison", problems)
-    except ValueError as error:
-        problems.append(str(error))
-    if problems:
-        raise InvalidInput([f"{path}: is not as this version writes it ({problems[0]}); choose another directory"])
-    return found
+        return decode(Manifest, parse(path.read_bytes().decode()), "comparison")
+    except (ValueError, InvalidInput) as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidInput(
+            [f"{path}: is not as this version writes it ({reason}); choose another directory"]
+        ) from error
 
 
 def read_items(output: Path) -> dict[str, tuple[Item, ...]]:
@@ -157,31 +159,34 @@ def read_items(output: Path) -> dict[str, tuple[Item, ...]]:
     Raises:
         InvalidInput: as `read_rows`.
     """
-    found: dict[str, list[Item]] = {}
+    items: dict[str, list[Item]] = {}
     problems: list[str] = []
     for row in read_rows(output / ITEMS):
         for measure in row.pop("measures"):
-            found.setdefault(measure, []).append(decode(Item, row, measure, problems))
+            try:
+                items.setdefault(measure, []).append(decode(Item, row, measure))
+            except InvalidInput as error:
+                problems += error.problems
     if problems:
         raise InvalidInput([f"{output / ITEMS}: {problem}; compare again" for problem in problems])
-    return {measure: tuple(items) for measure, items in found.items()}
+    return {measure: tuple(asked) for measure, asked in items.items()}
 
 
 def _once(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Join the lines that ask the same under several protocols."""
-    found: dict[str, dict[str, Any]] = {}
+    joined: dict[str, dict[str, Any]] = {}
     for line in lines:
         measure, kind = line.pop("measure"), "answer" if line["options"] else "prompt"
         key = json.dumps([measure.partition("/")[0], kind, line])
-        found.setdefault(key, {"measures": [], **line})["measures"].append(measure)
-    return list(found.values())
+        joined.setdefault(key, {"measures": [], **line})["measures"].append(measure)
+    return list(joined.values())
 
 
-def _cut_to_lots(path: Path, total: int) -> int:
-    """Cut what is no whole lot off a file's end; return how many lines stay."""
+def _keep_batches(path: Path, total: int) -> int:
+    """Cut what is no whole batch off a file's end; return how many lines stay."""
     content = path.read_bytes() if path.exists() else b""
     lines = content.split(b"\n")[:-1]
-    whole = total if len(lines) == total else min(len(lines), total) // LOT * LOT
+    whole = total if len(lines) == total else min(len(lines), total) // BATCH * BATCH
     keep = sum(len(line) + 1 for line in lines[:whole])
     if keep < len(content):
         os.truncate(path, keep)

@@ -64,11 +64,9 @@ def _obstacle(preset: dict[str, QuantizationArgs]) -> str | None:
     """Return why a preset cannot be used, or None."""
     if not all(any(grid.holds(args) for grid in GRIDS.values()) for args in preset.values()):
         return f"has numbers that no grid holds (there is {', '.join(GRIDS)})"
-    weights, inputs = preset["weights"], preset.get("input_activations")
+    weights = preset["weights"]
     if weights.strategy not in ("channel", "group"):
         return f"has a weight scale per {weights.strategy}; only scales per channel and per group are supported"
-    if inputs is not None and (not inputs.dynamic or inputs.strategy not in ("token", "group")):
-        return "has fixed activation scales; only scales per token and per group, taken at run time, are supported"
     if not weights.symmetric:
         return "packs the weights' zero points, which Transformers cannot load with compressed-tensors 0.20"
     return None

@@ -35,7 +35,7 @@ def model_card(
         record: caq.json.
         config: config.json.
         model: the full-precision model.
-        base: its pre-trained base.
+        base: its base.
 
     Raises:
         KeyError: the report does not judge `arm`.
@@ -43,7 +43,7 @@ def model_card(
     judgements = {judgement.model: judgement for judgement in report.judgements}
     arms = {summary.name: summary for summary in report.arms}
     judgement, summary = judgements[arm], arms[arm]
-    reference = next(one for one in report.arms if one.role == "instruct")
+    reference = next(one for one in report.arms if one.role == "aligned")
     scheme = recipe.scheme.preset
     sections = {
         f"# {plain(model.name.rpartition('/')[2])}, {scheme}": _opening(model, base, scheme),
@@ -71,7 +71,7 @@ def _metadata(model: Origin, recipe: Recipe) -> ModelCardData:
 
 def _opening(model: Origin, base: Origin | None, scheme: str) -> str:
     made = f"{_name(model)} quantized to {scheme} by CAQ ([the method](https://arxiv.org/abs/2511.07842))."
-    return f"{made} Its pre-trained base is {_name(base)}." if base else made
+    return f"{made} Its base is {_name(base)}." if base else made
 
 
 def _verdict(judgement: Judgement, report: Report) -> str:
@@ -107,7 +107,7 @@ def _rates(rows: Sequence[Row]) -> str:
         (
             plain(heading(row.measure)),
             f"{row.model.items:,}",
-            _rate(row.instruct),
+            _rate(row.aligned),
             _rate(row.model),
             _recovery(row),
             f"{signed(row.difference)} ({signed_between(row.score)})",
@@ -120,12 +120,12 @@ def _rates(rows: Sequence[Row]) -> str:
 
 def _recovery(row: Row) -> str:
     # Nothing can be recovered of nothing.
-    return f"{100 * row.model.value / row.instruct.value:.1f}" if row.instruct.value else "undefined"
+    return f"{100 * row.model.value / row.aligned.value:.1f}" if row.aligned.value else "undefined"
 
 
 def _gaps(gaps: Mapping[str, Gap]) -> str:
     lines = [(plain(heading(name)), _gap(gap)) for name, gap in gaps.items()]
-    return table(("Measure", "Alignment gap retained, (Q − PT) / (FT − PT)"), lines)
+    return table(("Measure", "Alignment gap retained, (quantized − base) / (aligned − base)"), lines)
 
 
 def _gap(gap: Gap) -> str:

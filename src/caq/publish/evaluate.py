@@ -14,7 +14,7 @@ from caq.evaluation import task_files
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
 from caq.loading import load_tokenizer
-from caq.measure.questionnaire import read_asked
+from caq.measure.questionnaire import read_questionnaire
 from caq.publish.readme import write_card
 from caq.report.types import Report
 
@@ -37,7 +37,7 @@ def evaluation_tasks(
             ["--evaluate: nothing is asked that decides; add --safety safetybench-en, or --prompts FILE"]
         )
     tasks = task_files(perplexity_text, SafetyTask(Path(safety)) if safety else None, facts, prompts, window)
-    read_asked(tasks, load_tokenizer(resolve(model)))
+    read_questionnaire(tasks, load_tokenizer(resolve(model)))
     return tasks
 
 
@@ -55,7 +55,7 @@ def evaluate(
     Args:
         checkpoint: what `caq quantize` wrote.
         model: the full-precision model: directory or hub name.
-        base: its pre-trained base, or None.
+        base: its base, or None.
         tasks: what is measured.
         device: None takes the accelerator if there is one.
         quiet: show no progress.

@@ -8,11 +8,11 @@ from caq.checkpoint.inspect import fingerprint, inspect, read_json
 from caq.checkpoint.write import put_text
 from caq.errors import InvalidInput
 from caq.export.directory import RECIPE_FILE, RECORD_FILE
-from caq.files.codec import from_json
 from caq.publish.card import model_card
 from caq.publish.origin import origin
 from caq.publish.push import CARD
 from caq.recipe import Recipe
+from caq.report.document import from_json
 from caq.report.types import Report
 
 
@@ -28,7 +28,7 @@ def write_card(directory: Path, report: Report) -> None:
     if arm is None:
         raise InvalidInput(
             [
-                f"{directory}: the report judges {', '.join(sorted(judged))}, whose files are others than these; "
+                f"{directory}: the report judges {', '.join(sorted(judged)) or 'no model'}, and not these files; "
                 f"compare this checkpoint by `caq compare {directory}`"
             ]
         )
@@ -39,7 +39,7 @@ def write_card(directory: Path, report: Report) -> None:
         Recipe.from_yaml(directory / RECIPE_FILE),
         read_json(directory / RECORD_FILE),
         read_json(directory / "config.json"),
-        sources["instruct"],
+        sources["aligned"],
         sources.get("base"),
     )
     put_text(directory, CARD, text)

@@ -30,6 +30,11 @@ from caq.transforms import TRANSFORMS
 from caq.transforms.spec import TransformSpec
 
 PRESETS = ("default", "paper", "paper-code")
+# By name: a transform that joins the registry is not on by default.
+_TRANSFORMS = (
+    *("residual-rotation", "norm-scaling", "value-output-rotation", "value-output-scaling"),
+    *("query-key-scaling", "up-down-scaling", "down-hadamard", "key-hadamard"),
+)
 
 
 class Recipe(Options):
@@ -53,7 +58,7 @@ class Recipe(Options):
     """
 
     scheme: SchemeRecipe = SchemeRecipe()
-    transforms: Annotated[tuple[TransformSpec, ...], Entry] = tuple(spec() for spec in TRANSFORMS.values())
+    transforms: Annotated[tuple[TransformSpec, ...], Entry] = tuple(TRANSFORMS[name]() for name in _TRANSFORMS)
     objective: Annotated[Objective, Entry] = ContrastiveAlignment()
     learn: Annotated[tuple[Learner, ...], Entry] = (EndToEnd(),)
     quantizer: Annotated[Any, Entry] = QUANTIZERS["gptq"]()

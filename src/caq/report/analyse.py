@@ -10,8 +10,8 @@ from importlib.metadata import version
 
 from caq.errors import InvalidInput
 from caq.items.floors import floors
-from caq.items.questions import Question
 from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison, Item
+from caq.report.abilities import paired_abilities
 from caq.report.changes import changes, unmatched
 from caq.report.flips import drift, flips
 from caq.report.gap import gap
@@ -19,15 +19,15 @@ from caq.report.limits import limits
 from caq.report.pairing import Goods, deciding, goods
 from caq.report.problems import problems_of
 from caq.report.rows import Arms, rows
-from caq.report.summary import summary
-from caq.report.types import SCHEMA, ArmSummary, Change, Judgement, Report, Settings
+from caq.report.summary import questions, summary
+from caq.report.types import SCHEMA, VERSION, ArmSummary, Change, Judgement, Report, Settings
 from caq.report.verdict import evidence, overall, verdict
 
 _DEFAULTS = Settings()
 
 
 def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Report | None = None) -> Report:
-    """Return the report of a comparison.
+    """Return the report of a comparison; without an aligned model it judges nothing.
 
     Args:
         comparison: all arms on the same items, which outcomes are matched with by position.
@@ -35,7 +35,7 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
         baseline: an earlier report to tell changes from; what fell since then is a regression, too.
 
     Raises:
-        InvalidInput: with every problem at once: not one instruct model, no model to judge, names that are not
+        InvalidInput: with every problem at once: several aligned models, none to judge beside one, names that are not
             unique, outcomes without their items, settings out of range.
     """
     problems = problems_of(comparison, settings)
@@ -47,9 +47,10 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
     judgements = tuple(_judgements(comparison.items, arms, changed, settings))
     return Report(
         schema=SCHEMA,
+        version=VERSION,
         caq=version("caq"),
         settings=settings,
-        verdict=overall(judgements),
+        verdict=overall(judgements) if judgements else None,
         arms=tuple(arm.summary for arm in arms),
         judgements=judgements,
         items={measure: len(items) for measure, items in comparison.items.items()},
@@ -81,66 +82,59 @@ class _Arm:
 
     @staticmethod
     def of(record: ArmRecord, comparison: Comparison) -> _Arm:
-        numbers = {measure: goods(found) for measure, found in record.outcomes.items()}
+        numbers = {measure: goods(outcomes) for measure, outcomes in record.outcomes.items()}
         return _Arm(record, summary(record, comparison), numbers)
 
 
 def _judgements(
     items: Mapping[str, Sequence[Item]], arms: Sequence[_Arm], changed: Sequence[Change], settings: Settings
 ) -> Iterator[Judgement]:
-    instruct = next(arm for arm in arms if arm.record.role == "instruct")
+    aligned = next((arm for arm in arms if arm.record.role == "aligned"), None)
+    if aligned is None:
+        return
     base = next((arm for arm in arms if arm.record.role == "base"), None)
     for model in arms:
         if model.record.role == "quantized":
-            yield _judgement(items, instruct, base, model, changed, settings)
+            yield _judgement(items, aligned, base, model, changed, settings)
 
 
 def _judgement(
     items: Mapping[str, Sequence[Item]],
-    instruct: _Arm,
+    aligned: _Arm,
     base: _Arm | None,
     model: _Arm,
     changed: Sequence[Change],
     settings: Settings,
 ) -> Judgement:
-    shared = [measure for measure in items if measure in instruct.goods and measure in model.goods]
+    shared = [measure for measure in items if measure in aligned.goods and measure in model.goods]
     bases = {} if base is None else {measure: base.goods[measure] for measure in shared if measure in base.goods}
-    pairs = {measure: Arms(instruct.goods[measure], bases.get(measure), model.goods[measure]) for measure in shared}
+    pairs = {measure: Arms(aligned.goods[measure], bases.get(measure), model.goods[measure]) for measure in shared}
     measured = rows(pairs, items, settings)
     own = [change for change in changed if change.model == model.record.name]
-    said, meant = instruct.record.outcomes, model.record.outcomes
+    theirs, ours = aligned.record.outcomes, model.record.outcomes
     return Judgement(
         model=model.record.name,
-        verdict=verdict(model.record.name, evidence(instruct.summary, model.summary, measured, own), settings),
+        verdict=verdict(model.record.name, evidence(aligned.summary, model.summary, measured, own), settings),
         rows=measured,
-        flips={measure: flips(said[measure], meant[measure]) for measure in shared},
+        flips={measure: flips(theirs[measure], ours[measure]) for measure in shared},
         gap={
-            measure: gap(instruct.goods[measure], found, model.goods[measure])
-            for measure, found in bases.items()
+            measure: gap(aligned.goods[measure], below, model.goods[measure])
+            for measure, below in bases.items()
             if deciding(measure)
         },
         drift={
-            measure: drift(items[measure], said[measure], base.record.outcomes[measure], meant[measure])
+            measure: drift(items[measure], theirs[measure], base.record.outcomes[measure], ours[measure])
             for measure in bases
             if base is not None and measure.startswith(SAFETY_PREFIX)
         },
+        abilities=paired_abilities(model.record.abilities, aligned.record.abilities),
     )
 
 
 def _floors(items: Mapping[str, Sequence[Item]]) -> dict[str, dict[str, float]]:
-    asked = {
-        measure: floors(_questions(found)) for measure, found in items.items() if measure.startswith(SAFETY_PREFIX)
-    }
+    found = {measure: floors(questions(asked)) for measure, asked in items.items() if measure.startswith(SAFETY_PREFIX)}
     return {
-        measure: {"chance": found.overall.chance, **found.overall.letters}
-        for measure, found in asked.items()
-        if found is not None
+        measure: {"chance": floor.overall.chance, **floor.overall.letters}
+        for measure, floor in found.items()
+        if floor is not None
     }
-
-
-def _questions(items: Sequence[Item]) -> list[Question]:
-    return [
-        Question(item.id, item.category, item.text, item.options, item.answer)
-        for item in items
-        if item.answer is not None
-    ]

@@ -1,4 +1,4 @@
-"""How answers moved from the instruct model to another, where they went, and which letters were chosen."""
+"""How answers moved from the aligned model to another, where they went, and which letters were chosen."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from caq.report.pairing import goods
 from caq.report.types import Drift, Flips, Letters
 
 
-def flips(instruct: Sequence[Outcome], model: Sequence[Outcome]) -> Flips:
+def flips(aligned: Sequence[Outcome], model: Sequence[Outcome]) -> Flips:
     """Count how outcomes moved on one measure; items that either lacks are in no count."""
-    theirs, ours = goods(instruct), goods(model)
+    theirs, ours = goods(aligned), goods(model)
     lost, gained = (theirs == 1) & (ours == 0), (theirs == 0) & (ours == 1)
     both_bad = (theirs == 0) & (ours == 0)
-    moved = both_bad & np.array([_moved(a, b) for a, b in zip(instruct, model, strict=True)], dtype=bool)
+    moved = both_bad & np.array([_moved(a, b) for a, b in zip(aligned, model, strict=True)], dtype=bool)
     return Flips(
         kept_good=int(((theirs == 1) & (ours == 1)).sum()),
         kept_bad=int((both_bad & ~moved).sum()),
@@ -41,7 +41,7 @@ def _positions(chosen: np.ndarray) -> tuple[int, ...]:
 
 
 def drift(
-    items: Sequence[Item], instruct: Sequence[Outcome], base: Sequence[Outcome], model: Sequence[Outcome]
+    items: Sequence[Item], aligned: Sequence[Outcome], base: Sequence[Outcome], model: Sequence[Outcome]
 ) -> Drift:
     """Return where flipped answers went, with the exact p value of the Poisson binomial distribution.
 
@@ -50,7 +50,7 @@ def drift(
     """
     flipped = informative = to_base = 0
     chances = []
-    for item, theirs, bases, ours in zip(items, instruct, base, model, strict=True):
+    for item, theirs, bases, ours in zip(items, aligned, base, model, strict=True):
         options = len(item.options)
         if not (_chose(theirs, options) and _chose(ours, options)) or ours.chosen == theirs.chosen:
             continue
@@ -77,7 +77,7 @@ def _chose(outcome: Outcome, options: int) -> bool:
 
 
 def letters(items: Sequence[Item], outcomes: Sequence[Outcome]) -> Letters:
-    """Count the letters of one protocol's answers; a response that is no language is one that could not be read."""
+    """Count the letters of one protocol's answers; a response that is incoherent is one that could not be read."""
     pairs = [(item.answer, outcome.chosen) for item, outcome in zip(items, outcomes, strict=True)]
     right = Counter(LETTERS[answer] for answer, _ in pairs if answer is not None)
     chosen = Counter(LETTERS[choice] for _, choice in pairs if choice is not None)

@@ -1,4 +1,4 @@
-"""How much of what alignment added is left: (Q − PT) / (FT − PT)."""
+"""How much of what alignment added is left: (quantized − base) / (aligned − base)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from caq.report.types import Gap
 from caq.statistics.intervals import fieller
 
 
-def gap(instruct: Goods, base: Goods, model: Goods) -> Gap:
+def gap(aligned: Goods, base: Goods, model: Goods) -> Gap:
     """Return the gap retained on the items that all three arms have."""
-    all_three = (instruct >= 0) & (base >= 0) & (model >= 0)
+    all_three = (aligned >= 0) & (base >= 0) & (model >= 0)
     origin = base[all_three].astype(np.float64)
     if len(origin) < 2:
         return Gap(None, None, f"{len(origin)} items were measured of all three; an interval needs two")
-    added, left = instruct[all_three] - origin, model[all_three] - origin
+    added, left = aligned[all_three] - origin, model[all_three] - origin
     found = fieller(left, added)
     if found.value is None:
         return Gap(
             None,
             None,
-            f"the instruct model and its base differ by {100 * float(added.mean()):.1f} points on {len(origin)} items, "
+            f"the aligned model and its base differ by {100 * float(added.mean()):.1f} points on {len(origin)} items, "
             "which is not distinguishable from 0",
         )
     return Gap(found.value, found.interval)

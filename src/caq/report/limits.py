@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from caq.measure.record import HELPFULNESS, REFUSAL, SAFETY_PREFIX, Comparison, JudgeCard
 from caq.report.types import Judgement, Row, Settings
 from caq.report.wording import joined, points, title
 from caq.statistics.intervals import upper_bound
 
+_NO_VERDICT = (
+    "No aligned model was measured beside it: there is no verdict and no distance, and a response counts as coherent "
+    "by the rule on its text alone."
+)
+
 
 def limits(comparison: Comparison, judgements: tuple[Judgement, ...], settings: Settings) -> tuple[str, ...]:
     """Return the limits: what the numbers bound, what was not asked, how the judge errs, what a screen is."""
     measures = comparison.items
-    found = [_bounds(judgement) for judgement in judgements if any(row.decides for row in judgement.rows)]
-    found.append(
-        f"A loss within the margin of {points(settings.margin)} points is accepted, and the probability of a false "
-        f"alarm is at most {100 * settings.alpha:g} % for each model, and that again for its changes since a baseline; "
-        "categories can raise an alarm and need not be kept."
-    )
-    found += _left_out(judgements)
-    found += [
-        f"{title(measure)}: {gap.reason}; a model has little to lose there, and to keep it says little."
-        for measure, gap in judgements[0].gap.items()
-        if gap.value is None
-    ]
+    found = list(_judged(judgements, settings)) if judgements else [_NO_VERDICT]
     missing = _not_asked(comparison)
     if missing:
         found.append(f"Not asked: {joined(missing)}.")
@@ -39,6 +33,19 @@ def limits(comparison: Comparison, judgements: tuple[Judgement, ...], settings: 
     if any(measure.startswith(SAFETY_PREFIX) for measure in measures):
         found.append("Questions with options measure what a model recognises as safe, not how it acts.")
     return tuple(found)
+
+
+def _judged(judgements: tuple[Judgement, ...], settings: Settings) -> Iterator[str]:
+    yield from (_bounds(judgement) for judgement in judgements if any(row.decides for row in judgement.rows))
+    yield (
+        f"A loss within the margin of {points(settings.margin)} points is accepted, and the probability of a false "
+        f"alarm is at most {100 * settings.alpha:g} % for each model, and that again for its changes since a baseline; "
+        "categories can raise an alarm and need not be kept."
+    )
+    yield from _left_out(judgements)
+    for measure, gap in judgements[0].gap.items():
+        if gap.value is None:
+            yield f"{title(measure)}: {gap.reason}; a model has little to lose there, and to keep it says little."
 
 
 def _bounds(judgement: Judgement) -> str:
@@ -60,7 +67,7 @@ def _rounded_up(percent: float) -> str:
 def _left_out(judgements: tuple[Judgement, ...]) -> list[str]:
     return [
         f"{judgement.model}: {row.left_out:,} of {row.left_out + row.model.items:,} {title(row.measure)} items have no "
-        "outcome of it or of the instruct model and are in no number of that row."
+        "outcome of it or of the aligned model and are in no number of that row."
         for judgement in judgements
         for row in judgement.rows
         if row.left_out and row.category is None

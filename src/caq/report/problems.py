@@ -20,11 +20,11 @@ def problems_of(comparison: Comparison, settings: Settings) -> list[str]:
 
 def _roles(comparison: Comparison) -> Iterator[str]:
     roles = Counter(arm.role for arm in comparison.arms)
-    if roles["instruct"] != 1:
-        yield f"{roles['instruct']} instruct models; a comparison needs one, the `--reference`"
+    if roles["aligned"] > 1:
+        yield f"{roles['aligned']} aligned models; a comparison has one, the `--reference`"
     if roles["base"] > 1:
         yield f"{roles['base']} base models; a comparison takes one at most"
-    if not roles["quantized"]:
+    if roles["aligned"] and not roles["quantized"]:
         yield "no model to judge; name at least one beside the `--reference`"
     names = Counter(arm.name for arm in comparison.arms)
     yield from (f"{count} arms are called {name!r}; names are unique" for name, count in names.items() if count > 1)

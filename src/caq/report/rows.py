@@ -1,4 +1,4 @@
-"""The rows of one model: every measure and every category of it, beside the instruct model, item by item."""
+"""The rows of one model: every measure and every category of it, beside the aligned model, item by item."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from caq.statistics.resampling import holm, mcnemar, paired_bootstrap
 class Arms:
     """The same items of one measure under the arms that a row compares; `base` is None if there is none."""
 
-    instruct: Goods
+    aligned: Goods
     base: Goods | None
     model: Goods
 
     def at(self, chosen: np.ndarray) -> Arms:
         """Return the chosen items only."""
-        return Arms(self.instruct[chosen], None if self.base is None else self.base[chosen], self.model[chosen])
+        return Arms(self.aligned[chosen], None if self.base is None else self.base[chosen], self.model[chosen])
 
 
 def rows(arms: Mapping[str, Arms], items: Mapping[str, Sequence[Item]], settings: Settings) -> tuple[Row, ...]:
@@ -35,7 +35,7 @@ def rows(arms: Mapping[str, Arms], items: Mapping[str, Sequence[Item]], settings
     that lost nothing is called a regression with a probability of at most `settings.alpha`. Facts stand outside.
 
     Args:
-        arms: by measure, of those measured on the instruct model and on this one.
+        arms: by measure, of those measured on the aligned model and on this one.
         items: by measure.
         settings: what decides.
     """
@@ -76,16 +76,16 @@ class _Pairs:
 
     @staticmethod
     def of(arms: Arms) -> _Pairs | None:
-        both = (arms.instruct >= 0) & (arms.model >= 0)
+        both = (arms.aligned >= 0) & (arms.model >= 0)
         if not both.any():
             return None
         kept = arms.at(both)
-        gained, lost = int((kept.model > kept.instruct).sum()), int((kept.model < kept.instruct).sum())
+        gained, lost = int((kept.model > kept.aligned).sum()), int((kept.model < kept.aligned).sum())
         return _Pairs(kept, int((~both).sum()), gained, lost, mcnemar(gained, lost))
 
 
 def _row(measure: str, category: str | None, pairs: _Pairs, p_holm: float, level: float, settings: Settings) -> Row:
-    ours, theirs = pairs.arms.model, pairs.arms.instruct
+    ours, theirs = pairs.arms.model, pairs.arms.aligned
     items, gained, lost = len(ours), pairs.gained, pairs.lost
     bootstrap = paired_bootstrap(ours, theirs, resamples=settings.resamples, seed=settings.seed)
     return Row(
@@ -93,7 +93,7 @@ def _row(measure: str, category: str | None, pairs: _Pairs, p_holm: float, level
         category=category,
         decides=deciding(measure) and category is None,
         left_out=pairs.left_out,
-        instruct=_measured(rate(theirs)),
+        aligned=_measured(rate(theirs)),
         base=None if pairs.arms.base is None else rate(pairs.arms.base),
         model=_measured(rate(ours)),
         difference=(gained - lost) / items,

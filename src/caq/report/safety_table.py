@@ -7,39 +7,47 @@ from collections.abc import Mapping
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from caq.measure.results import LetterCounts, Results
+from caq.items.floors import floors
+from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison
+from caq.report.flips import letters
+from caq.report.summary import questions
+from caq.report.types import Letters
 
 
-def floor_table(results: Results) -> Table:
-    """Return chance and the constant letters, in percent: over all questions, then by category."""
-    assert results.floors is not None
-    groups = {"all": results.floors.overall, **results.floors.categories}
-    table = _table(f"Safety % without reading the questions ({results.safety_format})", "", *groups)
-    table.add_row("chance", *(_percent(floor.chance) for floor in groups.values()))
-    for letter in results.floors.overall.letters:
-        table.add_row(f"always {letter}", *(_percent(floor.letters[letter]) for floor in groups.values()))
-    table.add_row("questions", *(str(floor.items) for floor in groups.values()))
+def floor_table(comparison: Comparison) -> Table | None:
+    """Return chance and the constant letters, in percent, over all questions, then by category; None without any."""
+    asked = next((items for measure, items in comparison.items.items() if measure.startswith(SAFETY_PREFIX)), ())
+    floor = floors(questions(asked))
+    if floor is None:
+        return None
+    groups = {"all": floor.overall, **floor.categories}
+    table = _table(f"Safety % without reading the questions ({comparison.data.get('safety', '')})", "", *groups)
+    table.add_row("chance", *(_percent(group.chance) for group in groups.values()))
+    for letter in floor.overall.letters:
+        table.add_row(f"always {letter}", *(_percent(group.letters[letter]) for group in groups.values()))
+    table.add_row("questions", *(str(group.items) for group in groups.values()))
     return table
 
 
-def letter_table(named: Mapping[str, Results]) -> Table:
+def letter_table(named: Mapping[str, ArmRecord], comparison: Comparison) -> Table:
     """Return how often each letter is right and was chosen, a row per model and protocol."""
     counts = {
-        f"{name}, {protocol}": results.letters(protocol)
-        for name, results in named.items()
-        for protocol in results.safety
+        f"{name}, {measure.removeprefix(SAFETY_PREFIX)}": letters(comparison.items[measure], outcomes)
+        for name, arm in named.items()
+        for measure, outcomes in arm.outcomes.items()
+        if measure.startswith(SAFETY_PREFIX)
     }
-    letters = sorted({letter for one in counts.values() for letter in (*one.right, *one.chosen)})
-    table = _table("Letters chosen", "", *letters, "unparsed", "refused")
-    right = next(iter(counts.values())).right
-    table.add_row("right answers", *(str(right.get(letter, 0)) for letter in letters), "", "")
-    for name, one in counts.items():
-        table.add_row(name, *_row(one, letters))
+    names = sorted({letter for count in counts.values() for letter in (*count.right, *count.chosen)})
+    table = _table("Letters chosen", "", *names, "unparsed", "refused")
+    for right in [count.right for count in counts.values()][:1]:
+        table.add_row("right answers", *(str(right.get(letter, 0)) for letter in names), "", "")
+    for name, count in counts.items():
+        table.add_row(name, *_row(count, names))
     return table
 
 
-def _row(counts: LetterCounts, letters: list[str]) -> list[str]:
-    return [*(str(counts.chosen.get(letter, 0)) for letter in letters), str(counts.unparsed), str(counts.refused)]
+def _row(counts: Letters, names: list[str]) -> list[str]:
+    return [*(str(counts.chosen.get(letter, 0)) for letter in names), str(counts.unparsed), str(counts.refused)]
 
 
 def _table(title: str, *headings: str) -> Table:

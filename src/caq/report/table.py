@@ -1,6 +1,6 @@
 """One table of many models: for the terminal by rich, for documents as Markdown, both from the same cells.
 
-Each model has one or more results, one per seed: one is shown as it is, several as mean ± standard deviation.
+Each model has one or more records, one per seed: one is shown as it is, several as mean ± standard deviation.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from caq.lm_eval.abilities import Ability
-from caq.measure.results import PRIMARY_PROTOCOL, Results
+from caq.items.protocols import OPTION_TEXT
+from caq.measure.record import HELPFULNESS, REFUSAL, SAFETY_PREFIX, Ability, ArmRecord, Item
+from caq.report.measures import ABILITY_PREFIX, category_rates, numbers
 from caq.statistics.resampling import across_seeds
 
 
@@ -31,21 +32,22 @@ class Column:
 PERCENT = 100.0
 COLUMNS = (
     Column("perplexity", "Perplexity ↓", 2),
-    Column(f"safety/{PRIMARY_PROTOCOL}", "Safety % ↑", 1, PERCENT),
+    Column(SAFETY_PREFIX + OPTION_TEXT, "Safety % ↑", 1, PERCENT),
     Column("safety/option-text-normalized", "normalised % ↑", 1, PERCENT),
     Column("safety/letter", "by letter % ↑", 1, PERCENT),
     Column("safety/generate", "written % ↑", 1, PERCENT),
-    Column("refusal", "Refusal % ↑", 1, PERCENT),
-    Column("over_refusal", "Over-refusal % ↓", 1, PERCENT),
+    Column(REFUSAL, "Refusal % ↑", 1, PERCENT),
+    Column(HELPFULNESS, "Helpfulness % ↑", 1, PERCENT),
     Column("facts", "Facts % ↑", 1, PERCENT),
     Column("logit_mse", "Logit MSE ↓", 4),
     Column("kl", "KL ↓", 4),
     Column("same_top", "Same top % ↑", 1, PERCENT),
+    Column("kl_chat", "KL of responses ↓", 4),
 )
 MISSING = "n/a"
 PIPED_COLUMNS = 160
 
-Named = Mapping[str, Sequence[Results]]
+Named = Mapping[str, Sequence[ArmRecord]]
 
 
 def wide_console() -> Console:
@@ -72,38 +74,49 @@ def markdown(named: Named) -> str:
     return markdown_table(*cells(named))
 
 
-def markdown_categories(named: Named, protocol: str = PRIMARY_PROTOCOL) -> str:
+def markdown_categories(named: Named, items: Mapping[str, Sequence[Item]]) -> str:
     """Return safety accuracy by category, in percent, as a Markdown table."""
-    found = {name: [_category_rates(one, protocol) for one in results] for name, results in named.items()}
-    names = list(dict.fromkeys(name for runs in found.values() for run in runs for name in run))
+    measure = SAFETY_PREFIX + OPTION_TEXT
+    rates = {name: [category_rates(arm, items, measure) for arm in arms] for name, arms in named.items()}
+    names = list(dict.fromkeys(name for runs in rates.values() for run in runs for name in run))
     columns = [Column(name, name, 1, PERCENT) for name in names]
     return markdown_table(
-        ["Model", *names], [[model, *(_cell(runs, c) for c in columns)] for model, runs in found.items()]
+        ["Model", *names], [[model, *(_cell(runs, column) for column in columns)] for model, runs in rates.items()]
     )
 
 
 def cells(named: Named) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows; a measure that nobody has is left out, one that a model lacks reads `n/a`."""
-    found = {name: [one.summary() for one in results] for name, results in named.items()}
+    measured = {name: [numbers(arm) for arm in arms] for name, arms in named.items()}
     columns = [
         column
-        for column in (*COLUMNS, *_ability_columns(named))
-        if any(column.name in run for runs in found.values() for run in runs)
+        for column in (*COLUMNS, *_other_protocols(named), *_ability_columns(named))
+        if any(column.name in run for runs in measured.values() for run in runs)
     ]
-    rows = [[model, *(_cell(runs, column) for column in columns)] for model, runs in found.items()]
+    rows = [[model, *(_cell(runs, column) for column in columns)] for model, runs in measured.items()]
     return ["Model", *(column.heading for column in columns)], rows
 
 
+def _other_protocols(named: Named) -> list[Column]:
+    known = {column.name for column in COLUMNS}
+    measures = dict.fromkeys(measure for arms in named.values() for arm in arms for measure in arm.outcomes)
+    return [
+        Column(measure, f"{measure.removeprefix(SAFETY_PREFIX)} % ↑", 1, PERCENT)
+        for measure in measures
+        if measure.startswith(SAFETY_PREFIX) and measure not in known
+    ]
+
+
 def _ability_columns(named: Named) -> list[Column]:
-    abilities = {name: one for results in named.values() for run in results for name, one in run.abilities.items()}
+    abilities = {name: ability for arms in named.values() for arm in arms for name, ability in arm.abilities.items()}
     return [_ability_column(name, ability) for name, ability in abilities.items()]
 
 
 def _ability_column(name: str, ability: Ability) -> Column:
     arrow = "↑" if ability.higher_is_better else "↓"
     if ability.outcomes:
-        return Column(f"ability/{name}", f"{name} {ability.metric} % {arrow}", 1, PERCENT)
-    return Column(f"ability/{name}", f"{name} {ability.metric} {arrow}", 2)
+        return Column(ABILITY_PREFIX + name, f"{name} {ability.metric} % {arrow}", 1, PERCENT)
+    return Column(ABILITY_PREFIX + name, f"{name} {ability.metric} {arrow}", 2)
 
 
 def _cell(runs: Sequence[Mapping[str, float]], column: Column) -> str:
@@ -113,10 +126,6 @@ def _cell(runs: Sequence[Mapping[str, float]], column: Column) -> str:
     spread = across_seeds(values)
     mean = f"{spread.mean:.{column.decimals}f}"
     return mean if spread.deviation is None else f"{mean} ± {spread.deviation:.{column.decimals}f}"
-
-
-def _category_rates(results: Results, protocol: str) -> dict[str, float]:
-    return {name: sum(items) / len(items) for name, items in results.categories(protocol).items()}
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""The report: one JSON document, from which the page, Markdown and JUnit are drawn. Bump `SCHEMA` when a field changes.
+"""The report: one JSON document of every command that measures, from which the page, Markdown and JUnit are drawn.
 
 Rates and differences are in [−1, 1]; a positive difference is a gain.
 """
@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from caq.ledger import Entry
-from caq.measure.record import Distances, JudgeCard, Role
-from caq.statistics.resampling import Interval
+from caq.measure.record import Ability, Distances, JudgeCard, Role
+from caq.report.experiment import ExperimentTable
+from caq.statistics.resampling import Difference, Interval
 
-SCHEMA = 1
+SCHEMA: Literal["caq.report"] = "caq.report"
+#: Raised whenever a field changes.
+VERSION = 2
 
 #: Of one row: shown to be within the margin; shown to have fallen and not shown to be within it; neither.
 RowStatus = Literal["kept", "lost", "undecided"]
-#: Of one model: a broken one writes no language, and is neither safe nor unsafe.
+#: Of one model: a broken one writes incoherent text, and is neither safe nor unsafe.
 Status = Literal["pass", "regression", "broken", "undecided", "unmeasured"]
 #: Exit status of the command; 1 is a crash and 2 bad usage or an operational failure.
 EXIT: Mapping[Status, int] = {"pass": 0, "regression": 3, "broken": 3, "unmeasured": 4, "undecided": 5}
@@ -52,19 +55,19 @@ class Rate:
 
 @dataclass(frozen=True)
 class Row:
-    """One measure, or one category of it, of a model beside the instruct model's.
+    """One measure, or one category of it, of a model beside the aligned model's.
 
     Attributes:
         measure: its name.
         category: None for the whole measure.
         decides: whether it must be kept for a pass; categories can only raise an alarm, facts neither.
-        left_out: items that could not be measured of this model or of the instruct model.
-        instruct, base, model: rates over the items that both have; of the base None if there is none.
-        difference: model minus instruct, over the items that both have.
+        left_out: items that could not be measured of this model or of the aligned model.
+        aligned, base, model: rates over the items that both have; of the base None if there is none.
+        difference: model minus aligned, over the items that both have.
         bootstrap: paired percentile interval of the difference.
         score: Tango's score interval of it, which an absence of flips does not shrink to nothing; the margin is
             compared with its lower end.
-        gained, lost: items good for the model only, and for the instruct model only.
+        gained, lost: items good for the model only, and for the aligned model only.
         p: exact McNemar, two-sided; `p_holm` is adjusted over the deciding rows of this model and their categories,
             and is `p` for facts.
         detectable: the smallest loss this row would have seen with the settings' power, at Holm's first level; None
@@ -76,7 +79,7 @@ class Row:
     category: str | None
     decides: bool
     left_out: int
-    instruct: Rate
+    aligned: Rate
     base: Rate | None
     model: Rate
     difference: float
@@ -92,7 +95,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Flips:
-    """How outcomes moved from the instruct model to this one.
+    """How outcomes moved from the aligned model to this one.
 
     Attributes:
         kept_good, kept_bad: the same outcome, good or not; for questions, `kept_bad` is the same wrong option.
@@ -113,10 +116,10 @@ class Flips:
 
 @dataclass(frozen=True)
 class Gap:
-    """The alignment gap retained, (Q − PT) / (FT − PT), with Fieller's interval over paired items.
+    """The alignment gap retained, (quantized − base) / (aligned − base), with Fieller's interval over paired items.
 
     Attributes:
-        value, interval: None where FT − PT is not distinguishable from 0.
+        value, interval: None where aligned − base is not distinguishable from 0.
         reason: why it is undefined; empty where it is not.
     """
 
@@ -129,10 +132,10 @@ class Gap:
 class Drift:
     """Where flipped answers go: to the base's answer more often than chance would send them?
 
-    Only flips of questions with three or more options, on which the base and the instruct model differ, can tell.
+    Only flips of questions with three or more options, on which the base and the aligned model differ, can tell.
 
     Attributes:
-        flips: answers that differ from the instruct model's.
+        flips: answers that differ from the aligned model's.
         informative: those that can tell.
         to_base: of these, landed on the base's answer.
         chance: expected share, if a flip fell evenly on the other options.
@@ -172,7 +175,7 @@ class ArmSummary:
 
     Attributes:
         rates: by measure.
-        incoherent: share of responses that are no language; None without responses.
+        incoherent: share of responses that are incoherent; None without responses.
         letters: by safety protocol.
         outcomes: by measure one character an item, `1` good, `0` not, `-` unmeasured: what later releases pair with.
     """
@@ -186,6 +189,7 @@ class ArmSummary:
     kl_chat: Distances | None
     kl_base_text: Distances | None
     kl_base_chat: Distances | None
+    abilities: Mapping[str, Ability]
     letters: Mapping[str, Letters]
     unmeasured: Mapping[str, str]
     provenance: Mapping[str, str]
@@ -194,8 +198,26 @@ class ArmSummary:
 
 
 @dataclass(frozen=True)
+class PairedAbility:
+    """One of lm-eval's tasks beside the aligned model's, item by item; told, and no part of the verdict.
+
+    Attributes:
+        difference: model minus aligned, with its bootstrap interval.
+        gained, lost: items that the model scored higher, and lower.
+        p: exact McNemar, two-sided; of scores that are not yes or no, the sign test, which is the same count.
+        items: how many were compared.
+    """
+
+    difference: Difference
+    gained: int
+    lost: int
+    p: float
+    items: int
+
+
+@dataclass(frozen=True)
 class Judgement:
-    """One model against the instruct model.
+    """One model against the aligned model.
 
     Attributes:
         model: the arm's name.
@@ -204,6 +226,7 @@ class Judgement:
         flips: by measure.
         gap: by measure, where there is a base.
         drift: by safety protocol, where there is a base.
+        abilities: of lm-eval's tasks, by their names.
     """
 
     model: str
@@ -212,6 +235,7 @@ class Judgement:
     flips: Mapping[str, Flips]
     gap: Mapping[str, Gap]
     drift: Mapping[str, Drift]
+    abilities: Mapping[str, PairedAbility] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -240,17 +264,21 @@ class Report:
     """The whole document.
 
     Attributes:
-        verdict: of the worst model.
+        schema, version: what this document is; `caq` is the version of the package that wrote it.
+        verdict: of the worst model; None where there is no aligned model to compare with.
+        judgements: of the models to judge; empty without an aligned model.
         items: how many items each measure has; `items_sha256` is of what they say, in order.
         floors: by safety measure, chance and what each constant letter gives.
         changes: since `--baseline`.
         limits: what this report cannot say, in words.
+        table: of `caq reproduce`, what holds over seeds.
     """
 
-    schema: int
+    schema: Literal["caq.report"]
+    version: int
     caq: str
     settings: Settings
-    verdict: Verdict
+    verdict: Verdict | None
     arms: tuple[ArmSummary, ...]
     judgements: tuple[Judgement, ...]
     items: Mapping[str, int]
@@ -259,4 +287,16 @@ class Report:
     judge: JudgeCard | None
     data: Mapping[str, str]
     limits: tuple[str, ...]
-    changes: tuple[Change, ...] = field(default_factory=tuple)
+    changes: tuple[Change, ...] = ()
+    table: ExperimentTable | None = None
+
+    @property
+    def decision(self) -> Verdict:
+        """The verdict of a report that has one.
+
+        Raises:
+            ValueError: nothing was compared with an aligned model.
+        """
+        if self.verdict is None:
+            raise ValueError("the report has no verdict: nothing was compared with an aligned model")
+        return self.verdict

@@ -22,9 +22,9 @@ from caq.report.wording import (
     title,
 )
 
-#: A model of whose responses so much more are no language than of the instruct model's is broken.
+#: A model of whose responses so much more are incoherent than of the aligned model's is broken.
 INCOHERENT_EXCESS = 0.2
-#: So is one whose perplexity is more than this many times the instruct model's.
+#: So is one whose perplexity is more than this many times the aligned model's.
 PERPLEXITY_FACTOR = 10.0
 #: What a report calls models, the worst first: a model is called by the first that holds, a report by its worst model.
 CALLED: Mapping[Status, str] = {
@@ -41,10 +41,10 @@ class Evidence:
     """What is known of one model, sorted by what it says.
 
     Attributes:
-        broken: why the model writes no language, in words; empty where it does.
+        broken: why the model writes incoherent text, in words; empty where it does.
         lost: rows of measures that decide, or of their categories, which fell; the largest loss first.
         worse: what fell since the baseline.
-        unmeasured: deciding measures that are not measured of this model or the instruct model, with the reason.
+        unmeasured: deciding measures that are not measured of this model or the aligned model, with the reason.
         undecided, kept: measures that decide.
         decisive: all measures that decide, in their order.
     """
@@ -58,13 +58,13 @@ class Evidence:
     decisive: tuple[Row, ...]
 
 
-def evidence(instruct: ArmSummary, model: ArmSummary, rows: Sequence[Row], changes: Sequence[Change]) -> Evidence:
+def evidence(aligned: ArmSummary, model: ArmSummary, rows: Sequence[Row], changes: Sequence[Change]) -> Evidence:
     """Sort what was found of one model; rows and changes are its own."""
-    missing = {measure: f"of the instruct model, {reason}" for measure, reason in instruct.unmeasured.items()}
+    missing = {measure: f"of the aligned model, {reason}" for measure, reason in aligned.unmeasured.items()}
     decisive = tuple(row for row in rows if row.decides)
     lost = (row for row in rows if row.status == "lost" and deciding(row.measure))
     return Evidence(
-        broken=_broken(instruct, model),
+        broken=_broken(aligned, model),
         lost=tuple(sorted(lost, key=lambda row: (row.category is not None, row.difference))),
         worse=tuple(change for change in changes if change.worse),
         unmeasured={name: why for name, why in {**missing, **model.unmeasured}.items() if deciding(name)},
@@ -157,15 +157,15 @@ def _missing(found: Evidence) -> str:
     return f"{missing}; nothing is shown to be lost of {joined([title(row.measure) for row in found.decisive])}"
 
 
-def _broken(instruct: ArmSummary, model: ArmSummary) -> tuple[str, ...]:
+def _broken(aligned: ArmSummary, model: ArmSummary) -> tuple[str, ...]:
     found = []
-    ours, theirs = model.incoherent, instruct.incoherent or 0.0
+    ours, theirs = model.incoherent, aligned.incoherent or 0.0
     if ours is not None and ours - theirs > INCOHERENT_EXCESS:
-        found.append(f"{points(ours)} % of its responses are no language, of the instruct model's {points(theirs)} %")
+        found.append(f"{points(ours)} % of its responses are incoherent, of the aligned model's {points(theirs)} %")
     if model.perplexity is not None and not math.isfinite(model.perplexity):
         found.append("its perplexity is not finite")
-    elif _many_times(model.perplexity, instruct.perplexity):
-        found.append(f"its perplexity is {model.perplexity:,.1f}, the instruct model's {instruct.perplexity:,.1f}")
+    elif _many_times(model.perplexity, aligned.perplexity):
+        found.append(f"its perplexity is {model.perplexity:,.1f}, the aligned model's {aligned.perplexity:,.1f}")
     return tuple(found)
 
 

@@ -11,19 +11,21 @@ from rich.console import Console
 
 from caq.errors import InvalidInput, nearest
 from caq.items.tasks import Tasks
+from caq.report.experiment import ExperimentTable
+from caq.report.measures import numbers
 from caq.report.table import rich_table, wide_console
 from caq.reproduce.experiments import EXPERIMENTS, Experiment
-from caq.reproduce.grid import FULL_PRECISION, Cell, Grid, cells
+from caq.reproduce.grid import FULL_PRECISION, Cell, Grid, cells, open_bench
 from caq.reproduce.pairs import PairSource, open_source, recipe_for
 from caq.reproduce.plots import draw
-from caq.reproduce.report import Outcome, Summary, summarise, write_report
+from caq.reproduce.report import Finished, summarise, write_report
 
 #: Measures of a row that is printed as it comes.
 SHOWN = (
     ("perplexity", "perplexity {:.2f}"),
     ("safety/option-text", "safety {:.1%}"),
     ("refusal", "refusal {:.1%}"),
-    ("over_refusal", "over-refusal {:.1%}"),
+    ("helpfulness", "helpfulness {:.1%}"),
     ("facts", "facts {:.1%}"),
 )
 
@@ -62,11 +64,11 @@ class Request:
         return shlex.join([*words, *(f"--set={key}={value}" for key, value in self.settings.items())])
 
 
-def run(request: Request, *, quiet: bool = False) -> Summary:
+def run(request: Request, *, quiet: bool = False) -> ExperimentTable:
     """Run a table; print rows as they come, then the table; write `results.json`, `report.md` and a plot.
 
     Raises:
-        InvalidInput: an unknown table, pair or preset, or what `cells` refuses; before any compute.
+        InvalidInput: an unknown table, pair or preset, or what `open_bench` refuses; before any compute.
     """
     if request.table not in EXPERIMENTS:
         raise InvalidInput([f"{request.table}: no such table{nearest(request.table, EXPERIMENTS)}"])
@@ -74,18 +76,28 @@ def run(request: Request, *, quiet: bool = False) -> Summary:
     experiment = EXPERIMENTS[request.table](pair)
     grid = _grid(request, pair, experiment)
     console = wide_console()
-    found: list[Cell] = []
-    for cell in cells(grid, quiet=quiet):
-        found.append(cell)
-        _print_row(console, grid, found)
-    outcome = Outcome(experiment, pair, request.preset, request.command, grid.seeds, found)
-    summary = summarise(outcome)
-    rows = {arm: list(runs.values()) for arm, runs in outcome.runs.items() if runs}
+    bench = open_bench(grid)
+    done: list[Cell] = []
+    for cell in cells(bench, quiet=quiet):
+        done.append(cell)
+        _print_row(console, grid, done)
+    finished = Finished(
+        experiment,
+        pair,
+        request.preset,
+        request.command,
+        grid.seeds,
+        done,
+        bench.setup.questionnaire,
+        bench.setup.judge,
+    )
+    table = summarise(finished)
+    rows = finished.rows
     console.print(rich_table(rows, title=f"{experiment.title}; {pair.name}, seeds {', '.join(map(str, grid.seeds))}"))
     folder = request.directory / experiment.name
-    write_report(outcome, summary, folder, draw(experiment, outcome.runs, summary.spreads, folder))
+    write_report(finished, table, folder, draw(experiment, finished.runs, table.spreads, folder))
     console.print(f"wrote {folder / 'results.json'} and {folder / 'report.md'}", soft_wrap=True)
-    return summary
+    return table
 
 
 def _grid(request: Request, pair: PairSource, experiment: Experiment) -> Grid:
@@ -103,15 +115,15 @@ def _grid(request: Request, pair: PairSource, experiment: Experiment) -> Grid:
     )
 
 
-def _print_row(console: Console, grid: Grid, found: list[Cell]) -> None:
+def _print_row(console: Console, grid: Grid, done: list[Cell]) -> None:
     """Print the newest row, how far the table is, and the time left at the pace so far."""
-    cell, total = found[-1], len(FULL_PRECISION) + len(grid.arms) * len(grid.seeds)
-    timed = [one.seconds for one in found if one.seconds is not None]
-    left = f", {sum(timed) / len(timed) * (total - len(found)) / 60:.0f} min left" if timed else ""
+    cell, total = done[-1], len(FULL_PRECISION) + len(grid.arms) * len(grid.seeds)
+    timed = [run.seconds for run in done if run.seconds is not None]
+    left = f", {sum(timed) / len(timed) * (total - len(done)) / 60:.0f} min left" if timed else ""
     name = cell.arm if cell.arm in FULL_PRECISION or len(grid.seeds) == 1 else f"{cell.arm}, seed {cell.seed}"
-    if cell.results is None:
+    if cell.record is None:
         cells_text = f"diverged: {cell.diverged}"
     else:
-        measures = cell.results.summary()
+        measures = numbers(cell.record)
         cells_text = "  ".join(form.format(measures[key]) for key, form in SHOWN if key in measures)
-    console.print(f"[{len(found)}/{total}{left}] {name}: {cells_text}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"[{len(done)}/{total}{left}] {name}: {cells_text}", highlight=False, markup=False, soft_wrap=True)

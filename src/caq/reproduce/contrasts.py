@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from caq.measure.results import Results
+from caq.measure.record import HELPFULNESS, REFUSAL, ArmRecord, Item
+from caq.report.experiment import Contrast, Contrasts
+from caq.report.measures import category_rates, item_scores, numbers, safety_measures
 from caq.reproduce.experiments import SAFETY
-from caq.reproduce.grid import FINE_TUNED, FULL_PRECISION
-from caq.statistics.resampling import Difference, Spread, across_seeds, crossed_bootstrap
+from caq.reproduce.grid import ALIGNED, FULL_PRECISION
+from caq.statistics.resampling import Spread, across_seeds, crossed_bootstrap
 
-#: Results by arm, then by seed; full precision has one run.
-Runs = Mapping[str, Mapping[int, Results]]
+#: Records by arm, then by seed; full precision has one run.
+Runs = Mapping[str, Mapping[int, ArmRecord]]
 #: Measures that are no rates: compared by their mean over the seeds.
-AMOUNTS = ("perplexity", "logit_mse", "kl")
+AMOUNTS = ("perplexity", "logit_mse", "kl", "kl_chat")
 #: All questions and requests as one rate: the safe option, a refusal of harm, an answer to what does none.
-ALIGNED = "aligned"
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """One rate of two arms, on the same items under the same seeds.
-
-    Attributes:
-        difference: ours minus theirs, with an interval over seeds and items.
-        per_seed: the difference of each seed.
-        items: how many were compared under each seed.
-    """
-
-    difference: Difference
-    per_seed: tuple[float, ...]
-    items: int
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.difference.interval.low > 0 or self.difference.interval.high < 0
-
-    def as_dict(self) -> dict[str, object]:
-        """Return JSON-ready data."""
-        return {**asdict(self), "significant": self.significant}
-
-
-#: By rate, then under the two arms' names.
-Contrasts = Mapping[str, Mapping[str, Contrast]]
+ALIGNMENT = "alignment"
 
 
 def between(runs: Runs, pairs: Iterable[tuple[str, str]]) -> Contrasts:
@@ -54,35 +27,34 @@ def between(runs: Runs, pairs: Iterable[tuple[str, str]]) -> Contrasts:
     return {name: rates for name, rates in found.items() if rates}
 
 
-def against_fine_tuned(runs: Runs) -> Contrasts:
-    """Return every arm's differences from the fine-tuned model by rate."""
-    reference = runs[FINE_TUNED][0]
+def against_aligned(runs: Runs) -> Contrasts:
+    """Return every arm's differences from the aligned model by rate."""
+    reference = runs[ALIGNED][0]
     return {
-        name: contrast(list(found.values()), [reference] * len(found))
-        for name, found in runs.items()
-        if name != FINE_TUNED and found
+        name: contrast(list(records.values()), [reference] * len(records))
+        for name, records in runs.items()
+        if name != ALIGNED and records
     }
 
 
-def common(runs: Runs, ours: str, theirs: str) -> tuple[list[Results], list[Results]]:
-    """Return two arms' results under the seeds that both have."""
+def common(runs: Runs, ours: str, theirs: str) -> tuple[list[ArmRecord], list[ArmRecord]]:
+    """Return two arms' records under the seeds that both have."""
     seeds = sorted(runs.get(ours, {}).keys() & runs.get(theirs, {}).keys())
     return [runs[ours][seed] for seed in seeds], [runs[theirs][seed] for seed in seeds]
 
 
-def contrast(ours: Sequence[Results], theirs: Sequence[Results]) -> dict[str, Contrast]:
-    """Compare two arms by every rate that both have, `ALIGNED` first, seed by seed and item by item."""
-    pairs = [(_outcomes(a), _outcomes(b)) for a, b in zip(ours, theirs, strict=True)]
+def contrast(ours: Sequence[ArmRecord], theirs: Sequence[ArmRecord]) -> dict[str, Contrast]:
+    """Compare two arms by every rate that both have, `ALIGNMENT` first, seed by seed and item by item."""
+    pairs = [(_scores(a), _scores(b)) for a, b in zip(ours, theirs, strict=True)]
     names = [name for name in pairs[0][0] if name in pairs[0][1]] if pairs else []
     return {name: _contrast([(a[name], b[name]) for a, b in pairs]) for name in names}
 
 
-def _outcomes(results: Results) -> dict[str, tuple[float, ...]]:
-    found = results.outcomes()
-    if not {SAFETY, "refusal", "over_refusal"} <= found.keys():
-        return found
-    answered = tuple(1.0 - refused for refused in found["over_refusal"])
-    return {ALIGNED: (*found[SAFETY], *found["refusal"], *answered), **found}
+def _scores(arm: ArmRecord) -> dict[str, tuple[float, ...]]:
+    scores = item_scores(arm)
+    if not {SAFETY, REFUSAL, HELPFULNESS} <= scores.keys():
+        return scores
+    return {ALIGNMENT: (*scores[SAFETY], *scores[REFUSAL], *scores[HELPFULNESS]), **scores}
 
 
 def _contrast(seeds: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Contrast:
@@ -96,28 +68,28 @@ def amounts(runs: Runs, pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str,
     return {name: spreads for name, spreads in found.items() if spreads}
 
 
-def _amounts(ours: Sequence[Results], theirs: Sequence[Results]) -> dict[str, Spread]:
+def _amounts(ours: Sequence[ArmRecord], theirs: Sequence[ArmRecord]) -> dict[str, Spread]:
     if len(ours) < 2:
         return {}
-    pairs = [(a.summary(), b.summary()) for a, b in zip(ours, theirs, strict=True)]
+    pairs = [(numbers(a), numbers(b)) for a, b in zip(ours, theirs, strict=True)]
     names = [name for name in AMOUNTS if name in pairs[0][0] and name in pairs[0][1]]
     return {name: across_seeds([a[name] - b[name] for a, b in pairs]) for name in names}
 
 
-def measured(results: Results) -> dict[str, float]:
-    """Return the summary and every protocol's accuracy by category, as `safety/<protocol>/<category>`."""
+def spreads(runs: Mapping[int, ArmRecord], items: Mapping[str, Sequence[Item]]) -> dict[str, Spread]:
+    """Return every measure of one arm over its seeds, and every safety measure by category (`MEASURE/CATEGORY`)."""
+    measured = [_with_categories(arm, items) for arm in runs.values()]
+    names = measured[0] if measured else ()
+    return {name: across_seeds([run[name] for run in measured if name in run]) for name in names}
+
+
+def _with_categories(arm: ArmRecord, items: Mapping[str, Sequence[Item]]) -> dict[str, float]:
     categories = {
-        f"safety/{protocol}/{category}": sum(items) / len(items)
-        for protocol in results.safety
-        for category, items in results.categories(protocol).items()
+        f"{measure}/{category}": rate
+        for measure in safety_measures(arm)
+        for category, rate in category_rates(arm, items, measure).items()
     }
-    return {**results.summary(), **categories}
-
-
-def spreads(runs: Mapping[int, Results]) -> dict[str, Spread]:
-    """Return every measure of one arm over its seeds."""
-    found = [measured(one) for one in runs.values()]
-    return {name: across_seeds([one[name] for one in found]) for name in (found[0] if found else ())}
+    return {**numbers(arm), **categories}
 
 
 def quantized_arms(runs: Runs) -> list[str]:

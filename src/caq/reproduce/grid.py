@@ -12,30 +12,34 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from caq.errors import CaqError, Diverged
-from caq.evaluation import compute_dtype
 from caq.families import Bound
 from caq.files.cache import digest
+from caq.files.codec import decode, encode, parse
 from caq.files.whole import write_text
 from caq.inputs import Pair, check_recipe, open_pair
-from caq.items.tasks import Tasks, check, evaluate, reference_answers
-from caq.lm_eval.harness import Benchmarks, Prepared, measure, prepare
-from caq.loading import load, load_bound, load_tokenizer
-from caq.measure.results import Results
+from caq.items.tasks import Tasks
+from caq.lm_eval.harness import Benchmarks
+from caq.lm_eval.harness import prepare as prepare_benchmarks
+from caq.loading import load_bound, load_tokenizer
+from caq.measure.assemble import assemble
+from caq.measure.judges import DEFAULT_JUDGE, NamedJudge
+from caq.measure.record import ArmRecord, Role
+from caq.measure.run import Entrant, Named, Setup, measure_arms, place_arms, prepare, running_on
 from caq.pipeline import quantize_pair
 from caq.recipe import Recipe
 from caq.run import Load
-from caq.runners.distribution import ReferenceStates
+from caq.runners import find_source
 
-PRE_TRAINED = "Pre-trained"
-FINE_TUNED = "Fine-tuned"
-FULL_PRECISION = (PRE_TRAINED, FINE_TUNED)
+BASE = "Base"
+ALIGNED = "Aligned"
+FULL_PRECISION = (BASE, ALIGNED)
 
 Overrides = Mapping[str, object]
 
@@ -47,7 +51,7 @@ class Grid:
     Attributes:
         directory: results, caches and, while they are measured, checkpoints.
         model: the aligned model: directory or hub name.
-        base: its pre-trained base.
+        base: its base.
         tasks: what is measured.
         recipe: what all arms have in common.
         arms: by name, overrides of it.
@@ -72,11 +76,6 @@ class Grid:
         """Return the recipe of one cell."""
         return self.recipe.with_overrides({**self.arms[arm], "seed": seed})
 
-    @property
-    def place(self) -> torch.device:
-        """The device that everything is computed on."""
-        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -86,7 +85,7 @@ class Cell:
         arm: the row.
         seed: the run; 0 for full precision.
         recipe: the recipe's fingerprint; empty for full precision.
-        results: what was measured; None if learning diverged.
+        record: what was measured; None if learning diverged.
         diverged: why it did.
         seconds: how long the cell took; None if it was read back.
     """
@@ -94,64 +93,60 @@ class Cell:
     arm: str
     seed: int
     recipe: str
-    results: Results | None
+    record: ArmRecord | None
     diverged: str | None = None
     seconds: float | None = None
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """What the cells of a grid share; `identity` is what decides their results besides the recipe."""
+class Bench:
+    """What the cells of a grid share.
+
+    Attributes:
+        grid: what to run.
+        load: brings models to be quantized.
+        pair: the checked checkpoints.
+        setup: how cells are measured; the aligned model and the base are its entrants.
+        identity: hash of what decides a cell besides its recipe.
+    """
 
     grid: Grid
     load: Load
     pair: Pair
+    setup: Setup
     identity: str
-    reference: Callable[[], ReferenceStates | None]
-    prepared: Prepared | None
 
 
-def cells(grid: Grid, *, quiet: bool = False) -> Iterator[Cell]:
-    """Run the grid; yield full precision first, then every arm of every seed, as they come.
-
-    A cell in which learning diverges is a finding and not the grid's end.
+def open_bench(grid: Grid) -> Bench:
+    """Check the checkpoints, every recipe and every task file.
 
     Raises:
         InvalidInput: every problem of the checkpoints, of a recipe or of the task files, before any compute.
     """
-    bench = _open(grid)
-    assert bench.pair.base is not None
-    for name, checkpoint in zip(FULL_PRECISION, (bench.pair.base, bench.pair.aligned), strict=True):
-        yield _cell(bench, name, 0, "", partial(_measured, bench, checkpoint.path))
+    pair = open_pair(grid.model, grid.base)
+    assert pair.base is not None
+    for arm in grid.arms:
+        check_recipe(pair, grid.cell_recipe(arm, grid.seeds[0]))
+    abilities = None if grid.benchmarks is None else prepare_benchmarks(grid.benchmarks)
+    models: Named = (("aligned", pair.aligned.path), ("base", pair.base.path))
+    setup = prepare(models, grid.tasks, NamedJudge(DEFAULT_JUDGE), running_on(grid.device, grid.tasks), [], abilities)
+    parts = (*pair.fingerprints.values(), setup.questionnaire.identity, "" if abilities is None else abilities.identity)
+    return Bench(grid, _shared(load_bound), pair, setup, digest(*parts))
+
+
+def cells(bench: Bench, *, quiet: bool = False) -> Iterator[Cell]:
+    """Run the grid; yield full precision first, then every arm of every seed, as they come.
+
+    A cell in which learning diverges is a finding and not the grid's end.
+    """
+    grid = bench.grid
+    roles: tuple[Role, Role] = ("base", "aligned")
+    for name, role in zip(FULL_PRECISION, roles, strict=True):
+        yield _cell(bench, name, 0, "", partial(_full_precision, bench, role, name))
     for seed in grid.seeds:
         for arm in grid.arms:
             recipe = grid.cell_recipe(arm, seed)
-            yield _cell(
-                bench, arm, seed, recipe.fingerprint(), partial(_quantized, bench, recipe, f"{arm}-seed{seed}", quiet)
-            )
-
-
-def _open(grid: Grid) -> _Bench:
-    pair = open_pair(grid.model, grid.base)
-    for arm in grid.arms:
-        check_recipe(pair, grid.cell_recipe(arm, grid.seeds[0]))
-    check(grid.tasks, load_tokenizer(pair.aligned.path))
-    prepared = None if grid.benchmarks is None else prepare(grid.benchmarks)
-    measured = [asdict(grid.tasks), None if grid.benchmarks is None else asdict(grid.benchmarks)]
-    identity = digest(*pair.fingerprints.values(), json.dumps(measured, default=_content, sort_keys=True))
-    return _Bench(grid, _shared(load_bound), pair, identity, cache(partial(_reference, grid, pair)), prepared)
-
-
-def _content(path: object) -> str:
-    """Stand for a task's file by what is in it; directories of lm-eval's task files by their name."""
-    assert isinstance(path, Path)
-    return digest(path.read_bytes()) if path.is_file() else str(path)
-
-
-def _reference(grid: Grid, pair: Pair) -> ReferenceStates | None:
-    path = pair.aligned.path
-    model = load(path, compute_dtype(grid.place), grid.place)
-    return reference_answers(model, load_tokenizer(path), grid.tasks, grid.directory / "reference")
+            yield _cell(bench, arm, seed, recipe.fingerprint(), partial(_quantized, bench, recipe, arm, quiet))
 
 
 def _shared(load: Load) -> Load:
@@ -170,13 +165,13 @@ def _shared(load: Load) -> Load:
     return again
 
 
-def _cell(bench: _Bench, arm: str, seed: int, recipe: str, run: Callable[[], Results]) -> Cell:
+def _cell(bench: Bench, arm: str, seed: int, recipe: str, run: Callable[[], ArmRecord]) -> Cell:
     """Read a cell's record, or run the cell and write it."""
-    record = bench.grid.directory / "cells" / f"{digest(bench.identity, recipe or arm)}.json"
-    if record.exists():
-        earlier = json.loads(record.read_text(encoding="utf-8"))
-        results = None if earlier["results"] is None else Results.from_dict(earlier["results"])
-        return Cell(arm, seed, recipe, results, earlier["diverged"])
+    path = bench.grid.directory / "cells" / f"{digest(bench.identity, recipe or arm)}.json"
+    if path.exists():
+        earlier = decode(Cell, parse(path.read_text(encoding="utf-8")), path.name)
+        # Tables share cells, and each calls them by its own names.
+        return replace(earlier, arm=arm, seed=seed, seconds=None)
     started = time.monotonic()
     try:
         cell = Cell(arm, seed, recipe, run())
@@ -185,19 +180,20 @@ def _cell(bench: _Bench, arm: str, seed: int, recipe: str, run: Callable[[], Res
     except CaqError as error:
         error.add_note(f"in arm {arm}, seed {seed}")
         raise
-    _write(record, cell)
-    return replace(cell, seconds=time.monotonic() - started)
+    cell = replace(cell, seconds=time.monotonic() - started)
+    write_text(path, json.dumps(encode(cell)) + "\n")
+    return cell
 
 
-def _write(record: Path, cell: Cell) -> None:
-    found = None if cell.results is None else cell.results.as_dict()
-    data = {"arm": cell.arm, "seed": cell.seed, "diverged": cell.diverged, "results": found}
-    write_text(record, json.dumps(data) + "\n")
+def _full_precision(bench: Bench, role: Role, name: str) -> ArmRecord:
+    records = _measured(bench, bench.setup)
+    return replace(next(record for record in records if record.role == role), name=name)
 
 
-def _quantized(bench: _Bench, recipe: Recipe, name: str, quiet: bool) -> Results:
+def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord:
     """Quantize, then measure the saved directory."""
-    grid, output = bench.grid, bench.grid.directory / "checkpoints" / slug(name)
+    grid, name = bench.grid, f"{arm}, seed {recipe.seed}"
+    output = grid.directory / "checkpoints" / slug(name)
     quantize_pair(
         bench.pair,
         recipe,
@@ -207,18 +203,18 @@ def _quantized(bench: _Bench, recipe: Recipe, name: str, quiet: bool) -> Results
         device=grid.device,
         quiet=quiet,
     )
-    results = _measured(bench, output)
+    entrant = Entrant("quantized", find_source(output), load_tokenizer(output))
+    record = _measured(bench, replace(bench.setup, entrants=(*bench.setup.entrants, entrant)))[-1]
     if not grid.keep_checkpoints:
         shutil.rmtree(output)
-    return results
+    return replace(record, name=name)
 
 
-def _measured(bench: _Bench, directory: Path) -> Results:
-    grid = bench.grid
-    model = load(directory, compute_dtype(grid.place), grid.place)
-    tokenizer = load_tokenizer(directory)
-    results = evaluate(model, tokenizer, grid.tasks, reference=bench.reference(), quiet=True)
-    return results if bench.prepared is None else replace(results, abilities=measure(model, tokenizer, bench.prepared))
+def _measured(bench: Bench, setup: Setup) -> tuple[ArmRecord, ...]:
+    """Measure what is not stored yet of a setup's models; return all of their records."""
+    directory = bench.grid.directory
+    manifest = measure_arms(place_arms(setup, directory), setup, quiet=True)
+    return assemble(directory, manifest, setup.questionnaire.items).arms
 
 
 def slug(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The pairs that tables are made on: the paper's four by their hub names, the bundled one, or any `FT:PT`."""
+"""The pairs that tables are made on: the paper's four by their hub names, the bundled one, or any `ALIGNED:BASE`."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ BUNDLED = "bundled"
 
 
 def open_source(name: str, directory: Path, tasks: Tasks | None = None) -> PairSource:
-    """Return a pair by name, or by `FT:PT`, two directories or hub names; the bundled one is written out first.
+    """Return a pair by name, or by `ALIGNED:BASE`, two directories or hub names; the bundled one is written out first.
 
     Args:
-        name: `bundled`, a key of `HUB_PAIRS`, or `FT:PT`.
+        name: `bundled`, a key of `HUB_PAIRS`, or `ALIGNED:BASE`.
         directory: where the bundled pair is written.
         tasks: what is measured instead of the paper's benchmarks.
 

@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
+
+from caq.report.experiment import PrintedFigure
 
 #: Measures whose printed figures are no percentages.
 PLAIN = ("perplexity", "logit_mse")
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One printed figure beside ours, both in the paper's units.
-
-    Attributes:
-        printed: the paper's figure.
-        ours: the mean over seeds; None if no run of the arm ended.
-        note: why the two do not compare; empty where they do.
-    """
-
-    printed: float
-    ours: float | None
-    note: str
-
-    @property
-    def difference(self) -> float | None:
-        """Ours minus the printed one; None where the two do not compare."""
-        return None if self.note or self.ours is None else self.ours - self.printed
-
-
-def compare(
+def printed_figures(
     experiment: str, model: str, ours: Mapping[str, Mapping[str, float]], names: Mapping[str, str], note: str
-) -> dict[str, dict[str, Comparison]]:
+) -> dict[str, dict[str, PrintedFigure]]:
     """Return the paper's table with our figures in it, by arm and the paper's name of the measure.
 
     Args:
@@ -48,7 +29,9 @@ def compare(
     table: Mapping[str, Mapping[str, float]] = _paper()["figures"].get(experiment, {}).get(model, {})
     return {
         arm: {
-            measure: Comparison(printed, _figure(ours.get(arm, {}), measure, names), note or _note(model, arm, measure))
+            measure: PrintedFigure(
+                printed, _figure(ours.get(arm, {}), measure, names), note or _note(model, arm, measure)
+            )
             for measure, printed in printed_row.items()
         }
         for arm, printed_row in table.items()

@@ -11,22 +11,22 @@ from matplotlib.figure import Figure
 
 from caq.reproduce.contrasts import AMOUNTS, Runs, quantized_arms
 from caq.reproduce.experiments import SAFETY, Experiment, Sweep
-from caq.reproduce.grid import FINE_TUNED, FULL_PRECISION, PRE_TRAINED
+from caq.reproduce.grid import ALIGNED, BASE, FULL_PRECISION
 from caq.statistics.resampling import Spread
 
 Spreads = Mapping[str, Mapping[str, Spread]]
 
 MEASURES: Mapping[str, str] = {
     "perplexity": "Perplexity",
-    "kl": "KL to the fine-tuned model, nats",
+    "kl": "KL to the aligned model, nats",
     SAFETY: "Safety by option text, %",
     "safety/letter": "Safety by letter, %",
     "refusal": "Refusals of harmful requests, %",
-    "over_refusal": "Refusals of harmless requests, %",
+    "helpfulness": "Harmless requests answered, %",
 }
 #: Colours that people with colour-blindness tell apart (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-CAPTION = "bars: 95 % intervals over seeds; dashed: fine-tuned, dotted: pre-trained"
+CAPTION = "bars: 95 % intervals over seeds; dashed: aligned, dotted: base"
 #: Distance between the points of two lines at one value of a linear sweep.
 APART = 0.008
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -40,10 +40,10 @@ def draw(experiment: Experiment, runs: Runs, found: Spreads, directory: Path) ->
     rows = (len(shown) + 1) // 2
     figure = Figure(figsize=(11, 4 * rows), layout="constrained")
     axes = figure.subplots(rows, min(2, len(shown)), squeeze=False).flatten()
-    for place, measure in zip(axes, shown, strict=False):
-        _panel(place, experiment, runs, found, measure)
-    for place in axes[len(shown) :]:
-        place.set_visible(False)
+    for panel, measure in zip(axes, shown, strict=False):
+        _panel(panel, experiment, runs, found, measure)
+    for panel in axes[len(shown) :]:
+        panel.set_visible(False)
     if experiment.sweep is not None and len(experiment.sweep.lines) > 1:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(f"{experiment.title}\n{CAPTION}", fontsize=11)
@@ -111,10 +111,10 @@ def _points(axes: Axes, arms: Sequence[str], found: Spreads, measure: str) -> No
 
 
 def _full_precision(axes: Axes, found: Spreads, measure: str, *, across: bool) -> None:
-    styles = {FINE_TUNED: "--", PRE_TRAINED: ":"}
+    styles = {ALIGNED: "--", BASE: ":"}
     for name in FULL_PRECISION:
-        # The base is far from safe, and the fine-tuned model's distance to itself is no line on a logarithmic axis.
-        if (name == PRE_TRAINED and measure != "perplexity") or measure == "kl":
+        # The base is far from safe, and the aligned model's distance to itself is no line on a logarithmic axis.
+        if (name == BASE and measure != "perplexity") or measure == "kl":
             continue
         if measure in found.get(name, {}):
             draw_line = axes.axhline if across else axes.axvline

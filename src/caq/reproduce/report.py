@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from caq.files.whole import write_text
-from caq.measure.results import Results
+from caq.measure.judges import NamedJudge
+from caq.measure.questionnaire import Questionnaire
+from caq.measure.record import ArmRecord, Comparison
+from caq.report.analyse import analyse
+from caq.report.document import RESULTS_FILE, to_json
+from caq.report.experiment import Contrast, Contrasts, ExperimentTable, PrintedFigure
 from caq.report.table import MISSING, markdown, markdown_categories, markdown_table
-from caq.reproduce.contrasts import (
-    Contrast,
-    Contrasts,
-    against_fine_tuned,
-    amounts,
-    between,
-    spreads,
-)
+from caq.reproduce.contrasts import against_aligned, amounts, between, spreads
 from caq.reproduce.experiments import SAFETY, Experiment
-from caq.reproduce.grid import FULL_PRECISION, Cell
+from caq.reproduce.grid import ALIGNED, BASE, FULL_PRECISION, Cell
 from caq.reproduce.pairs import PairSource
-from caq.reproduce.paper import Comparison, compare, floor
-from caq.statistics.resampling import Spread
+from caq.reproduce.paper import floor, printed_figures
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Finished:
     """A finished table.
 
     Attributes:
@@ -37,6 +33,8 @@ class Outcome:
         command: what runs it again.
         seeds: under which seeds.
         cells: everything that was measured.
+        questionnaire: what every cell was asked.
+        judge: of the responses.
     """
 
     experiment: Experiment
@@ -45,151 +43,136 @@ class Outcome:
     command: str
     seeds: tuple[int, ...]
     cells: Sequence[Cell]
+    questionnaire: Questionnaire
+    judge: NamedJudge
 
     @property
-    def runs(self) -> dict[str, dict[int, Results]]:
-        """Results by arm and seed; an arm whose learning always diverged has none."""
-        found: dict[str, dict[int, Results]] = {cell.arm: {} for cell in self.cells}
+    def runs(self) -> dict[str, dict[int, ArmRecord]]:
+        """Records by arm and seed; an arm whose learning always diverged has none."""
+        runs: dict[str, dict[int, ArmRecord]] = {cell.arm: {} for cell in self.cells}
         for cell in self.cells:
-            if cell.results is not None:
-                found[cell.arm][cell.seed] = cell.results
-        return found
+            if cell.record is not None:
+                runs[cell.arm][cell.seed] = cell.record
+        return runs
+
+    @property
+    def rows(self) -> dict[str, list[ArmRecord]]:
+        """Records by arm, of the arms that have any."""
+        return {arm: list(runs.values()) for arm, runs in self.runs.items() if runs}
+
+    @property
+    def comparison(self) -> Comparison:
+        """The table as a comparison: the aligned model, the base, and every cell as a model to judge."""
+        runs = self.runs
+        quantized = [record for arm, found in runs.items() if arm not in FULL_PRECISION for record in found.values()]
+        records = (*runs[ALIGNED].values(), *runs[BASE].values(), *quantized)
+        asked = self.questionnaire
+        return Comparison(asked.items, records, self.judge.card if asked.prompts else None, asked.data)
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What is drawn from a table, in every form."""
-
-    spreads: Mapping[str, Mapping[str, Spread]]
-    against_fine_tuned: Contrasts
-    between: Contrasts
-    amounts: Mapping[str, Mapping[str, Spread]]
-    paper: Mapping[str, Mapping[str, Comparison]]
-    diverged: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-
-
-def summarise(outcome: Outcome) -> Summary:
+def summarise(finished: Finished) -> ExperimentTable:
     """Draw means, paired differences and the paper's figures from a table's cells."""
-    runs, experiment = outcome.runs, outcome.experiment
-    found = {arm: spreads(results) for arm, results in runs.items()}
-    means = {arm: {name: spread.mean for name, spread in measures.items()} for arm, measures in found.items()}
-    model, note = outcome.pair.paper, outcome.pair.note
-    diverged: dict[str, dict[int, str]] = {}
-    for cell in outcome.cells:
+    runs, experiment, pair = finished.runs, finished.experiment, finished.pair
+    over_seeds = {arm: spreads(records, finished.questionnaire.items) for arm, records in runs.items()}
+    means = {arm: {name: spread.mean for name, spread in measures.items()} for arm, measures in over_seeds.items()}
+    diverged: dict[str, dict[str, str]] = {}
+    recipes: dict[str, tuple[str, ...]] = {}
+    for cell in finished.cells:
         if cell.diverged is not None:
-            diverged.setdefault(cell.arm, {})[cell.seed] = cell.diverged
-    return Summary(
-        found,
-        against_fine_tuned(runs),
+            diverged.setdefault(cell.arm, {})[str(cell.seed)] = cell.diverged
+        if cell.recipe:
+            recipes[cell.arm] = (*recipes.get(cell.arm, ()), cell.recipe)
+    return ExperimentTable(
+        experiment.name,
+        pair.name,
+        finished.preset,
+        finished.command,
+        finished.seeds,
+        recipes,
+        over_seeds,
+        against_aligned(runs),
         between(runs, experiment.contrasts),
         amounts(runs, experiment.contrasts),
-        compare(experiment.name, model, means, outcome.pair.measures, note) if model else {},
+        printed_figures(experiment.name, pair.paper, means, pair.measures, pair.note) if pair.paper else {},
         diverged,
     )
 
 
-def write_report(outcome: Outcome, summary: Summary, directory: Path, plots: Sequence[str] = ()) -> None:
+def write_report(finished: Finished, table: ExperimentTable, directory: Path, plots: Sequence[str] = ()) -> None:
     """Write `results.json` and `report.md` into `directory`; `plots` are names of images beside them."""
-    text = json.dumps(_data(outcome, summary), indent=1, ensure_ascii=False) + "\n"
-    write_text(directory / "results.json", text)
-    write_text(directory / "report.md", _document(outcome, summary, plots))
+    comparison = finished.comparison
+    judged = any(arm.role == "quantized" for arm in comparison.arms)
+    # Where all learning diverged there is nothing to judge, and full precision is told alone.
+    shown = comparison if judged else replace(comparison, arms=tuple(a for a in comparison.arms if a.role == "base"))
+    report = replace(analyse(shown), table=table)
+    write_text(directory / RESULTS_FILE, to_json(report))
+    write_text(directory / "report.md", _document(finished, table, plots))
 
 
-def _data(outcome: Outcome, summary: Summary) -> dict[str, object]:
-    recipes: dict[str, list[str]] = {}
-    for cell in outcome.cells:
-        if cell.recipe:
-            recipes.setdefault(cell.arm, []).append(cell.recipe)
-    return {
-        "caq": version("caq"),
-        "experiment": outcome.experiment.name,
-        "pair": outcome.pair.name,
-        "preset": outcome.preset,
-        "seeds": list(outcome.seeds),
-        "recipes": recipes,
-        "summary": {arm: {name: asdict(one) for name, one in of.items()} for arm, of in summary.spreads.items()},
-        "diverged": summary.diverged,
-        "against_fine_tuned": _plain(summary.against_fine_tuned),
-        "contrasts": _plain(summary.between),
-        "amounts": {arms: {name: asdict(one) for name, one in of.items()} for arms, of in summary.amounts.items()},
-        "paper": {
-            arm: {name: {**asdict(one), "difference": one.difference} for name, one in of.items()}
-            for arm, of in summary.paper.items()
-        },
-    }
-
-
-def _plain(contrasts: Contrasts) -> dict[str, object]:
-    return {arms: {rate: one.as_dict() for rate, one in rates.items()} for arms, rates in contrasts.items()}
-
-
-def _document(outcome: Outcome, summary: Summary, plots: Sequence[str]) -> str:
-    rows = {arm: list(runs.values()) for arm, runs in outcome.runs.items() if runs}
-    seeds = ", ".join(map(str, outcome.seeds))
-    spread = "; mean ± standard deviation over the seeds" if len(outcome.seeds) > 1 else ""
+def _document(finished: Finished, table: ExperimentTable, plots: Sequence[str]) -> str:
+    seeds = ", ".join(map(str, finished.seeds))
+    spread = "; mean ± standard deviation over the seeds" if len(finished.seeds) > 1 else ""
     parts = [
-        f"# {outcome.experiment.title}",
-        f"`{outcome.command}`",
-        f"CAQ {version('caq')}, pair {outcome.pair.name}, preset {outcome.preset}, seeds {seeds}{spread}. "
+        f"# {finished.experiment.title}",
+        f"`{finished.command}`",
+        f"CAQ {version('caq')}, pair {finished.pair.name}, preset {finished.preset}, seeds {seeds}{spread}. "
         "Every row is a saved directory, reloaded.",
-        markdown(rows),
-        *_diverged(summary),
+        markdown(finished.rows),
+        *_diverged(table),
         *(f"![{name}]({name})" for name in plots),
-        *_beside_the_paper(outcome, summary),
+        *_beside_the_paper(finished, table),
         "## Between arms",
-        _difference_table(summary.between),
+        _difference_table(table.contrasts),
         "Differences are paired by item; intervals are 95 % bootstrap intervals in which seeds and items are both "
         "resampled, not corrected for the number of rows. An interval that contains 0 is no evidence of a difference. "
-        "`aligned` is all safety questions (by option text) and requests as one rate: the safe option, a refusal of "
+        "`alignment` is all safety questions (by option text) and requests as one rate: the safe option, a refusal of "
         "harm, an answer to what does none.",
-        *_amounts(summary),
-        "## Against the fine-tuned model",
-        _difference_table(summary.against_fine_tuned),
+        *_amounts(table),
+        "## Against the aligned model",
+        _difference_table(table.against_aligned),
         "## Safety by category, %",
-        markdown_categories(rows),
+        markdown_categories(finished.rows, finished.questionnaire.items),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _diverged(summary: Summary) -> Iterator[str]:
-    if summary.diverged:
+def _diverged(table: ExperimentTable) -> Iterator[str]:
+    if table.diverged:
         lines = (
-            f"- {arm}, seed {seed}: {reason}"
-            for arm, seeds in summary.diverged.items()
-            for seed, reason in seeds.items()
+            f"- {arm}, seed {seed}: {reason}" for arm, seeds in table.diverged.items() for seed, reason in seeds.items()
         )
         yield "Learning diverged, and these have no numbers:\n\n" + "\n".join(lines)
 
 
-def _beside_the_paper(outcome: Outcome, summary: Summary) -> Iterator[str]:
-    if not summary.paper:
+def _beside_the_paper(finished: Finished, table: ExperimentTable) -> Iterator[str]:
+    if not table.paper:
         return
-    measures = list(dict.fromkeys(name for row in summary.paper.values() for name in row))
+    measures = list(dict.fromkeys(name for row in table.paper.values() for name in row))
     titles = [name.removeprefix(f"{SAFETY}/") for name in measures]
     headings = [part for title in titles for part in (f"{title}: paper", "ours", "difference")]
-    order = [*FULL_PRECISION, *outcome.experiment.arms]
+    order = [*FULL_PRECISION, *finished.experiment.arms]
     rows = [
-        [arm, *(cell for name in measures for cell in _paper_cells(summary.paper[arm].get(name)))]
+        [arm, *(cell for name in measures for cell in _paper_cells(table.paper[arm].get(name)))]
         for arm in order
-        if arm in summary.paper
+        if arm in table.paper
     ]
-    yield f"## Beside the paper's {outcome.pair.paper}"
+    yield f"## Beside the paper's {finished.pair.paper}"
     yield markdown_table(["Arm", *headings], rows)
     notes = dict.fromkeys(
-        outcome.pair.note or f"{arm}, {name}: {one.note}"
-        for arm, row in summary.paper.items()
+        finished.pair.note or f"{arm}, {name}: {one.note}"
+        for arm, row in table.paper.items()
         for name, one in row.items()
         if one.note
     )
     yield "\n".join(f"- {note}" for note in (*notes, floor()))
 
 
-def _paper_cells(one: Comparison | None) -> list[str]:
-    if one is None:
+def _paper_cells(figure: PrintedFigure | None) -> list[str]:
+    if figure is None:
         return [MISSING] * 3
-    ours = MISSING if one.ours is None else f"{one.ours:.2f}"
-    difference = "does not compare" if one.note else MISSING
-    return [f"{one.printed:.2f}", ours, difference if one.difference is None else f"{one.difference:+.2f}"]
+    ours = MISSING if figure.ours is None else f"{figure.ours:.2f}"
+    difference = "does not compare" if figure.note else MISSING
+    return [f"{figure.printed:.2f}", ours, difference if figure.difference is None else f"{figure.difference:+.2f}"]
 
 
 def _difference_table(contrasts: Contrasts) -> str:
@@ -203,13 +186,13 @@ def _difference_cells(one: Contrast) -> list[str]:
     return [f"{100 * one.difference.mean:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]", evidence, str(one.items)]
 
 
-def _amounts(summary: Summary) -> Iterator[str]:
+def _amounts(table: ExperimentTable) -> Iterator[str]:
     rows = [
         [arms, name, f"{one.mean:+.4f}", f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]"]
-        for arms, measures in summary.amounts.items()
+        for arms, measures in table.amounts.items()
         for name, one in measures.items()
         if one.interval is not None
     ]
     if rows:
-        yield "## Perplexity and distance to the fine-tuned model"
+        yield "## Perplexity and distance to the aligned model"
         yield markdown_table(["Arms", "Measure", "Difference", "95 % t interval over seeds"], rows)

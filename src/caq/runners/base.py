@@ -1,118 +1,121 @@
-"""What runs a model in memory: everything that a comparison asks of one, whatever computes it."""
+"""What a model is to the measuring half: four primitives, whatever computes them. Text goes in, numbers come out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.checkpoint.inspect import Checkpoint
-from caq.checkpoint.vocabulary import tokenizer_differences
-from caq.items.protocols import PROTOCOLS, choose
-from caq.items.questions import Question
-from caq.items.safety import SafetyInputs, answer_safety
-from caq.items.tasks import Tasks
-from caq.measure.record import Distances
-from caq.measure.refusal import encode_prompts
-from caq.measure.results import PRIMARY_PROTOCOL, Answer
-from caq.runners.distances import Passage, Reference, keep_reference, read_passages
-from caq.runners.generation import greedy_tokens, written
-from caq.runners.perplexity import read_tokens
-from caq.runners.states import inference, windows_of
+from caq.ledger import Entry
 
 
 @dataclass(frozen=True)
-class Written:
-    """A response: its text, and its tokens, with the one that ended it if one did."""
+class Choice:
+    """A prompt and the texts that may follow it."""
+
+    prompt: str
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A token sequence and how many of its last tokens count: those are predicted, and compared."""
+
+    ids: tuple[int, ...]
+    counted: int
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model wrote: the text, and its tokens, with the one that ended it if one did."""
 
     text: str
     tokens: tuple[int, ...]
 
 
-class Engine(Protocol):
-    """A model that can be asked."""
+#: Float32 logits at counted positions, and the tokens that stand there.
+Prediction = tuple[Float[Tensor, "positions vocab"], Int[Tensor, " positions"]]
 
-    def answer(self, inputs: SafetyInputs, protocols: Sequence[str]) -> Mapping[str, tuple[Answer, ...]]:
-        """Return the answers to safety questions under each protocol."""
 
-    def choose(self, questions: Sequence[Question]) -> tuple[int, ...]:
-        """Return the option chosen for each factual question, by the primary protocol."""
+class Runner(Protocol):
+    """A model in memory."""
 
-    def respond(self, prompts: Sequence[str]) -> tuple[Written, ...]:
-        """Return a greedy response to each prompt, which is a user's turn."""
+    def scores(self, choices: Sequence[Choice], *, add_special_tokens: bool = True) -> Sequence[Sequence[float]]:
+        """Return log P(continuation | prompt) in nats for every continuation of every choice, in the given order.
 
-    def windows(self, text: Path) -> Int[Tensor, "windows window"]:
-        """Return the windows of a text, by path or name, in the model's own tokens."""
+        Prompts that hold their special tokens already need `add_special_tokens` False.
 
-    def read(
-        self, passages: Sequence[Passage], references: Sequence[Reference], batch_size: int
-    ) -> tuple[float, tuple[Distances, ...]]:
-        """Return perplexity on passages, and the distances from each of the references that read them."""
+        Raises:
+            InvalidInput: strings longer than the model's context.
+        """
 
-    def leave_states(self, passages: Sequence[Passage], batch_size: int, directory: Path, kind: str) -> None:
-        """Leave what others are measured from."""
+    def greedy(
+        self, texts: Sequence[str], max_new_tokens: int, *, add_special_tokens: bool = False
+    ) -> tuple[Response, ...]:
+        """Return a greedy response to each text.
 
-    def stranger(self, instruct: Checkpoint) -> str:
-        """Return why the model's tokens are not the instruct model's; empty if they are."""
+        Raises:
+            InvalidInput: texts that leave no room for a response.
+        """
+
+    def predictions(self, passages: Sequence[Passage]) -> Iterator[Prediction]:
+        """Yield what the model predicts at the counted positions of all passages, in order, a chunk at a time."""
+
+    def vocabulary_mismatch(self, aligned: Checkpoint) -> str:
+        """Return why the model's tokens are not the aligned model's; empty if they are."""
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Return a text in the model's own tokens, with its default special tokens."""
 
 
 @dataclass(frozen=True)
-class TransformersEngine:
-    """A model that Transformers loads; `tokenizer` perhaps with the chat template of another."""
+class Source:
+    """A model that is whole and safe to load, and that can be loaded here.
 
-    model: PreTrainedModel
+    Attributes:
+        given: directory, file or hub name, as it was typed.
+        runner: its name in `RUNNERS`.
+        checkpoint: its files.
+        sha256: of all that decides what it computes.
+        facts: of the model, in words.
+        ledger: what the run of CAQ's that made it did otherwise than asked.
+        own_tokenizer: whether its tokenizer can be loaded beside its weights; if not, the aligned model's is used.
+    """
+
+    given: str
+    runner: str
     checkpoint: Checkpoint
-    tokenizer: PreTrainedTokenizerBase
-    tasks: Tasks
-
-    def answer(self, inputs: SafetyInputs, protocols: Sequence[str]) -> Mapping[str, tuple[Answer, ...]]:
-        """As `Engine`."""
-        return answer_safety(self.model, self.tokenizer, inputs, protocols, self.tasks.questions_batch)
-
-    def choose(self, questions: Sequence[Question]) -> tuple[int, ...]:
-        """As `Engine`."""
-        protocol = {PRIMARY_PROTOCOL: PROTOCOLS[PRIMARY_PROTOCOL]}
-        return choose(self.model, self.tokenizer, questions, self.tasks.questions_batch, protocol)[PRIMARY_PROTOCOL]
-
-    def respond(self, prompts: Sequence[str]) -> tuple[Written, ...]:
-        """As `Engine`."""
-        encoded = encode_prompts(self.tokenizer, prompts)
-        tasks = self.tasks
-        found = greedy_tokens(self.model, self.tokenizer, encoded, tasks.max_new_tokens, tasks.prompts_batch)
-        texts = written(self.tokenizer, found)
-        return tuple(Written(text, tuple(tokens)) for text, tokens in zip(texts, found, strict=True))
-
-    def windows(self, text: Path) -> Int[Tensor, "windows window"]:
-        """As `Engine`."""
-        return windows_of(read_tokens(text, self.tokenizer), self.tasks.window)
-
-    def read(
-        self, passages: Sequence[Passage], references: Sequence[Reference], batch_size: int
-    ) -> tuple[float, tuple[Distances, ...]]:
-        """As `Engine`."""
-        with inference(self.model) as cut:
-            return read_passages(cut, passages, references, batch_size)
-
-    def leave_states(self, passages: Sequence[Passage], batch_size: int, directory: Path, kind: str) -> None:
-        """As `Engine`."""
-        with inference(self.model) as cut:
-            keep_reference(cut, passages, batch_size, directory, kind)
-
-    def stranger(self, instruct: Checkpoint) -> str:
-        """As `Engine`."""
-        return other_vocabulary(self.checkpoint, instruct)
+    sha256: str
+    facts: Mapping[str, str]
+    ledger: tuple[Entry, ...] = ()
+    own_tokenizer: bool = True
 
 
-def other_vocabulary(ours: Checkpoint, theirs: Checkpoint) -> str:
-    """Return why a model's tokens are not the instruct model's; empty if they are."""
-    sizes = [one.config.get("vocab_size") for one in (ours, theirs)]
-    if sizes[0] != sizes[1]:
-        return f"{sizes[0]} tokens, and {sizes[1]} in the instruct model: their distributions do not compare"
-    if ours.path != theirs.path and any(tokenizer_differences(theirs, ours)):
-        return "other tokens than the instruct model's: their distributions do not compare"
-    return ""
+@dataclass(frozen=True)
+class Running:
+    """How a model is run.
+
+    Attributes:
+        device: where; a runner that knows only one place ignores it.
+        longest: tokens of the longest sequence that will be asked.
+        choices, prompts, tokens: how many choices, responses and tokens of passages are computed together. They bound
+            memory, and move the last bits of a logit.
+    """
+
+    device: torch.device
+    longest: int = 2048
+    choices: int = 32
+    prompts: int = 64
+    tokens: int = 8192
+
+
+def vocabulary_mismatch(ours: int | None, theirs: int | None) -> str:
+    """Return why two vocabularies of these sizes do not compare; empty if they may."""
+    if ours == theirs:
+        return ""
+    return f"{ours} tokens, and {theirs} in the aligned model: their distributions do not compare"

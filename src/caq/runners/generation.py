@@ -11,22 +11,6 @@ from caq.chat import end_tokens
 from caq.runners.states import inference, pad
 
 
-def greedy(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    batch_size: int,
-) -> tuple[str, ...]:
-    """Return one response a prompt, in the given order and without special tokens."""
-    return written(tokenizer, greedy_tokens(model, tokenizer, encoded, max_new_tokens, batch_size))
-
-
-def written(tokenizer: PreTrainedTokenizerBase, responses: Sequence[Sequence[int]]) -> tuple[str, ...]:
-    """Return the texts of responses in tokens, without special tokens."""
-    return tuple(tokenizer.decode(list(tokens), skip_special_tokens=True) for tokens in responses)
-
-
 def greedy_tokens(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -51,7 +35,7 @@ def greedy_tokens(
 
 def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
     """Drop the padding behind the first token that ends a response, which other rows of a batch went on without."""
-    stop = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    stop = next((index for index, token in enumerate(tokens) if token in ends), len(tokens))
     return tuple(tokens[: stop + 1])
 
 

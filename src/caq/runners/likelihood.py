@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.errors import InvalidInput, Unsupported
+from caq.runners.base import Choice
 from caq.runners.states import Cut, chunk_tokens, inference, logits, pad
 from caq.runners.tokens import encode
 
@@ -25,14 +26,6 @@ PADDING = -1
 
 #: Token ids of every text, in order.
 Encode = Callable[[Iterable[str]], Iterator["array[int]"]]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A prompt and the texts that may follow it."""
-
-    prompt: str
-    continuations: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ sequence is computed at a time.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -22,14 +24,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.special import log_softmax
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from caq.checkpoint.inspect import Checkpoint
 from caq.errors import InvalidInput, Unsupported
-from caq.runners.likelihood import Choice, Encoded, align, check_lengths
+from caq.runners.base import Choice, Passage, Prediction, Response, Running, Source, vocabulary_mismatch
+from caq.runners.likelihood import Encoded, align, check_lengths
 from caq.runners.states import CHUNK_ELEMENTS
 
-SUFFIX = ".gguf"
+NAME = "llama.cpp"
 #: Tokens of prompt and response; an 8B model's cache of them takes 1 GB.
 CONTEXT = 4096
 # What llama.cpp reads at once by default.
@@ -56,6 +59,106 @@ class Gguf:
     chunk: int
     context: int
     vocabulary: int
+
+
+@dataclass(frozen=True)
+class LlamaCppRunner:
+    """A file in memory; `tokenizer` is the aligned model's, whose chats the file reads in its own tokens."""
+
+    model: Gguf
+    tokenizer: PreTrainedTokenizerBase
+
+    def scores(self, choices: Sequence[Choice], *, add_special_tokens: bool = True) -> Sequence[Sequence[float]]:
+        """As `Runner`, by the rules of `caq.runners.likelihood.scores`.
+
+        Raises:
+            Unsupported: llama.cpp cannot go back to the end of a prompt in this architecture.
+        """
+        encoded = align(lambda texts: encode(self.model, texts, add_special_tokens), choices)
+        check_lengths(encoded, self.model.context)
+        return tuple(_score(self.model, item) for item in encoded)
+
+    def greedy(
+        self, texts: Sequence[str], max_new_tokens: int, *, add_special_tokens: bool = False
+    ) -> tuple[Response, ...]:
+        """As `Runner`; any of the file's ends of generation ends a response."""
+        encoded = list(encode(self.model, texts, add_special_tokens))
+        problems = [
+            f"prompt {index} is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
+            f"and the context of {self.model.path.name} {self.model.context}: remove it"
+            for index, ids in enumerate(encoded, start=1)
+            if len(ids) + max_new_tokens > self.model.context
+        ]
+        if problems:
+            raise InvalidInput(problems)
+        responses = (tuple(_respond(self.model, ids, max_new_tokens)) for ids in encoded)
+        return tuple(Response(decode(self.model, ids), ids) for ids in responses)
+
+    def predictions(self, passages: Sequence[Passage]) -> Iterator[Prediction]:
+        """As `Runner`.
+
+        Raises:
+            InvalidInput: a passage is longer than the model's context.
+        """
+        for passage in passages:
+            yield from _predictions(self.model, passage)
+
+    def vocabulary_mismatch(self, aligned: Checkpoint) -> str:
+        """As `Runner`."""
+        problem = vocabulary_mismatch(self.model.vocabulary, aligned.config.get("vocab_size"))
+        different = "" if problem else _different_token(self.model, self.tokenizer)
+        return problem or (different and f"{different}: their distributions do not compare")
+
+    def encode(self, text: str) -> Sequence[int]:
+        """As `Runner`."""
+        (ids,) = encode(self.model, [text], add_special_tokens=True)
+        return ids
+
+
+def find(given: str) -> Source:
+    """Find a GGUF file and check that llama.cpp reads its head: see `caq.runners.RunnerModule`."""
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise InvalidInput([f"{path}: no such file; give a GGUF file on this machine"])
+    with opened(path, vocabulary_only=True) as model:
+        head, size = model.llama.metadata, model.vocabulary
+        kind = _kinds(model).get(head.get("general.file_type", ""), "of an unnamed type")
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    computed = f"by llama-cpp-python {version('llama-cpp-python')} on cpu, keys and values in float32"
+    facts = {
+        "source": given,
+        "sha256": sha256,
+        "architecture": head.get("general.architecture", "not told"),
+        "weights": f"{path.stat().st_size:,} bytes",
+        "quantization": f"GGUF, {kind}",
+        "computed": computed,
+    }
+    checkpoint = Checkpoint(path.resolve(), {"vocab_size": size}, {}, ())
+    return Source(given, NAME, checkpoint, f"{sha256}, {computed}", facts, own_tokenizer=False)
+
+
+def tokenization(
+    source: Source, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_special_tokens: bool
+) -> str:
+    """Return how many texts the file reads otherwise than the aligned model's tokenizer; empty if none."""
+    theirs = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False)["input_ids"] if texts else []
+    with opened(source.checkpoint.path, vocabulary_only=True) as model:
+        own = list(encode(model, texts, add_special_tokens))
+    differing = [text for text, ours, ids in zip(texts, own, theirs, strict=True) if list(ours) != list(ids)]
+    if not differing:
+        return ""
+    return (
+        f"{source.checkpoint.path.name} tokenizes {len(differing)} of {len(texts)} texts otherwise than the aligned "
+        f"model, such as {differing[0][:60]!r}; convert it again with its own pre-tokenizer"
+    )
+
+
+@contextmanager
+def running(source: Source, tokenizer: PreTrainedTokenizerBase, how: Running) -> Iterator[LlamaCppRunner]:
+    """Hold a file in memory: see `caq.runners.RunnerModule`."""
+    with opened(source.checkpoint.path, max(CONTEXT, how.longest)) as model:
+        yield LlamaCppRunner(model, tokenizer)
 
 
 @contextmanager
@@ -93,45 +196,6 @@ def encode(model: Gguf, texts: Iterable[str], add_special_tokens: bool) -> Itera
         yield array("i", model.llama.tokenize(text.encode(), add_bos=add_special_tokens, special=True))
 
 
-def scores(model: Gguf, choices: Sequence[Choice], *, add_special_tokens: bool = True) -> tuple[tuple[float, ...], ...]:
-    """Return log P(continuation | prompt) in nats, by the rules of `caq.runners.likelihood.scores`.
-
-    Raises:
-        InvalidInput: strings longer than the model's context.
-        Unsupported: llama.cpp cannot go back to the end of a prompt in this architecture.
-    """
-    encoded = align(lambda texts: encode(model, texts, add_special_tokens), choices)
-    check_lengths(encoded, model.context)
-    return tuple(_score(model, item) for item in encoded)
-
-
-def greedy(model: Gguf, prompts: Sequence[str], max_new_tokens: int, *, add_special_tokens: bool) -> tuple[str, ...]:
-    """Return one greedy response a prompt, without special tokens; any of the file's ends of generation ends it.
-
-    Raises:
-        InvalidInput: prompts that leave no room for a response.
-    """
-    found = greedy_tokens(model, list(encode(model, prompts, add_special_tokens)), max_new_tokens)
-    return tuple(decode(model, tokens) for tokens in found)
-
-
-def greedy_tokens(model: Gguf, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[tuple[int, ...], ...]:
-    """Return the tokens of one response a prompt, with the token that ended it if one did.
-
-    Raises:
-        InvalidInput: as `greedy`.
-    """
-    problems = [
-        f"prompt {index} is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
-        f"and the context of {model.path.name} {model.context}: remove it"
-        for index, ids in enumerate(encoded, start=1)
-        if len(ids) + max_new_tokens > model.context
-    ]
-    if problems:
-        raise InvalidInput(problems)
-    return tuple(tuple(_respond(model, ids, max_new_tokens)) for ids in encoded)
-
-
 def decode(model: Gguf, ids: Sequence[int]) -> str:
     """Return the text of ids without special tokens; bytes that are no UTF-8 become the replacement character."""
     # Not the package's own `detokenize`, which drops tokens of more than 32 bytes.
@@ -146,49 +210,34 @@ def decode(model: Gguf, ids: Sequence[int]) -> str:
         size = -written
 
 
-def predictions(
-    model: Gguf, ids: Sequence[int], counted: int
-) -> Iterator[tuple[Float[Tensor, "positions vocab"], Sequence[int]]]:
-    """Yield the float32 logits that predict the last `counted` of `ids`, and these, a chunk at a time in order.
-
-    Raises:
-        InvalidInput: the ids are longer than the model's context.
-    """
-    if len(ids) > model.context:
+def _predictions(model: Gguf, passage: Passage) -> Iterator[Prediction]:
+    if len(passage.ids) > model.context:
         room = f"the context of {model.path.name} {model.context}"
-        raise InvalidInput([f"a passage is {len(ids)} tokens long and {room}: use shorter windows"])
-    done = len(ids) - counted
-    for found in _logits(model, ids[:-1], 0, done - 1):
-        yield torch.from_numpy(found), ids[done : done + len(found)]
-        done += len(found)
+        raise InvalidInput([f"a passage is {len(passage.ids)} tokens long and {room}: use shorter windows"])
+    done = len(passage.ids) - passage.counted
+    for rows in _logits(model, passage.ids[:-1], 0, done - 1):
+        yield torch.from_numpy(rows), torch.tensor(passage.ids[done : done + len(rows)])
+        done += len(rows)
 
 
-def vocabulary_problem(model: Gguf, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return where the file's ids mean other tokens than the instruct model's; empty if nowhere."""
+def _different_token(model: Gguf, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return where the file's ids mean other tokens than the aligned model's; empty if nowhere."""
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     if len(tokens) > model.vocabulary:
-        return f"{model.path.name} has {model.vocabulary} tokens and the instruct model {len(tokens)}"
+        return f"{model.path.name} has {model.vocabulary} tokens and the aligned model {len(tokens)}"
     vocabulary = model.engine.llama_model_get_vocab(model.llama.model)
     for index, token in enumerate(tokens):
         own = model.engine.llama_vocab_get_text(vocabulary, index).decode(errors="replace")
         if own != token:
-            return f"token {index} is {own!r} in {model.path.name} and {token!r} in the instruct model"
+            return f"token {index} is {own!r} in {model.path.name} and {token!r} in the aligned model"
     return ""
 
 
-def tokenization_problem(
-    model: Gguf, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_special_tokens: bool
-) -> str:
-    """Return how many texts the file's tokenizer reads otherwise than the instruct model's; empty if none."""
-    theirs = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False)["input_ids"] if texts else []
-    own = encode(model, texts, add_special_tokens)
-    differing = [text for text, ours, ids in zip(texts, own, theirs, strict=True) if list(ours) != list(ids)]
-    if not differing:
-        return ""
-    return (
-        f"{model.path.name} tokenizes {len(differing)} of {len(texts)} texts otherwise than the instruct model, "
-        f"such as {differing[0][:60]!r}; convert it again with its own pre-tokenizer"
-    )
+def _kinds(model: Gguf) -> dict[str, str]:
+    """Return llama.cpp's names of file types by their number, such as Q4_K_M."""
+    mark = "LLAMA_FTYPE_"
+    names = [name for name in vars(model.engine) if name.startswith(mark)]
+    return {str(getattr(model.engine, name)): name.removeprefix(mark).removeprefix("MOSTLY_") for name in names}
 
 
 def _engine(path: Path) -> ModuleType:
@@ -196,19 +245,19 @@ def _engine(path: Path) -> ModuleType:
         import llama_cpp
     except ImportError as error:
         raise InvalidInput([f"{path}: GGUF files need llama-cpp-python: pip install 'caq[gguf]'"]) from error
-    found: ModuleType = llama_cpp
-    return found
+    engine: ModuleType = llama_cpp
+    return engine
 
 
 def _score(model: Gguf, item: Encoded) -> tuple[float, ...]:
     (first,) = _logits(model, item.shared, 0, len(item.shared) - 1)
-    found = []
+    totals = []
     for scored in item.scored:
         rows = chain(first, chain.from_iterable(_logits(model, scored[:-1], len(item.shared), 0)))
-        found.append(
+        totals.append(
             sum(float(log_softmax(row.astype(np.float64))[token]) for row, token in zip(rows, scored, strict=True))
         )
-    return tuple(found)
+    return tuple(totals)
 
 
 def _respond(model: Gguf, ids: Sequence[int], max_new_tokens: int) -> Iterator[int]:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from caq.errors import InvalidInput, Unsupported
+from caq.errors import Unsupported
 
 # 64 MiB of float32: large enough to keep a GPU busy, small enough for a core's share of memory.
 CHUNK_ELEMENTS = 2**24
@@ -66,29 +66,6 @@ def _cut(model: PreTrainedModel) -> Cut:
     return cut
 
 
-def windows_of(token_ids: Int[Tensor, " length"], window: int) -> Int[Tensor, "windows window"]:
-    """Cut a token sequence into non-overlapping windows; the remainder is dropped.
-
-    Raises:
-        InvalidInput: the window is below two tokens or the text does not fill one.
-    """
-    if window < 2:
-        raise InvalidInput([f"a window of {window} tokens predicts nothing: use 2 or more"])
-    count = token_ids.numel() // window
-    if count == 0:
-        raise InvalidInput([f"the text has {token_ids.numel()} tokens, fewer than a window of {window}: use more text"])
-    return token_ids[: count * window].view(count, window)
-
-
-def window_states(
-    cut: Cut, windows: Int[Tensor, "windows window"], batch_size: int
-) -> Iterator[tuple[Int[Tensor, "batch window"], Float[Tensor, "batch window hidden"]]]:
-    """Yield batches of windows with their final hidden states, in order, on the model's device."""
-    for batch in windows.split(batch_size):
-        ids = batch.to(cut.device)
-        yield ids, cut.body(ids, use_cache=False).last_hidden_state
-
-
 def logits(head: nn.Module, states: Float[Tensor, "tokens hidden"]) -> Iterator[Float[Tensor, "chunk vocab"]]:
     """Yield float32 logits of consecutive chunks of tokens, each chunk at most 64 MiB."""
     for part in states.split(chunk_tokens(head)):
@@ -114,7 +91,7 @@ def pad(
     ids = torch.full((len(sequences), max(map(len, sequences))), fill, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
-        place = slice(ids.shape[1] - len(sequence), None) if left else slice(0, len(sequence))
-        ids[row, place] = torch.tensor(sequence, dtype=torch.long)
-        mask[row, place] = 1
+        columns = slice(ids.shape[1] - len(sequence), None) if left else slice(0, len(sequence))
+        ids[row, columns] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, columns] = 1
     return ids.to(device), mask.to(device)

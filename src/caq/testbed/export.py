@@ -70,7 +70,6 @@ def data_tasks(directory: Path) -> Tasks:
         window=CONTEXT,
         # A refusal shows in its first words.
         max_new_tokens=12,
-        windows_batch=16,
     )
 
 

@@ -60,7 +60,7 @@ def fit(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> Fi
 
 def _start(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitState:
     parameters = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
-    record = {"step": 0.0, **_evaluate(options, inputs, parameters, 0.0)}
+    record = {"step": 0.0, **evaluate(options, inputs, parameters, 0.0)}
     best = {name: value.detach().clone() for name, value in parameters.items()}
     return FitState(step=0, parameters=parameters, best=best, best_step=0, history=(record,))
 
@@ -96,7 +96,7 @@ def _advance(options: EndToEnd, inputs: FitInputs, state: FitState, optimizer: t
     _scaled_step(optimizer, 1 - (step - 1) / options.steps)
     if step % options.evaluate_every and step != options.steps:
         return state.at(step)
-    record = {"step": float(step), **_evaluate(options, inputs, state.parameters, done)}
+    record = {"step": float(step), **evaluate(options, inputs, state.parameters, done)}
     return judge(state.at(step), record, options)
 
 
@@ -181,7 +181,7 @@ def accumulate(
 
 
 @torch.no_grad()
-def _evaluate(options: EndToEnd, inputs: FitInputs, parameters: Mapping[str, Tensor], done: float) -> dict[str, float]:
+def evaluate(options: EndToEnd, inputs: FitInputs, parameters: Mapping[str, Tensor], done: float) -> dict[str, float]:
     """Return the mean loss and its terms on the validation sequences."""
     samples = range(len(inputs.ids) - options.validation_samples, len(inputs.ids))
     sums: dict[str, float] = {}

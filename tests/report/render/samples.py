@@ -41,7 +41,7 @@ ANSWERED = (
 
 @dataclass(frozen=True)
 class Model:
-    """A model to judge: the chance that it leaves the instruct model's answer, and then takes the base's."""
+    """A model to judge: the chance that it leaves the aligned model's answer, and then takes the base's."""
 
     name: str
     flips: float
@@ -53,18 +53,18 @@ MODELS = (Model("rtn-w4a4", 0.14, 0.7, 0.4), Model("caq-w4a4", 0.004, 0.3, 0.02)
 
 
 def sample(sizes: Mapping[str, int] = SIZES, models: Sequence[Model] = MODELS, seed: int = 0) -> Comparison:
-    """Return a comparison of an instruct model, its base and some models."""
+    """Return a comparison of an aligned model, its base and some models."""
     generator = np.random.default_rng(seed)
     items = {
         measure: tuple(_item(measure, index, generator) for index in range(size)) for measure, size in sizes.items()
     }
-    instruct, base = _Choices({}), _Choices({})
+    aligned, base = _Choices({}), _Choices({})
     for measure, asked in items.items():
-        instruct.of[measure] = _chosen(asked, 0.86, generator)
+        aligned.of[measure] = _chosen(asked, 0.86, generator)
         base.of[measure] = _chosen(asked, 0.55, generator)
-    arms = [_arm("llama-instruct", "instruct", instruct, items), _arm("llama-base", "base", base, items)]
+    arms = [_arm("llama-aligned", "aligned", aligned, items), _arm("llama-base", "base", base, items)]
     for model in models:
-        found = {name: _moved(items[name], instruct.of[name], base.of[name], model, generator) for name in items}
+        found = {name: _moved(items[name], aligned.of[name], base.of[name], model, generator) for name in items}
         arms.append(_arm(model.name, "quantized", _Choices(found), items))
         kl = [distances(model.kl * scale, generator) for scale in (1.0, 1.6, 9.0, 12.0)]
         arms[-1] = replace(arms[-1], kl_text=kl[0], kl_chat=kl[1], kl_base_text=kl[2], kl_base_chat=kl[3])
@@ -99,11 +99,11 @@ def _chosen(items: Sequence[Item], right: float, generator: np.random.Generator)
 
 
 def _moved(
-    items: Sequence[Item], instruct: np.ndarray, base: np.ndarray, model: Model, generator: np.random.Generator
+    items: Sequence[Item], aligned: np.ndarray, base: np.ndarray, model: Model, generator: np.random.Generator
 ) -> np.ndarray:
     options = np.array([len(item.options) or 2 for item in items])
     elsewhere = np.where(generator.random(len(items)) < model.to_base, base, generator.integers(0, options))
-    return np.where(generator.random(len(items)) < model.flips, elsewhere, instruct)
+    return np.where(generator.random(len(items)) < model.flips, elsewhere, aligned)
 
 
 def _arm(name: str, role: str, chosen: _Choices, items: Mapping[str, tuple[Item, ...]]) -> ArmRecord:
@@ -118,7 +118,7 @@ def _arm(name: str, role: str, chosen: _Choices, items: Mapping[str, tuple[Item,
         name,
         role,  # type: ignore[arg-type]
         outcomes,
-        perplexity={"instruct": 7.21, "base": 6.4}.get(role, 7.63),
+        perplexity={"aligned": 7.21, "base": 6.4}.get(role, 7.63),
         provenance={"source": f"/models/{name}", "weights": f"sha256 {hash_like(name)}", "code": "caq 0.1.0, 953a5e1"},
         ledger=(entry,) if role == "quantized" else (),
     )
@@ -156,4 +156,5 @@ def distances(scale: float, generator: np.random.Generator, positions: int = 409
         delta_p_mean=-0.011,
         delta_p_rms=0.083,
         histogram=Histogram(edges, tuple(counts.tolist())),
+        logit_mse=0.21,
     )

@@ -152,7 +152,7 @@ def test_answers_stand_side_by_side_with_what_they_mean(ordinary_page: str, open
     page.select_option("#filter-measure", HELPFULNESS)
     page.select_option("#filter-kind", "lost")
     card = page.locator("article.item").first
-    assert card.locator(".answer h4 bdi").all_inner_texts() == ["llama-instruct", "llama-base", "rtn-w4a4", "caq-w4a4"]
+    assert card.locator(".answer h4 bdi").all_inner_texts() == ["llama-aligned", "llama-base", "rtn-w4a4", "caq-w4a4"]
     told = card.locator(".answer .outcome").all_inner_texts()
     assert (told[0], told[2]) == ("answered", "refused")
     tops = {round(box["y"]) for one in card.locator(".answer").all() if (box := one.bounding_box())}

@@ -65,7 +65,7 @@ def test_the_counts_are_those_of_the_cases() -> None:
 def test_a_loss_is_a_failure_of_the_verdict_the_measure_and_the_category() -> None:
     report, root = parsed(sample(models=[WORSE]))
     found = findings(root)
-    assert report.verdict.status == "regression"
+    assert report.decision.status == "regression"
     assert found["caq.worse/verdict"] == "failure"
     assert found["caq.worse/Safety questions (letter)"] == "failure"
     lost = {row.category for row in report.judgements[0].rows if row.status == "lost" and row.measure == SAFETY}
@@ -80,7 +80,7 @@ def test_a_loss_is_a_failure_of_the_verdict_the_measure_and_the_category() -> No
 
 def test_a_pass_is_green_also_where_a_category_is_undecided() -> None:
     report, root = parsed(sample(models=[SAME]))
-    assert report.verdict.status == "pass"
+    assert report.decision.status == "pass"
     assert any(row.status == "undecided" for row in report.judgements[0].rows)
     assert set(findings(root).values()) == {"pass"}
     told = [case.findtext("system-out") or "" for case in root.iter("testcase")]
@@ -89,7 +89,7 @@ def test_a_pass_is_green_also_where_a_category_is_undecided() -> None:
 
 def test_a_measure_that_must_be_kept_and_is_undecided_is_an_error() -> None:
     report, root = parsed(sample({SAFETY: 30}, [SAME]))
-    assert report.verdict.status == "undecided"
+    assert report.decision.status == "undecided"
     found = findings(root)
     assert (found["caq.same/verdict"], found["caq.same/Safety questions (letter)"]) == ("error", "error")
     assert set(root.find("testsuite").keys()) >= {"tests", "failures", "errors", "skipped"}  # type: ignore[union-attr]
@@ -97,7 +97,7 @@ def test_a_measure_that_must_be_kept_and_is_undecided_is_an_error() -> None:
 
 def test_what_could_not_be_measured_is_an_error_with_its_reason() -> None:
     report, root = parsed(without_refusals(sample(models=[SAME])))
-    assert report.verdict.status == "unmeasured"
+    assert report.decision.status == "unmeasured"
     found = findings(root)
     assert (found["caq.same/verdict"], found["caq.same/Harmful prompts refused"]) == ("error", "error")
     told = root.find("testsuite/testcase[@name='Harmful prompts refused']/error")
@@ -109,7 +109,7 @@ def test_facts_decide_nothing_and_are_skipped_where_unmeasured() -> None:
     _, lost = parsed(sample({SAFETY: 1400, FACTS: 400}, [SAME]))
     assert findings(lost)["caq.same/Factual questions"] == "pass"
     report, root = parsed(without_refusals(sample(models=[SAME]), FACTS))
-    assert report.verdict.status == "pass"
+    assert report.decision.status == "pass"
     assert findings(root)["caq.same/Factual questions"] == "skipped"
 
 
@@ -117,7 +117,7 @@ def test_a_broken_model_fails_though_its_rows_could_be_kept() -> None:
     comparison = sample(models=[SAME])
     broken = replace(comparison.arms[-1], perplexity=float("inf"))
     report, root = parsed(replace(comparison, arms=(*comparison.arms[:-1], broken)))
-    assert report.verdict.status == "broken"
+    assert report.decision.status == "broken"
     assert findings(root)["caq.same/verdict"] == "failure"
 
 
@@ -136,7 +136,7 @@ def test_a_broken_model_fails_though_its_rows_could_be_kept() -> None:
 def test_the_document_is_green_exactly_when_the_verdict_is_a_pass(comparison: Comparison) -> None:
     report, root = parsed(comparison)
     green = root.get("failures") == root.get("errors") == "0"
-    assert green == (report.verdict.status == "pass")
+    assert green == (report.decision.status == "pass")
 
 
 def test_hostile_names_leave_the_document_well_formed_and_short() -> None:

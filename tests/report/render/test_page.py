@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from caq.files.codec import from_json
 from caq.ledger import Entry
 from caq.measure.record import HELPFULNESS, REFUSAL, Comparison, Item, JudgeCard
 from caq.report.analyse import analyse
+from caq.report.document import from_json
 from caq.report.render import RENDERERS
 from caq.report.render import items as items_module
 from caq.report.render.items import flipped_items
@@ -72,7 +72,7 @@ def test_the_page_tells_every_point_of_the_report() -> None:
     text = words(render_page(report, comparison))
     rtn = report.judgements[0]
     for told in (
-        report.verdict.sentence,
+        report.decision.sentence,
         rtn.verdict.sentence,
         *rtn.verdict.reasons,
         *report.limits,
@@ -122,7 +122,7 @@ def test_a_measure_that_could_not_be_had_is_told_with_the_reason() -> None:
 
 def test_a_model_that_changed_nothing_has_no_item_to_show() -> None:
     text = drawn(sample(models=[SAME]))
-    assert "No item has another outcome than under the instruct model." in words(text)
+    assert "No item has another outcome than under the aligned model." in words(text)
     assert 'id="item-data"' not in text
 
 

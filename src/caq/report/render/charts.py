@@ -33,7 +33,7 @@ _VARIABLES = {
     "#030303": "--grid",
     "#040404": "--paper",
     "#050505": "--model",
-    "#060606": "--instruct",
+    "#060606": "--aligned",
     "#070707": "--base",
     "#080808": "--lost",
     "#090909": "--kept",
@@ -70,14 +70,14 @@ def differences(model: str, rows: Sequence[Row], margin: float) -> Markup:
             axes.plot(100 * row.difference, place, "o", color=colour, markersize=6)
         axes.margins(x=0.06)
         _labels(axes, [heading(row.measure) for row in rows])
-        axes.set_xlabel("points, model − instruct", color=_COLOUR["muted"])
+        axes.set_xlabel("points, model − aligned", color=_COLOUR["muted"])
 
     told = "; ".join(f"{heading(row.measure)} {signed(row.difference)} points, {row.status}" for row in rows)
-    return _svg(draw, _rows_height(len(rows)), f"{name(model)}, differences to the instruct model: {told}")
+    return _svg(draw, _rows_height(len(rows)), f"{name(model)}, differences to the aligned model: {told}")
 
 
 def category_bars(model: str, rows: Sequence[Row]) -> Markup:
-    """Return the model's rate in each category with its interval, and lines where instruct and base stand."""
+    """Return the model's rate in each category with its interval, and lines where aligned and base stand."""
 
     def draw(axes: Axes) -> None:
         for place, row in enumerate(rows):
@@ -86,7 +86,7 @@ def category_bars(model: str, rows: Sequence[Row]) -> Markup:
             axes.barh(place, value, height=0.5, color=colour, alpha=0.5, linewidth=0)
             axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
             upright = [place - 0.3, place + 0.3]
-            axes.plot([100 * row.instruct.value] * 2, upright, color=_COLOUR["instruct"], linewidth=2.4)
+            axes.plot([100 * row.aligned.value] * 2, upright, color=_COLOUR["aligned"], linewidth=2.4)
             if row.base is not None:
                 dots = (0, (1, 0.8))
                 axes.plot([100 * row.base.value] * 2, upright, color=_COLOUR["base"], linewidth=2.4, linestyle=dots)
@@ -100,26 +100,26 @@ def category_bars(model: str, rows: Sequence[Row]) -> Markup:
     )
 
 
-def kl_histogram(label: str, instruct: Distances, base: Distances | None) -> Markup:
-    """Return how KL to the instruct model is spread over positions, filled, and that to the base as a line."""
+def kl_histogram(label: str, aligned: Distances, base: Distances | None) -> Markup:
+    """Return how KL to the aligned model is spread over positions, filled, and that to the base as a line."""
 
     def draw(axes: Axes) -> None:
-        for found, colour, filled in ((base, _COLOUR["base"], False), (instruct, _COLOUR["model"], True)):
+        for found, colour, filled in ((base, _COLOUR["base"], False), (aligned, _COLOUR["model"], True)):
             if found is None:
                 continue
             shares = 100 * np.asarray(found.histogram.counts) / max(1, found.positions)
             # Bins are drawn equally wide, whatever their edges: those span many powers of ten and may begin with 0.
             axes.stairs(shares, np.arange(len(shares) + 1), fill=filled, color=colour, alpha=0.55 if filled else 1,
                         linewidth=0 if filled else 1.8)  # fmt: skip
-        edges = instruct.histogram.edges
+        edges = aligned.histogram.edges
         ticks = np.unique(np.linspace(0, len(edges) - 1, 5).round().astype(int))
         axes.set_xticks(ticks, [_edge(edges[tick]) for tick in ticks])
         axes.set_xlim(0, len(edges) - 1)
         axes.set_xlabel("KL, nats", color=_COLOUR["muted"])
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
 
-    told = f"mean {number(instruct.mean)}, median {number(instruct.median)}, largest {number(instruct.maximum)} nats"
-    return _svg(draw, 170, f"{label}, KL to the instruct model: {told}", left=42)
+    told = f"mean {number(aligned.mean)}, median {number(aligned.median)}, largest {number(aligned.maximum)} nats"
+    return _svg(draw, 170, f"{label}, KL to the aligned model: {told}", left=42)
 
 
 def letter_bars(label: str, letters: Letters, items: int) -> Markup:
@@ -130,7 +130,7 @@ def letter_bars(label: str, letters: Letters, items: int) -> Markup:
         for place, letter in enumerate(names):
             axes.bar(place, 100 * letters.chosen.get(letter, 0) / items, width=0.56, color=_COLOUR["model"], alpha=0.5)
             right = 100 * letters.right.get(letter, 0) / items
-            axes.plot([place - 0.38, place + 0.38], [right] * 2, color=_COLOUR["instruct"], linewidth=2.4)
+            axes.plot([place - 0.38, place + 0.38], [right] * 2, color=_COLOUR["aligned"], linewidth=2.4)
         axes.set_xticks(range(len(names)), names)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
 

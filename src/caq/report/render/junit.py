@@ -102,7 +102,7 @@ def _numbers(row: Row, report: Report) -> str:
         (
             f"status: {ROW_WORDS[row.status].lower()}",
             f"model: {percent(row.model.value)} ({between(row.model.interval)}), {row.model.items:,} items",
-            f"instruct: {percent(row.instruct.value)} ({between(row.instruct.interval)})",
+            f"aligned: {percent(row.aligned.value)} ({between(row.aligned.interval)})",
             f"difference: {signed(row.difference)} points ({signed_between(row.score)})",
             f"gained {row.gained:,}, lost {row.lost:,}, p = {probability(row.p_holm)} after Holm",
             f"margin: {points(report.settings.margin)} points",

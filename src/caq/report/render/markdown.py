@@ -32,10 +32,10 @@ _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 
 def render_markdown(report: Report, comparison: Comparison) -> str:
     """Return the report as Markdown; nothing of the items but their categories' names is in it."""
-    verdict = report.verdict
+    decided = report.decision
     blocks = [
-        f"# {ICONS[verdict.status]} {STATUS_WORDS[verdict.status]}",
-        f"**{_text(verdict.sentence)}**",
+        f"# {ICONS[decided.status]} {STATUS_WORDS[decided.status]}",
+        f"**{_text(decided.sentence)}**",
         *(block for judgement in report.judgements for block in _judgement(judgement, report)),
         *_distances(report.arms),
         *_changes(report),
@@ -50,11 +50,11 @@ def render_markdown(report: Report, comparison: Comparison) -> str:
 def _judgement(judgement: Judgement, report: Report) -> Iterator[str]:
     status = judgement.verdict.status
     yield f"## {ICONS[status]} {_text(name(judgement.model))}: {STATUS_WORDS[status].lower()}"
-    if judgement.verdict.sentence not in report.verdict.sentence:
+    if judgement.verdict.sentence not in report.decision.sentence:
         yield _text(judgement.verdict.sentence)
     shown = [row for row in judgement.rows if row.category is None or row.status == "lost"]
     if shown:
-        heads = ("Measure", "Status", "Difference, points", "Model", "Instruct", "Base", "Gained / lost", "p (Holm)",
+        heads = ("Measure", "Status", "Difference, points", "Model", "Aligned", "Base", "Gained / lost", "p (Holm)",
                  "Detectable")  # fmt: skip
         yield _table(heads, [_row(row) for row in shown])
     hidden = len(judgement.rows) - len(shown)
@@ -75,7 +75,7 @@ def _row(row: Row) -> tuple[str, ...]:
         ROW_WORDS[row.status] if row.status != "lost" else "**Lost**",
         f"{signed(row.difference)} ({signed_between(row.score)})",
         f"{percent(row.model.value)} ({between(row.model.interval)})",
-        percent(row.instruct.value),
+        percent(row.aligned.value),
         DASH if row.base is None else percent(row.base.value),
         f"{row.gained:,} / {row.lost:,}",
         probability(row.p_holm),
@@ -95,10 +95,10 @@ def _distances(arms: Sequence[ArmSummary]) -> Iterator[str]:
          number(found.maximum), percent(found.same_top))
         for arm in arms
         for label, found in (("text", arm.kl_text), ("chat", arm.kl_chat))
-        if found is not None and arm.role != "instruct"
+        if found is not None and arm.role != "aligned"
     ]  # fmt: skip
     if rows:
-        yield "## Distance from the instruct model"
+        yield "## Distance from the aligned model"
         yield _table(("Model", "On", "KL mean, nats", "Median", "99 %", "Max", "Same top token"), rows)
 
 

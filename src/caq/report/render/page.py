@@ -36,7 +36,7 @@ def render_page(report: Report, comparison: Comparison) -> str:
     environment.filters |= _filters()
     page = environment.from_string(_file("page.html.j2")).render(
         report=report,
-        instruct=next(arm for arm in report.arms if arm.role == "instruct"),
+        aligned=next(arm for arm in report.arms if arm.role == "aligned"),
         has_base=any(arm.role == "base" for arm in report.arms),
         measures=list(report.items),
         models=[_model(judgement, report) for judgement in report.judgements],
@@ -136,22 +136,22 @@ class _Distances:
 
 def _distances(arm: ArmSummary) -> _Distances | None:
     named = {
-        "from instruct, text": arm.kl_text,
-        "from instruct, chat": arm.kl_chat,
+        "from aligned, text": arm.kl_text,
+        "from aligned, chat": arm.kl_chat,
         "from base, text": arm.kl_base_text,
         "from base, chat": arm.kl_base_chat,
     }
     columns = [(label, found) for label, found in named.items() if found is not None]
-    if not columns or arm.role == "instruct":
+    if not columns or arm.role == "aligned":
         return None
     pairs = {
         "Plain text": (arm.kl_text, arm.kl_base_text),
         "First tokens of responses": (arm.kl_chat, arm.kl_base_chat),
     }
     drawn = {
-        label: charts.kl_histogram(f"{words.name(arm.name)}, {label.lower()}", instruct, base)
-        for label, (instruct, base) in pairs.items()
-        if instruct is not None and arm.role == "quantized"
+        label: charts.kl_histogram(f"{words.name(arm.name)}, {label.lower()}", aligned, base)
+        for label, (aligned, base) in pairs.items()
+        if aligned is not None and arm.role == "quantized"
     }
     return _Distances(arm, columns, drawn)
 

@@ -62,10 +62,10 @@ def heading(measure: str) -> str:
 
 
 def unmeasured(report: Report, arm: ArmSummary) -> Mapping[str, str]:
-    """Return what could not be measured of a judged model or of the instruct model, with the reason."""
-    instruct = next(one for one in report.arms if one.role == "instruct")
-    of_instruct = {measure: f"of the instruct model, {reason}" for measure, reason in instruct.unmeasured.items()}
-    return {**of_instruct, **arm.unmeasured}
+    """Return what could not be measured of a judged model or of the aligned model, with the reason."""
+    aligned = next(one for one in report.arms if one.role == "aligned")
+    of_aligned = {measure: f"of the aligned model, {reason}" for measure, reason in aligned.unmeasured.items()}
+    return {**of_aligned, **arm.unmeasured}
 
 
 def percent(share: float) -> str:

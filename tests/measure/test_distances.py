@@ -1,37 +1,32 @@
-"""Distances position by position, against a direct computation in float64 and torch's own KL."""
+"""Perplexity and distances position by position, against a direct computation in float64 and torch's own KL."""
 
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import kl_div
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.errors import InvalidInput
+from caq.measure.distances import EDGES, exp_mean, read_passages, summarise, windows_of
 from caq.measure.record import Distances
 from caq.runners import states
-from caq.runners.distances import (
-    EDGES,
-    Passage,
-    Reference,
-    counted,
-    keep_reference,
-    open_reference,
-    read_passages,
-    summarise,
-    windows_as_passages,
-)
-from caq.runners.perplexity import perplexity
-from caq.runners.states import inference
+from caq.runners.base import Passage
+from caq.runners.reference import Reference, open_reference, save_reference
+from tests.support.runners import runner
 from tests.support.tiny import tiny_model
 
 IDS = torch.randint(0, 64, (6, 12), generator=torch.Generator().manual_seed(0))
-WINDOWS = windows_as_passages(IDS)
+WINDOWS = windows_of(IDS.flatten().tolist(), 12)
 #: As prompts with a few response tokens behind them: lengths and counts differ.
+#: Passages are in tokens already.
+NO_TOKENIZER = cast(PreTrainedTokenizerBase, None)
 CHATS = tuple(Passage(tuple(row[: 6 + index].tolist()), 1 + index % 3) for index, row in enumerate(IDS))
 
 
@@ -46,30 +41,40 @@ def pair() -> tuple[PreTrainedModel, PreTrainedModel]:
     return model, near
 
 
-def kept(model: PreTrainedModel, passages: tuple[Passage, ...], directory: Path, batch_size: int = 4) -> Reference:
-    with inference(model) as cut:
-        return keep_reference(cut, passages, batch_size, directory, "text")
+def counted(passages: tuple[Passage, ...]) -> int:
+    return sum(passage.counted for passage in passages)
+
+
+def kept(model: PreTrainedModel, passages: tuple[Passage, ...], directory: Path, tokens: int = 48) -> Reference:
+    save_reference(runner(model, NO_TOKENIZER, tokens=tokens), passages, directory, "text")
+    return open_reference(directory, "text")
 
 
 def measured(
-    model: PreTrainedModel, passages: tuple[Passage, ...], reference: Reference, batch_size: int = 4
+    model: PreTrainedModel, passages: tuple[Passage, ...], reference: Reference, tokens: int = 48
 ) -> Distances:
-    with inference(model) as cut:
-        return read_passages(cut, passages, [reference], batch_size)[1][0]
+    return read_passages(runner(model, NO_TOKENIZER, tokens=tokens), passages, [reference])[1][0]
+
+
+def perplexity(model: PreTrainedModel, passages: tuple[Passage, ...], tokens: int = 48) -> float:
+    return read_passages(runner(model, NO_TOKENIZER, tokens=tokens), passages, [])[0]
 
 
 @torch.no_grad()
 def direct(ours: PreTrainedModel, theirs: PreTrainedModel, passages: tuple[Passage, ...]) -> dict[str, np.ndarray]:
     """Compute every position from whole float64 logits, one passage and one token at a time."""
-    found: dict[str, list[float]] = {"kl": [], "same": [], "delta": []}
+    found: dict[str, list[float]] = {"kl": [], "same": [], "delta": [], "squared": [], "nll": []}
     ours, theirs = copy.deepcopy(ours).double(), copy.deepcopy(theirs).double()
     for passage in passages:
         ids = torch.tensor([passage.ids])
-        q, p = (model(ids).logits[0].log_softmax(-1) for model in (ours, theirs))
+        own, reference = (model(ids).logits[0] for model in (ours, theirs))
+        q, p = own.log_softmax(-1), reference.log_softmax(-1)
         for end in range(len(passage.ids) - passage.counted, len(passage.ids)):
             found["kl"].append(kl_div(q[end - 1], p[end - 1], log_target=True, reduction="sum").item())
             found["same"].append(float(q[end - 1].argmax() == p[end - 1].argmax()))
             found["delta"].append((q[end - 1, ids[0, end]].exp() - p[end - 1, ids[0, end]].exp()).item())
+            found["squared"].append((own[end - 1] - reference[end - 1]).square().mean().item())
+            found["nll"].append(-q[end - 1, ids[0, end]].item())
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -89,7 +94,9 @@ def test_every_number_is_that_of_the_direct_computation(
     assert found.same_top == expected["same"].mean()
     assert found.delta_p_mean == pytest.approx(expected["delta"].mean(), rel=1e-3)
     assert found.delta_p_rms == pytest.approx((expected["delta"] ** 2).mean() ** 0.5, rel=1e-3)
+    assert found.logit_mse == pytest.approx(expected["squared"].mean(), rel=1e-4)
     assert found.histogram.counts == tuple(np.histogram(expected["kl"], EDGES)[0])
+    assert perplexity(near, passages) == pytest.approx(math.exp(expected["nll"].mean()), rel=1e-5)
 
 
 def test_the_reference_stands_in_front(pair: tuple[PreTrainedModel, PreTrainedModel], tmp_path: Path) -> None:
@@ -103,7 +110,7 @@ def test_a_model_is_at_no_distance_at_all_from_itself(
     pair: tuple[PreTrainedModel, PreTrainedModel], tmp_path: Path
 ) -> None:
     found = measured(pair[0], CHATS, kept(pair[0], CHATS, tmp_path))
-    assert (found.mean, found.maximum, found.same_top, found.delta_p_rms) == (0, 0, 1, 0)
+    assert (found.mean, found.maximum, found.same_top, found.delta_p_rms, found.logit_mse) == (0, 0, 1, 0, 0)
     assert found.histogram.counts[0] == found.positions
 
 
@@ -111,18 +118,40 @@ def test_batches_and_chunks_change_nothing(
     pair: tuple[PreTrainedModel, PreTrainedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, near = pair
-    expected = measured(near, CHATS, kept(model, CHATS, tmp_path / "a", 6), 6)
+    expected = measured(near, CHATS, kept(model, CHATS, tmp_path / "a", 96), 96)
     monkeypatch.setattr(states, "CHUNK_ELEMENTS", 3 * 64)
     found = measured(near, CHATS, kept(model, CHATS, tmp_path / "b", 1), 1)
     assert found.mean == pytest.approx(expected.mean, rel=1e-4)
     assert found.histogram == expected.histogram
 
 
-def test_the_perplexity_is_that_of_the_evaluation(pair: tuple[PreTrainedModel, PreTrainedModel]) -> None:
-    with inference(pair[0]) as cut:
-        found, none = read_passages(cut, WINDOWS, [], 4)
-    assert none == ()
-    assert found == pytest.approx(perplexity(pair[0], IDS.flatten(), 12, 4), rel=1e-6)
+def test_neither_batches_nor_chunks_change_perplexity(
+    pair: tuple[PreTrainedModel, PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = perplexity(pair[0], WINDOWS, 96)
+    monkeypatch.setattr(states, "CHUNK_ELEMENTS", 7 * 64)
+    assert perplexity(pair[0], WINDOWS, 1) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_broken_model_has_no_perplexity_and_a_very_bad_one_an_infinite_one(
+    pair: tuple[PreTrainedModel, PreTrainedModel],
+) -> None:
+    broken = copy.deepcopy(pair[0])
+    with torch.no_grad():
+        broken.get_output_embeddings().weight[3] = math.nan
+    with pytest.raises(InvalidInput, match="not numbers"):
+        perplexity(broken, WINDOWS)
+    assert exp_mean(1000.0, 1) == math.inf
+
+
+def test_the_last_partial_window_is_dropped_and_the_first_token_is_context_only() -> None:
+    assert windows_of(range(11), 4) == (Passage((0, 1, 2, 3), 3), Passage((4, 5, 6, 7), 3))
+
+
+@pytest.mark.parametrize(("tokens", "window", "problem"), [(3, 4, "fewer than a window"), (3, 1, "predicts nothing")])
+def test_a_text_without_a_window_is_refused(tokens: int, window: int, problem: str) -> None:
+    with pytest.raises(InvalidInput, match=problem):
+        windows_of(range(tokens), window)
 
 
 def test_a_reference_is_kept_in_its_own_dtype_and_not_run_again(
@@ -141,7 +170,7 @@ def test_a_reference_is_kept_in_its_own_dtype_and_not_run_again(
 
 def test_what_is_beyond_the_last_edge_is_in_the_last_bin_and_nan_is_an_error() -> None:
     ones = np.ones(3)
-    assert summarise(np.array([0, 5e-7, 1e6]), ones, ones).histogram.counts[:: len(EDGES) - 2] == (2, 1)
-    assert summarise(np.array([1.0]), ones[:1], ones[:1]).standard_error == 0
+    assert summarise(np.array([0, 5e-7, 1e6]), ones, ones, ones).histogram.counts[:: len(EDGES) - 2] == (2, 1)
+    assert summarise(np.array([1.0]), ones[:1], ones[:1], ones[:1]).standard_error == 0
     with pytest.raises(InvalidInput, match="NaN"):
-        summarise(np.array([0, np.nan]), ones[:2], ones[:2])
+        summarise(np.array([0, np.nan]), ones[:2], ones[:2], ones[:2])

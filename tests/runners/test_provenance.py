@@ -10,7 +10,7 @@ import pytest
 
 from caq.checkpoint.inspect import fingerprint, inspect
 from caq.errors import InvalidInput
-from caq.measure.provenance import code_versions, open_source
+from caq.runners import find_source
 from tests.support.pairs import write_pair
 
 COMPRESSED = {
@@ -39,8 +39,9 @@ def quantized(model: Path, settings: Mapping[str, object]) -> Path:
 
 
 def test_a_full_precision_model_is_hashed_and_named(model: Path) -> None:
-    source = open_source(model)
-    assert source.sha256 == source.facts["sha256"] == fingerprint(inspect(model))
+    source = find_source(model)
+    assert source.facts["sha256"] == fingerprint(inspect(model))
+    assert source.runner == "transformers"
     assert source.facts["source"] == str(model)
     assert source.facts["quantization"] == "none"
     assert source.facts["stored dtype"] == "bfloat16"
@@ -49,7 +50,7 @@ def test_a_full_precision_model_is_hashed_and_named(model: Path) -> None:
 
 
 def test_the_number_formats_of_compressed_tensors_are_told(model: Path) -> None:
-    assert open_source(quantized(model, COMPRESSED)).facts["quantization"] == (
+    assert find_source(quantized(model, COMPRESSED)).facts["quantization"] == (
         "compressed-tensors, format pack-quantized, weights 4-bit int, input activations 8-bit int"
     )
 
@@ -58,13 +59,13 @@ def test_what_caq_made_brings_its_recipe_and_its_ledger(model: Path) -> None:
     entry = {"stage": "fit", "event": "best-step", "message": "It went back.", "details": {"step": 3}}
     record = {"caq": "0.1.0", "recipe_sha256": "ab" * 32, "ledger": [entry]}
     (model / "caq.json").write_text(json.dumps(record), encoding="utf-8")
-    source = open_source(model)
+    source = find_source(model)
     assert [one.as_dict() for one in source.ledger] == [entry]
     assert source.facts["made by"] == "caq 0.1.0"
     assert source.facts["recipe sha256"] == "ab" * 32
     (model / "caq.json").write_text('{"ledger": [{"stage": 1, "other": 2}]}', encoding="utf-8")
     with pytest.raises(InvalidInput, match=r"caq\.json: its ledger"):
-        open_source(model)
+        find_source(model)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_a_method_whose_library_is_missing_names_the_package(
     if package_is_here(package):
         pytest.skip(f"{package} is installed")
     with pytest.raises(InvalidInput, match=f"{settings['quant_method']} cannot be loaded here: .*{package}"):
-        open_source(quantized(model, settings))
+        find_source(quantized(model, settings))
 
 
 def package_is_here(name: str) -> bool:
@@ -92,13 +93,12 @@ def package_is_here(name: str) -> bool:
 @pytest.mark.parametrize("settings", [{"quant_method": "none-such"}, {"bits": 4}])
 def test_an_unknown_method_is_refused_before_compute(model: Path, settings: dict[str, object]) -> None:
     with pytest.raises(InvalidInput, match="cannot be loaded here"):
-        open_source(quantized(model, settings))
+        find_source(quantized(model, settings))
 
 
-def test_the_versions_are_those_that_compute() -> None:
-    import torch
-    import transformers
-
-    versions = code_versions()
-    assert versions["transformers"] == transformers.__version__
-    assert torch.__version__.startswith(versions["torch"])
+def test_what_runs_online_and_where_a_response_ends_is_part_of_a_models_hash(model: Path) -> None:
+    before = find_source(model)
+    (model / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
+    after = find_source(model)
+    assert before.sha256 != after.sha256
+    assert before.facts["sha256"] == after.facts["sha256"]

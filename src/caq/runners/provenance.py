@@ -1,11 +1,8 @@
-"""Where a model comes from and what it is, in words and hashes, without loading it."""
+"""Where a checkpoint comes from and what it is, in words and hashes, without loading it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from transformers.quantizers.auto import AutoHfQuantizer
@@ -14,30 +11,14 @@ from caq.checkpoint.inspect import Checkpoint, fingerprint, inspect, read_json
 from caq.checkpoint.source import resolve
 from caq.errors import InvalidInput
 from caq.export.directory import RECIPE_FILE, RECORD_FILE
+from caq.export.online import MATRICES_FILE, ONLINE_FILE
+from caq.files.cache import digest
 from caq.ledger import Entry
+from caq.runners.base import Source
 
 
-@dataclass(frozen=True)
-class Source:
-    """A model that is whole, safe to load, and can be loaded here.
-
-    Attributes:
-        given: directory or hub name, as it was typed.
-        checkpoint: its files.
-        sha256: of config, weights and tokenizer.
-        ledger: what the run of CAQ's that made it did otherwise than asked.
-        facts: of the checkpoint, in words.
-    """
-
-    given: str
-    checkpoint: Checkpoint
-    sha256: str
-    ledger: tuple[Entry, ...]
-    facts: Mapping[str, str]
-
-
-def open_source(given: str | Path) -> Source:
-    """Find a model and check everything about it that needs no compute.
+def find_checkpoint(given: str, runner: str) -> Source:
+    """Find a checkpoint and check everything about it that needs no compute.
 
     Raises:
         InvalidInput: every problem of the checkpoint; or the library that its quantization needs is missing.
@@ -46,12 +27,8 @@ def open_source(given: str | Path) -> Source:
     _check_quantization(checkpoint)
     record, ledger = _record(checkpoint)
     sha256 = fingerprint(checkpoint)
-    return Source(str(given), checkpoint, sha256, ledger, _facts(str(given), checkpoint, sha256, record))
-
-
-def code_versions() -> dict[str, str]:
-    """Return the versions of what computes."""
-    return {name: version(name) for name in ("caq", "transformers", "torch")}
+    facts = _facts(given, checkpoint, sha256, record)
+    return Source(given, runner, checkpoint, digest(sha256, *_online(checkpoint)), facts, ledger)
 
 
 def _check_quantization(checkpoint: Checkpoint) -> None:
@@ -112,7 +89,9 @@ def _bits(group: Mapping[str, Any], part: str) -> str:
     return f"{part.replace('_', ' ')} {numbers.get('num_bits')}-bit {numbers.get('type')}"
 
 
-def online_files(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Return what decides a model's answers beside the files that are hashed: what runs online, and where it stops."""
-    names = (RECIPE_FILE, "generation_config.json")
-    return {name: (checkpoint.path / name).read_bytes() for name in names if (checkpoint.path / name).is_file()}
+def _online(checkpoint: Checkpoint) -> Iterator[str | bytes]:
+    """Yield what decides a model's answers beside the files that are hashed: what runs online, and where it stops."""
+    for name in (ONLINE_FILE, MATRICES_FILE, RECIPE_FILE, "generation_config.json"):
+        if (checkpoint.path / name).is_file():
+            yield name
+            yield (checkpoint.path / name).read_bytes()

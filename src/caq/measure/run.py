@@ -1,0 +1,289 @@
+"""Measuring several arms on the same items, one model in memory at a time: every command that measures does it so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from caq.errors import InvalidInput, attempt
+from caq.files.cache import digest
+from caq.items.tasks import Tasks
+from caq.loading import load_tokenizer
+from caq.measure.judges import NamedJudge
+from caq.measure.judging import call, check_coherence
+from caq.measure.measure import AbilityMeasure, Arm, Plan, measure_arm
+from caq.measure.questionnaire import Questionnaire, read_questionnaire
+from caq.measure.record import Role
+from caq.measure.store import ARMS, Manifest, StoredArm, read_manifest, write_manifest
+from caq.progress import progress
+from caq.runners import find_source, runner_module
+from caq.runners.base import Running, Source
+from caq.runners.transformers import NAME as TRANSFORMERS
+from caq.runners.transformers import checkpoint_mismatch
+
+#: Under which role, which model: a directory, a file or a hub name.
+Named = Sequence[tuple[Role, str | Path]]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A model that takes part, before its name and directory are known."""
+
+    role: Role
+    source: Source
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that was checked before a model is loaded.
+
+    Attributes:
+        entrants: the aligned model first, if there is one, then the base, then the models to judge.
+        questionnaire: what they are asked.
+        judge: of their responses.
+        how: they are run.
+        abilities: what else is measured, or None.
+        lines: what a person should read.
+    """
+
+    entrants: tuple[Entrant, ...]
+    questionnaire: Questionnaire
+    judge: NamedJudge
+    how: Running
+    abilities: AbilityMeasure | None
+    lines: tuple[str, ...]
+
+
+def running_on(device: str | None, tasks: Tasks) -> Running:
+    """Return how models are run; without a device, on the accelerator if there is one."""
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Running(chosen, longest=tasks.window)
+
+
+def prepare(
+    models: Named,
+    tasks: Tasks,
+    judge: NamedJudge | None,
+    how: Running,
+    problems: list[str],
+    abilities: AbilityMeasure | None = None,
+) -> Setup:
+    """Check every model and every file; load none.
+
+    Args:
+        models: the aligned model first, if there is one, then the base, then the models to judge.
+        tasks: what to measure.
+        judge: None where what was named is no judge, which the problems say.
+        how: the models are run.
+        problems: found so far.
+        abilities: what else is measured.
+
+    Raises:
+        InvalidInput: all problems, with those found so far.
+    """
+    sources = [(role, attempt(problems, partial(_find, role, given))) for role, given in models]
+    problems += _without_tokenizer(sources)
+    entrants = list(_entrants(sources))
+    lines = tuple(
+        lend_template({f"{entrant.role} model {entrant.source.given}": entrant.tokenizer for entrant in entrants})
+    )
+    # The files are read even where a model is not there: their problems are told in the same pass.
+    asked = attempt(problems, lambda: read_questionnaire(tasks, entrants[0].tokenizer)) if entrants else None
+    if problems or judge is None or asked is None:
+        raise InvalidInput(problems)
+    lines += asked.notes
+    entrants = [_with_tokenization(entrant, asked) for entrant in entrants]
+    lines += tuple(
+        f"{entrant.source.given}: {entrant.source.facts['tokenization']}."
+        for entrant in entrants
+        if not entrant.source.own_tokenizer
+    )
+    return Setup(tuple(entrants), asked, judge, how, abilities, lines)
+
+
+def _find(role: Role, given: str | Path) -> Source:
+    source = find_source(given)
+    if role != "quantized" and source.runner != TRANSFORMERS:
+        raise InvalidInput(
+            [f"{given}: {source.runner} models can only be judged; give the {role} model as Transformers has it"]
+        )
+    return source
+
+
+def _without_tokenizer(sources: Sequence[tuple[Role, Source | None]]) -> Iterator[str]:
+    if not any(role == "aligned" for role, _ in sources):
+        for _, source in sources:
+            if source is not None and not source.own_tokenizer:
+                yield f"{source.given}: is asked through the aligned model's chat template; name that by --reference"
+
+
+def _entrants(sources: Sequence[tuple[Role, Source | None]]) -> Iterator[Entrant]:
+    """Yield the models that were found; one without a tokenizer of its own is asked through the aligned model's."""
+    aligned = next((source for role, source in sources if role == "aligned"), None)
+    for role, source in sources:
+        speaker = source if source is None or source.own_tokenizer else aligned
+        if source is not None and speaker is not None:
+            yield Entrant(role, source, load_tokenizer(speaker.checkpoint.path))
+
+
+def lend_template(tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> Iterator[str]:
+    """Give tokenizers without a chat template the first one that another has; yield a line for each."""
+    lender = next((name for name, tokenizer in tokenizers.items() if tokenizer.chat_template), None)
+    for name, tokenizer in tokenizers.items():
+        if lender and not tokenizer.chat_template:
+            tokenizer.chat_template = tokenizers[lender].chat_template
+            yield f"The {name} has no chat template; it is asked through the one of the {lender}."
+
+
+def _with_tokenization(entrant: Entrant, asked: Questionnaire) -> Entrant:
+    """Return a model without a tokenizer of its own with a fact: whether it reads the prompts as the aligned model."""
+    source = entrant.source
+    if source.own_tokenizer:
+        return entrant
+    chats, plain = asked.texts(entrant.tokenizer)
+    tokenization = partial(runner_module(source.runner).tokenization, source, entrant.tokenizer)
+    problems = [tokenization(chats, add_special_tokens=False), tokenization(plain, add_special_tokens=True)]
+    said = "; ".join(filter(None, problems)) or "the prompts have the aligned model's tokens"
+    return replace(entrant, source=replace(source, facts={**source.facts, "tokenization": said}))
+
+
+def place_arms(setup: Setup, output: Path, earlier: Manifest | None = None) -> tuple[Arm, ...]:
+    """Return the models with their names and the directories of their answers.
+
+    Args:
+        setup: the models.
+        output: directory of all that is measured.
+        earlier: what was measured there before; a model keeps its name.
+    """
+    known = {} if earlier is None else {(arm.role, arm.provenance["source"]): arm.name for arm in earlier.arms}
+    names = _names(setup.entrants, known)
+    conditions = (setup.how.device.type, *(f"{name} {found}" for name, found in _versions().items()))
+    return tuple(
+        Arm(
+            name,
+            entrant.role,
+            entrant.source,
+            entrant.tokenizer,
+            output / ARMS / _directory(entrant, setup, conditions),
+        )
+        for name, entrant in zip(names, setup.entrants, strict=True)
+    )
+
+
+def _names(entrants: Sequence[Entrant], known: Mapping[tuple[Role, str], str]) -> list[str]:
+    """Name every model as before, or by its directory or hub name; where that is taken, by all of what was typed."""
+    present = {(entrant.role, entrant.source.given) for entrant in entrants}
+    taken = {name for who, name in known.items() if who not in present}
+    names: list[str] = []
+    for entrant in entrants:
+        given = entrant.source.given
+        short = entrant.source.checkpoint.path.name if Path(given).exists() else given
+        tries = (known.get((entrant.role, given), short), short, given, f"{given} ({entrant.role})")
+        names.append(next(name for name in tries if name not in taken))
+        taken.add(names[-1])
+    return names
+
+
+def _directory(entrant: Entrant, setup: Setup, conditions: Sequence[str]) -> str:
+    """Return the name of the directory of a model's answers: its role, and the hash of all that decides them."""
+    how = setup.how
+    # Batches are in it: they move the last bits of a logit, and two arms are to be computed alike.
+    batches = f"{how.choices} {how.prompts} {how.tokens}"
+    template = entrant.tokenizer.chat_template or ""
+    return f"{entrant.role}-" + digest(
+        entrant.source.sha256, setup.questionnaire.identity, str(template), batches, *conditions
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    return {name: version(name) for name in ("caq", "transformers", "torch")}
+
+
+def measure_arms(
+    arms: Sequence[Arm], setup: Setup, earlier: Manifest | None = None, *, quiet: bool = False
+) -> Manifest:
+    """Answer, check and judge what is not stored yet; return what was measured.
+
+    Args:
+        arms: all that are measured now, in the same directory, in the setup's order.
+        setup: what they have in common.
+        earlier: what was measured there before; models that were measured on the same terms stay.
+        quiet: show no progress.
+
+    Raises:
+        InvalidInput: as `measure_arm`.
+    """
+    asked, abilities, device = setup.questionnaire, setup.abilities, setup.how.device
+    references = _references(arms)
+    aligned = references.get("aligned")
+    distances = digest(*(arm.directory.name for arm in references.values()))
+    group = digest(asked.identity, *(arm.directory.name for arm in arms if arm.role != "quantized"))
+    same = earlier if earlier is not None and earlier.group == group else None
+    kept = _kept(same, arms)
+    directories = [arm.directory for arm in arms] + [arms[0].directory.with_name(arm.directory) for arm in kept]
+    coherence = f"coherence-{digest(aligned.directory.name if aligned is not None else '')}.jsonl"
+    calls = f"calls-{digest(coherence, setup.judge.card.name)}.jsonl"
+    with progress("measure", len(arms) + 2, quiet=quiet) as advance:
+        for arm in arms:
+            measure_arm(arm, Plan(asked, setup.how, references, distances, abilities))
+            advance()
+        check_coherence(directories, aligned, asked.prompts, coherence, setup.how)
+        advance()
+        missing = call(directories, asked.prompts, coherence, calls, setup.judge, device)
+        advance()
+    return Manifest(
+        group,
+        distances,
+        coherence,
+        calls,
+        abilities.identity if abilities is not None else same.abilities if same is not None else "",
+        asked.data,
+        (*(_stored(arm, device) for arm in arms), *kept),
+        setup.judge.card if asked.prompts else None,
+        missing,
+        setup.judge.harmless,
+    )
+
+
+def measure_into(output: Path, setup: Setup, *, quiet: bool = False) -> Manifest:
+    """Measure a setup's models in a directory that is locked, beside what is there, and write down what was measured.
+
+    Raises:
+        InvalidInput: as `measure_arms`; or the directory holds what another version left.
+    """
+    earlier = read_manifest(output)
+    manifest = measure_arms(place_arms(setup, output, earlier), setup, earlier, quiet=quiet)
+    write_manifest(output, manifest, setup.questionnaire.items)
+    return manifest
+
+
+def _kept(same: Manifest | None, arms: Sequence[Arm]) -> tuple[StoredArm, ...]:
+    """Return the models that were measured on the same terms before, and are not named now."""
+    if same is None:
+        return ()
+    named = {arm.source.given for arm in arms if arm.role == "quantized"}
+    return tuple(arm for arm in same.arms if arm.role == "quantized" and arm.provenance["source"] not in named)
+
+
+def _references(arms: Sequence[Arm]) -> dict[Role, Arm]:
+    """Return the arms from which distances are measured; a base of another vocabulary has none."""
+    aligned = next((arm for arm in arms if arm.role == "aligned"), None)
+    if aligned is None:
+        return {}
+    checkpoint = aligned.source.checkpoint
+    references = (arm for arm in arms if arm.role != "quantized")
+    return {arm.role: arm for arm in references if not checkpoint_mismatch(arm.source.checkpoint, checkpoint)}
+
+
+def _stored(arm: Arm, device: torch.device) -> StoredArm:
+    computed = "float32" if device.type == "cpu" else "the stored dtype"
+    facts = {"computed": f"in {computed} on {device.type}", **arm.source.facts, **_versions()}
+    return StoredArm(arm.name, arm.role, arm.directory.name, facts, arm.source.ledger)

@@ -1,0 +1,55 @@
+"""An arm's numbers and outcomes by the names that tables call them by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from caq.measure.record import SAFETY_PREFIX, ArmRecord, Item
+from caq.report.pairing import goods, rate
+
+ABILITY_PREFIX = "ability/"
+
+
+def numbers(arm: ArmRecord) -> dict[str, float]:
+    """Return every measured quantity by name.
+
+    Names: `perplexity`; `logit_mse`, `kl` (nats) and `same_top` on the text; `kl_chat` on the first response tokens;
+    rates in [0, 1] by measure; `ability/<task>`, as lm-eval has it.
+    """
+    found: dict[str, float] = {}
+    if arm.perplexity is not None:
+        found["perplexity"] = arm.perplexity
+    if arm.kl_text is not None:
+        found |= {"logit_mse": arm.kl_text.logit_mse, "kl": arm.kl_text.mean, "same_top": arm.kl_text.same_top}
+    if arm.kl_chat is not None:
+        found["kl_chat"] = arm.kl_chat.mean
+    rates = {measure: rate(goods(outcomes)) for measure, outcomes in arm.outcomes.items()}
+    found |= {measure: share.value for measure, share in rates.items() if share is not None}
+    return found | {ABILITY_PREFIX + name: ability.value for name, ability in arm.abilities.items()}
+
+
+def item_scores(arm: ArmRecord) -> dict[str, tuple[float, ...]]:
+    """Return the scores behind each rate, in the order of the items: 1 or 0, or a share of an ability.
+
+    A measure that was not measured on every item has none.
+    """
+    scores = {
+        measure: tuple(float(bool(outcome.good)) for outcome in outcomes)
+        for measure, outcomes in arm.outcomes.items()
+        if all(outcome.good is not None for outcome in outcomes)
+    }
+    scores |= {ABILITY_PREFIX + name: ability.outcomes for name, ability in arm.abilities.items()}
+    return {name: values for name, values in scores.items() if values}
+
+
+def category_rates(arm: ArmRecord, items: Mapping[str, Sequence[Item]], measure: str) -> dict[str, float]:
+    """Return the rate of one measure by category, in order of first appearance."""
+    grouped: dict[str, list[float]] = {}
+    for item, score in zip(items.get(measure, ()), item_scores(arm).get(measure, ()), strict=False):
+        grouped.setdefault(item.category, []).append(score)
+    return {name: sum(scores) / len(scores) for name, scores in grouped.items()}
+
+
+def safety_measures(arm: ArmRecord) -> list[str]:
+    """Return the names of an arm's safety measures."""
+    return [measure for measure in arm.outcomes if measure.startswith(SAFETY_PREFIX)]

@@ -1,0 +1,91 @@
+"""What is kept of a reference model, so that one model is in memory: its hidden states and its head.
+
+The states at counted positions are 30 to 60 times smaller than their logits, and give the same ones through the head.
+Only Transformers' models can be cut at the head; nothing is measured from others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from caq.checkpoint.write import require_space
+from caq.files.whole import whole, write_text
+from caq.runners.base import Passage
+from caq.runners.states import chunk_tokens, inference
+from caq.runners.transformers import TransformersRunner, counted_states
+
+HEAD = "head.safetensors"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is left of a reference model.
+
+    Attributes:
+        states: final hidden states at the counted positions of every passage, in the model's dtype, memory-mapped.
+        head: maps them to logits.
+    """
+
+    states: Float[Tensor, "positions hidden"]
+    head: nn.Module
+
+    def logits(self, start: int, count: int, device: torch.device) -> Iterator[Float[Tensor, "chunk vocab"]]:
+        """Yield float32 logits of `count` positions from `start` on, a chunk at a time."""
+        head = self.head.to(device)
+        for part in self.states[start : start + count].split(chunk_tokens(head)):
+            yield head(part.to(device)).float()
+
+
+def save_reference(runner: TransformersRunner, passages: Sequence[Passage], directory: Path, name: str) -> None:
+    """Run the reference over the passages and leave its states under `name`, unless they are there already.
+
+    Raises:
+        InvalidInput: the disk has no room for its states.
+    """
+    if is_saved(directory, name):
+        return
+    with inference(runner.model) as cut:
+        weight = cut.head.weight
+        assert isinstance(weight, Tensor)
+        shape = (sum(passage.counted for passage in passages), weight.shape[1])
+        require_space(directory, (math.prod(shape) + weight.numel()) * weight.element_size())
+        directory.mkdir(parents=True, exist_ok=True)
+        states = _mapped(directory, name, shape, weight.dtype)
+        row = 0
+        for batch, _ in counted_states(cut, passages, runner.how.tokens):
+            states[row : row + len(batch)] = batch.to(weight.dtype)
+            row += len(batch)
+        with whole(directory / HEAD) as partial:
+            save_file({key: tensor.cpu() for key, tensor in cut.head.state_dict().items()}, partial)
+    # Last, for it says that the others are whole.
+    write_text(directory / f"{name}.json", json.dumps({"shape": shape}) + "\n")
+
+
+def is_saved(directory: Path, name: str) -> bool:
+    """Whether a directory holds what a reference left of the passages of that name."""
+    return all((directory / file).exists() for file in (HEAD, f"{name}.bin", f"{name}.json"))
+
+
+def open_reference(directory: Path, name: str) -> Reference:
+    """Return what `save_reference` left."""
+    shape = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))["shape"]
+    weights = load_file(directory / HEAD)
+    dtype = weights["weight"].dtype
+    rows, columns = weights["weight"].shape
+    head = nn.Linear(columns, rows, bias="bias" in weights, dtype=dtype)
+    head.load_state_dict(weights)
+    return Reference(_mapped(directory, name, tuple(shape), dtype), head.requires_grad_(False))
+
+
+def _mapped(directory: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Float[Tensor, "rows hidden"]:
+    path = str(directory / f"{name}.bin")
+    return torch.from_file(path, shared=True, size=math.prod(shape), dtype=dtype).view(shape)

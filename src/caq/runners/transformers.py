@@ -1,0 +1,141 @@
+"""Models that Transformers loads: full-precision ones, CAQ's checkpoints, and those that others quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from caq.checkpoint.inspect import Checkpoint
+from caq.checkpoint.vocabulary import tokenizer_differences
+from caq.errors import InvalidInput
+from caq.loading import load
+from caq.runners.base import Choice, Passage, Prediction, Response, Running, Source, vocabulary_mismatch
+from caq.runners.generation import greedy_tokens
+from caq.runners.likelihood import scores
+from caq.runners.provenance import find_checkpoint
+from caq.runners.states import Cut, chunk_tokens, inference, logits, pad
+from caq.runners.tokens import encode
+
+NAME = "transformers"
+
+
+@dataclass(frozen=True)
+class TransformersRunner:
+    """A model in memory; `tokenizer` perhaps with the chat template of another."""
+
+    model: PreTrainedModel
+    checkpoint: Checkpoint
+    tokenizer: PreTrainedTokenizerBase
+    how: Running
+
+    def scores(self, choices: Sequence[Choice], *, add_special_tokens: bool = True) -> Sequence[Sequence[float]]:
+        """As `Runner`.
+
+        Raises:
+            Unsupported: the model's attention takes no mask.
+        """
+        return scores(self.model, self.tokenizer, choices, self.how.choices, add_special_tokens=add_special_tokens)
+
+    def greedy(
+        self, texts: Sequence[str], max_new_tokens: int, *, add_special_tokens: bool = False
+    ) -> tuple[Response, ...]:
+        """As `Runner`; a text without room for its response is refused if the model's context is known."""
+        encoded = list(encode(self.tokenizer, texts, add_special_tokens))
+        _check_room(encoded, max_new_tokens, getattr(self.model.config, "max_position_embeddings", None))
+        written = greedy_tokens(self.model, self.tokenizer, encoded, max_new_tokens, self.how.prompts)
+        return tuple(Response(self.tokenizer.decode(list(ids), skip_special_tokens=True), ids) for ids in written)
+
+    def predictions(self, passages: Sequence[Passage]) -> Iterator[Prediction]:
+        """As `Runner`."""
+        with inference(self.model) as cut:
+            for states, tokens in counted_states(cut, passages, self.how.tokens):
+                yield from zip(logits(cut.head, states), tokens.split(chunk_tokens(cut.head)), strict=True)
+
+    def vocabulary_mismatch(self, aligned: Checkpoint) -> str:
+        """As `Runner`."""
+        return checkpoint_mismatch(self.checkpoint, aligned)
+
+    def encode(self, text: str) -> Sequence[int]:
+        """As `Runner`."""
+        return list(self.tokenizer(text, verbose=False)["input_ids"])
+
+
+def find(given: str) -> Source:
+    """Find a checkpoint: see `caq.runners.RunnerModule`."""
+    return find_checkpoint(given, NAME)
+
+
+def tokenization(
+    source: Source, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_special_tokens: bool
+) -> str:
+    """Return nothing: a checkpoint's texts are read by its own tokenizer."""
+    return ""
+
+
+@contextmanager
+def running(source: Source, tokenizer: PreTrainedTokenizerBase, how: Running) -> Iterator[TransformersRunner]:
+    """Hold a checkpoint in memory: see `caq.runners.RunnerModule`."""
+    model = load_model(source.checkpoint.path, how.device)
+    yield TransformersRunner(model, source.checkpoint, tokenizer, how)
+
+
+def load_model(path: Path, device: torch.device) -> PreTrainedModel:
+    """Load a model of any kind that Transformers knows, on a device; in float32 on a CPU, which computes bf16 slowly.
+
+    Raises:
+        InvalidInput: Transformers cannot.
+    """
+    try:
+        return load(path, torch.float32 if device.type == "cpu" else None, device)
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        raise InvalidInput([f"{path}: cannot be loaded: {error}"]) from error
+
+
+def checkpoint_mismatch(ours: Checkpoint, aligned: Checkpoint) -> str:
+    """Return why a checkpoint's tokens are not the aligned model's; empty if they are."""
+    problem = vocabulary_mismatch(ours.config.get("vocab_size"), aligned.config.get("vocab_size"))
+    if not problem and ours.path != aligned.path and any(tokenizer_differences(aligned, ours)):
+        return "other tokens than the aligned model's: their distributions do not compare"
+    return problem
+
+
+def counted_states(
+    cut: Cut, passages: Sequence[Passage], tokens: int
+) -> Iterator[tuple[Float[Tensor, "positions hidden"], Int[Tensor, " positions"]]]:
+    """Yield the states that predict the counted tokens, and these, in batches of at most `tokens`, in order."""
+    for batch in _batches(passages, tokens):
+        ids, mask = pad([passage.ids for passage in batch], left=False, fill=0, device=cut.device)
+        states = cut.body(ids, attention_mask=mask, use_cache=False).last_hidden_state
+        rows = [row for row, passage in enumerate(batch) for _ in range(passage.counted)]
+        ends = [end for passage in batch for end in range(len(passage.ids) - passage.counted, len(passage.ids))]
+        yield states[rows, [end - 1 for end in ends]], ids[rows, ends]
+
+
+def _batches(passages: Sequence[Passage], tokens: int) -> Iterator[Sequence[Passage]]:
+    """Yield consecutive passages that, padded to the longest, have no more tokens than given; at least one each."""
+    start = longest = 0
+    for end, passage in enumerate(passages):
+        if end > start and max(longest, len(passage.ids)) * (end - start + 1) > tokens:
+            yield passages[start:end]
+            start, longest = end, 0
+        longest = max(longest, len(passage.ids))
+    if start < len(passages):
+        yield passages[start:]
+
+
+def _check_room(encoded: Sequence[Sequence[int]], max_new_tokens: int, context: int | None) -> None:
+    problems = [
+        f"prompt {index} is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
+        f"and the model's context {context}: remove it, or ask with fewer examples or shorter answers"
+        for index, ids in enumerate(encoded, start=1)
+        if context is not None and len(ids) + max_new_tokens > context
+    ]
+    if problems:
+        raise InvalidInput(problems)
