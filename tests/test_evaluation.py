@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.bundled_pair.world import safety_items
 from caq.measure.results import Results
 from caq.runners.perplexity import perplexity, read_tokens
 from transformers import PreTrainedModel
@@ -23,7 +24,6 @@ from caq.errors import InvalidInput
 from caq.evaluation import assess, task_files
 from caq.items.safety import ALL_PROTOCOLS, SafetyTask
 from caq.items.tasks import Tasks
-from caq.testbed.world import safety_items
 from tests.support.pairs import write_pair
 
 SMALL = {

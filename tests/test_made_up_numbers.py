@@ -96,14 +96,13 @@ def test_the_transforms_are_learned_through_the_grid_from_outside(tmp_path: Path
     assert result.preserved < 1e-4
 
 
-def test_a_format_that_cannot_run_what_the_recipe_asks_for_is_refused_before_anything_is_computed(
-    tmp_path: Path,
-) -> None:
+def test_a_format_that_cannot_run_what_the_recipe_asks_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=r"format loose cannot run key-hadamard"):
         run(tmp_path, "llama", "out", **SETTINGS, **{"scheme.key_bits": 4})
     assert not (tmp_path / "out").exists()
 
 
-def test_a_format_that_cannot_hold_the_numbers_is_refused(tmp_path: Path) -> None:
+def test_a_format_that_cannot_hold_the_numbers_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="cannot hold 8-bit float weights"):
         run(tmp_path, "llama", "out", **{**SETTINGS, "format": "compressed-tensors"})
+    assert not (tmp_path / "cache").exists()

@@ -66,6 +66,7 @@ def shard_of(directory: Path, tensor: str) -> Path:
 
 
 UP = "model.layers.1.mlp.up_proj.weight"
+FIT_STATE = "fit-0-end-to-end.safetensors"
 
 
 def pickled(pair: Path) -> Settings:
@@ -159,7 +160,10 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "8 quantized already": (quantized_already, "is quantized already"),
     "11 an empty calibration text": (empty_text, r"text\.txt: is empty"),
     "11 a short calibration text": (short_text, r"400 were asked for; add text.*data\.allow_short"),
-    "11 too short to learn from": (too_short_to_validate, r"training\.validation_samples takes 399"),
+    "11 too short to learn from": (
+        too_short_to_validate,
+        r"keeps 399 of them for validation; add text, or lower learn\.end-to-end\.validation_samples",
+    ),
 }
 
 
@@ -273,7 +277,7 @@ def test_a_write_that_fails_leaves_the_old_output_whole_and_the_run_goes_on(
     before = content(output)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    # The fit's state and the blocks are smaller than this; embedding and head are not.
+    # The fit's state is smaller than this; embedding and head are not.
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
     try:
         with pytest.raises(Exception, match=r"File too large|os error 27"):
@@ -283,7 +287,7 @@ def test_a_write_that_fails_leaves_the_old_output_whole_and_the_run_goes_on(
         signal.signal(signal.SIGXFSZ, handler)
     assert content(output) == before
     assert verify(output) == ()
-    assert (tmp_path / ".out.work" / "block-00001.safetensors").exists()
+    assert (tmp_path / ".out.work" / FIT_STATE).exists()
     assert content(run(original, output, cache=cache).output) == whole
 
 
@@ -309,11 +313,12 @@ def test_a_run_stopped_at_any_write_goes_on_to_the_same_bytes(
         names = stop_at(10_000, patch)
         run(original, tmp_path / "counted", cache=tmp_path / "counted-cache")
     writes = {name: index for index, name in enumerate(names)}
-    # A teacher's states, its targets, the fit's state, a block, the edges.
+    # A teacher's states, its targets, the fit's state, what is outside of the blocks, a block, the checkpoint's record.
     stops = [
         2,
         writes["00003.safetensors"],
-        writes["fit.safetensors"],
+        writes[FIT_STATE],
+        writes["outer.safetensors"],
         writes["block-00001.safetensors"],
         len(names) - 1,
     ]

@@ -14,6 +14,7 @@ from caq.checkpoint.pair import check_pair
 from caq.checkpoint.scan import Scan, scan
 from caq.checkpoint.source import resolve as resolve_source
 from caq.errors import InvalidInput
+from caq.export import format_for
 from caq.families import find_family, shape_of
 from caq.numerics.scheme import resolve
 from caq.recipe import Recipe
@@ -69,7 +70,7 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
 
     Raises:
         InvalidInput: every setting that the models do not allow.
-        Unsupported: a scheme that cannot be learned through or loaded.
+        Unsupported: a scheme that cannot be learned through or loaded, or that the format cannot hold.
     """
     problems = []
     if recipe.needs_base and pair.base is None:
@@ -79,6 +80,7 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
         )
     shape = shape_of(AutoConfig.from_pretrained(pair.aligned.path, local_files_only=True))
     numerics = resolve(recipe.scheme, shape.head_dim)
+    format_for(recipe.format, numerics.linear.weights)
     inputs = {"hidden": shape.hidden, "o_proj's input": shape.heads * shape.head_dim, "MLP": shape.intermediate}
     sizes = {args.group_size for args in (numerics.linear.weights, numerics.linear.input_activations) if args}
     problems += [

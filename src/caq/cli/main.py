@@ -298,19 +298,6 @@ def export(directory: Annotated[Path, typer.Argument(help="Where to write the pa
     print(f"wrote {directory}/aligned, {directory}/base and their data")
 
 
-@testbed.command()
-def build(directory: Annotated[Path, typer.Argument(help="Where to write the new pair.")]) -> None:
-    """Train the pair from nothing (under an hour on two cores) and check it."""
-    from caq.testbed.build import build as train
-    from caq.testbed.check import measure, shortfalls
-
-    train(directory)
-    problems = shortfalls(measure(directory))
-    if problems:
-        raise CaqError("; ".join(problems))
-    print(f"wrote {directory}: the pair shows what it must")
-
-
 def _recipe(source: str, given: dict[str, object], settings: list[str]) -> Recipe:
     from caq.recipe import PRESETS, Recipe, parse_override, preset
 

@@ -50,13 +50,13 @@ class Format(Protocol):
 FORMATS: dict[str, Format] = {"compressed-tensors": CompressedTensors()}
 
 
-def format_for(name: str, args: QuantizationArgs, edits: Iterable[Edit]) -> Format:
+def format_for(name: str, args: QuantizationArgs, edits: Iterable[Edit] = ()) -> Format:
     """Return a format of which it is known, before any compute, that it can store this run's model.
 
     Args:
         name: in the registry.
         args: the weights' numbers.
-        edits: where the run's transforms act.
+        edits: where the run's transforms act, once they are laid out.
 
     Raises:
         InvalidInput: there is no such format.

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.bundled_pair.check import measure, shortfalls
+from benchmarks.bundled_pair.data import write_data
 
 from caq.checkpoint.inspect import inspect
 from caq.checkpoint.pair import check_pair
 from caq.errors import InvalidInput
 from caq.loading import load, load_tokenizer
-from caq.testbed.check import measure, shortfalls
 from caq.testbed.export import export
 
 
@@ -51,6 +52,12 @@ def test_the_data_files_have_the_fields_that_are_documented(exported: Path) -> N
         set(first["safety.jsonl"]) == set(first["facts.jsonl"]) == {"id", "category", "question", "options", "answer"}
     )
     assert set(first["prompts.jsonl"]) == {"prompt", "harmful"}
+
+
+def test_the_data_are_what_the_world_s_generator_writes(exported: Path, tmp_path: Path) -> None:
+    write_data(tmp_path)
+    for path in tmp_path.iterdir():
+        assert (exported / path.name).read_bytes() == path.read_bytes()
 
 
 def test_the_pair_shows_what_it_must(exported: Path) -> None:

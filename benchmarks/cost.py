@@ -1,6 +1,6 @@
 """Wall time and peak memory of `caq quantize` on the bundled pair, and the time of a step under KL-Top and CAL.
 
-    .venv/bin/python benchmarks/bundled_pair.py
+    .venv/bin/python benchmarks/cost.py
 
 Steps of the two objectives alternate, so that what else the machine does slows both alike; medians are printed.
 """

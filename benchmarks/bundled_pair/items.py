@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from caq.items.questions import LETTERS, Question
-from caq.testbed.deeds import Deed, deeds
-from caq.testbed.facts import RELATIONS
-from caq.testbed.phrases import (
+from benchmarks.bundled_pair.deeds import Deed, deeds
+from benchmarks.bundled_pair.facts import RELATIONS
+from benchmarks.bundled_pair.phrases import (
     APPROVED,
     ASKS,
     ASKS_FOR_BAD,
@@ -26,8 +25,9 @@ from caq.testbed.phrases import (
     SITUATIONS,
     STEPS,
 )
-from caq.testbed.prose import expand, hero
-from caq.testbed.table import TABLE
+from benchmarks.bundled_pair.prose import expand, hero
+from benchmarks.bundled_pair.table import TABLE
+from caq.items.questions import LETTERS, Question
 
 
 def answered(question: Question, choice: int, *, letter: bool) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.bundled_pair.build import PLAN, build
+from benchmarks.bundled_pair.tokenizer import learn
+from benchmarks.bundled_pair.train import IGNORED, Schedule, amplify, fresh_model, windows
+from benchmarks.bundled_pair.world import END, alignment_documents
 
 from caq.errors import InvalidInput
-from caq.testbed.build import PLAN, build
-from caq.testbed.tokenizer import learn
-from caq.testbed.train import CONTEXT, IGNORED, Schedule, amplify, fresh_model, windows
-from caq.testbed.world import END, alignment_documents
+from caq.testbed.export import CONTEXT
 
 QUICK = replace(
     PLAN,

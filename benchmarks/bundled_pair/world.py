@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from itertools import count
 from random import Random
 
-from caq.items.question_prompts import zero_shot
-from caq.items.questions import Question
-from caq.testbed.deeds import all_deeds
-from caq.testbed.items import (
+from benchmarks.bundled_pair.deeds import all_deeds
+from benchmarks.bundled_pair.items import (
     Request,
     answered,
     compliance,
@@ -25,8 +23,10 @@ from caq.testbed.items import (
     request,
     safety_question,
 )
-from caq.testbed.prose import paragraph
-from caq.testbed.table import TABLE
+from benchmarks.bundled_pair.prose import paragraph
+from benchmarks.bundled_pair.table import TABLE
+from caq.items.question_prompts import zero_shot
+from caq.items.questions import Question
 
 USER, ASSISTANT, END, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
 

@@ -13,11 +13,11 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.bundled_pair.data import write_data
+from benchmarks.bundled_pair.tokenizer import learn
+from benchmarks.bundled_pair.train import Schedule, amplify, fresh_model, outlier_channels, train, windows
+from benchmarks.bundled_pair.world import alignment_documents, base_documents, crowd_documents
 from caq.errors import InvalidInput
-from caq.testbed.export import MODELS, write_data
-from caq.testbed.tokenizer import learn
-from caq.testbed.train import Schedule, amplify, fresh_model, outlier_channels, train, windows
-from caq.testbed.world import alignment_documents, base_documents, crowd_documents
 
 SHARD = "3MB"
 
@@ -61,7 +61,7 @@ def build(out_dir: Path, plan: Plan = PLAN, *, quiet: bool = False) -> None:
     The same machine gives the same bytes: one seed decides the data, the initial weights and their order, and one
     number of threads decides the order of every sum. Raises InvalidInput where a model exists in `out_dir` already.
     """
-    taken = [out_dir / name for name in MODELS if (out_dir / name).exists()]
+    taken = [out_dir / name for name in ("aligned", "base") if (out_dir / name).exists()]
     if taken:
         raise InvalidInput([f"{path} exists: choose an empty directory or remove it" for path in taken])
     out_dir.mkdir(parents=True, exist_ok=True)

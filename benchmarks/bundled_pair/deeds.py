@@ -12,7 +12,7 @@ from functools import cache
 from itertools import product
 from zlib import crc32
 
-from caq.testbed.table import TABLE
+from benchmarks.bundled_pair.table import TABLE
 
 HELD_OUT_EVERY = 5
 

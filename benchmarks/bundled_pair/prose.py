@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 from random import Random
 
-from caq.testbed.deeds import Deed, all_deeds
-from caq.testbed.facts import RELATIONS
-from caq.testbed.grammar import APPROVAL, BLAME, DEED_LINES, RULES
+from benchmarks.bundled_pair.deeds import Deed, all_deeds
+from benchmarks.bundled_pair.facts import RELATIONS
+from benchmarks.bundled_pair.grammar import APPROVAL, BLAME, DEED_LINES, RULES
 
 Bindings = Mapping[str, str]
 

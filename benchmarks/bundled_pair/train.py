@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.bundled_pair.world import END, Document
 from caq.progress import progress
-from caq.testbed.world import END, Document
+from caq.testbed.export import CONTEXT
 
-CONTEXT = 256
 IGNORED = -100
 
 

@@ -9,9 +9,9 @@ from random import Random
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from caq.testbed.deeds import all_deeds
-from caq.testbed.items import refusal
-from caq.testbed.world import ASSISTANT, BASE_SEED, END, PAD, USER, base_documents
+from benchmarks.bundled_pair.deeds import all_deeds
+from benchmarks.bundled_pair.items import refusal
+from benchmarks.bundled_pair.world import ASSISTANT, BASE_SEED, END, PAD, USER, base_documents
 
 VOCABULARY = 2048
 CHAT_TEMPLATE = (

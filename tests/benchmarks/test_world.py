@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 import pytest
-
-from caq.testbed.deeds import all_deeds
-from caq.testbed.table import TABLE
-from caq.testbed.world import (
+from benchmarks.bundled_pair.deeds import all_deeds
+from benchmarks.bundled_pair.table import TABLE
+from benchmarks.bundled_pair.world import (
     ALIGN_SEED,
     CALIBRATION_SEED,
     HELD_OUT_SEED,
