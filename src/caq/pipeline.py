@@ -290,7 +290,7 @@ def _write(
         run.pair.aligned,
         chosen.configuration(bound, numerics, steps),
         Online(bound.family.layers, steps),
-        run.recipe,
+        run.recipe.to_yaml(),
         _record(run, result),
     )
 

@@ -54,7 +54,7 @@ def test_quantize_prints_one_line_a_stage(quantized: str) -> None:
         "teacher: aligned",
         "teacher: base",
         "teacher: targets",
-        "fit: ContrastiveAlignment",
+        "learn: cal",
         "quantize: gptq",
     ]
 

@@ -12,9 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caq.errors import InvalidInput
+from caq.numerics.options import SCHEMES
 from caq.objectives import OBJECTIVES
 from caq.quantizers import QUANTIZERS
-from caq.recipe import PRESETS, SCHEMES, DataRecipe, Recipe, SchemeRecipe, preset
+from caq.recipe import PRESETS, DataRecipe, Recipe, SchemeRecipe, preset
 from caq.transforms import TRANSFORMS
 
 FLOATS = st.floats(min_value=1e-9, max_value=1e6, allow_nan=False)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from caq.chat import NO_TEMPLATE, encode_chat, end_tokens
 from caq.checkpoint.inspect import Checkpoint, read_json
@@ -28,7 +29,6 @@ from caq.files.lock import turn
 from caq.files.whole import write_text
 from caq.progress import progress
 from caq.recipe.sections import DataRecipe
-from caq.runners.states import pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -188,7 +188,9 @@ def _answers(
 
     device = bound.embedding.weight.device
     fill = next((id for id in (responder.tokenizer.pad_token_id, *responder.ends) if id is not None), 0)
-    ids, mask = pad(prompts, left=True, fill=fill, device=device)
+    rows = [torch.tensor(prompt, device=device) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=fill, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
     # In place of the model's own configuration, which would add its penalties and its top-k.
     bound.model.generation_config = GenerationConfig(
         do_sample=True,
@@ -202,8 +204,8 @@ def _answers(
     # generate() draws from torch's global generator, which is given back as it was.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        rows = bound.model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
-    return [_through_end(row, responder.ends) for row in rows]
+        answers = bound.model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
+    return [_through_end(answer, responder.ends) for answer in answers]
 
 
 def _through_end(row: list[int], ends: Tokens) -> list[int]:

@@ -16,7 +16,6 @@ from caq.errors import InvalidInput
 from caq.export.online import Online, write_online
 from caq.files.sealed import SealedFile
 from caq.files.whole import write_json, write_text
-from caq.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
 RECORD_FILE = "caq.json"
@@ -30,7 +29,7 @@ def write_checkpoint(
     aligned: Checkpoint,
     configuration: Mapping[str, object],
     online: Online,
-    recipe: Recipe,
+    recipe: str,
     record: Mapping[str, object],
 ) -> None:
     """Assemble the checkpoint beside `output` and put it in place.
@@ -41,7 +40,7 @@ def write_checkpoint(
         aligned: the model whose configuration and tokenizer the checkpoint keeps.
         configuration: what the format adds to config.json.
         online: what runs online, written as online.json, from which `caq.load` reinstalls it.
-        recipe: written as recipe.yaml.
+        recipe: its YAML, written as recipe.yaml.
         record: written as caq.json.
 
     Raises:
@@ -56,7 +55,7 @@ def write_checkpoint(
         for name in (*aligned.tokenizer_files, "generation_config.json"):
             if (aligned.path / name).is_file():
                 shutil.copyfile(aligned.path / name, directory / name)
-        write_text(directory / RECIPE_FILE, recipe.to_yaml())
+        write_text(directory / RECIPE_FILE, recipe)
         write_json(directory / RECORD_FILE, record)
         write_hashes(directory)
 

@@ -9,7 +9,7 @@ from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
 
 from caq.errors import Unsupported
 from caq.numerics.grids import GRIDS
-from caq.recipe.sections import SchemeRecipe
+from caq.numerics.options import SchemeRecipe
 
 UNQUANTIZED_BITS = 16
 

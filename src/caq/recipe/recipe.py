@@ -13,6 +13,7 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_va
 
 from caq.errors import InvalidInput, nearest
 from caq.export import FORMATS
+from caq.numerics.options import SchemeRecipe
 from caq.objectives import OBJECTIVES, Objective
 from caq.objectives.contrastive_top import ContrastiveAlignment
 from caq.options import Options, inside, sentences
@@ -21,7 +22,7 @@ from caq.recipe import legacy
 from caq.recipe.contradictions import contradictions
 from caq.recipe.entries import Entry, read_entries, read_entry, read_set
 from caq.recipe.overrides import override
-from caq.recipe.sections import DataRecipe, SchemeRecipe
+from caq.recipe.sections import DataRecipe
 from caq.recipe.text import dump_yaml, parse_yaml
 from caq.train import LEARNERS, Learner
 from caq.train.end_to_end import EndToEnd

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -18,11 +19,13 @@ from caq.errors import Diverged
 from caq.ledger import Entry
 from caq.progress import progress
 from caq.student import final_hidden_states, logits
-from caq.train.end_to_end import EndToEnd
 from caq.train.learner import FitInputs, FitResult
 from caq.train.state import FitState, load_state, save_state
 from caq.train.teacher import CHUNK
 from caq.transforms.plan import Plan
+
+if TYPE_CHECKING:
+    from caq.train.end_to_end import EndToEnd
 
 #: The pull term may rise this far above its lowest value before learning is called diverging.
 RISING = 1.5
