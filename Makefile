@@ -27,6 +27,7 @@ lint: setup
 	$(RUN)/ruff check src tests benchmarks
 	$(RUN)/ruff format --check src tests benchmarks
 	$(RUN)/mypy
+	$(RUN)/lint-imports
 
 results: setup
 	$(RUN)/caq reproduce table1 --seeds 5 -o results

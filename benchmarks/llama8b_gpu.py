@@ -24,20 +24,22 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.errors import Diverged
 from caq.families import Shape
+from caq.inputs import Pair
 from caq.loading import load_bound
-from caq.numerics.scheme import resolve
-from caq.objectives import make_objective
-from caq.quantizers import make_quantizer
-from caq.quantizers.blocks import block_outputs, quantize_block
+from caq.pipeline import plan_student, teach
+from caq.quantizers.blocks import BlockInputs, block_outputs, quantize_block
 from caq.recipe import Recipe, preset
-from caq.student import Student, block_calls, embed
-from caq.train.loop import fit
-from caq.train.teacher import CHUNK, TeacherCache, cache_hidden, cache_targets
-from caq.transforms.apply import fold_block, operators
-from caq.transforms.online import activation_sites, hadamard_sites
-from caq.transforms.plan import make_plan
+from caq.run import Run
+from caq.student import Student
+from caq.train import EndToEnd, FitInputs
+from caq.train.teacher import CHUNK, TeacherCache
+from caq.transforms.apply import fold
+from caq.walk import block_arguments, embed
+from caq.workspace import open_workspace
+from caq.world import World
 
 SHAPES = {
     "tiny": Shape(hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=192, vocab=512, layers=4),
@@ -47,7 +49,7 @@ SHAPES = {
 }
 TIED = ("1b",)
 DTYPE = torch.bfloat16
-STEPS, BLOCKS = 5, 2
+STEPS, BATCH, BLOCKS = 5, 4, 2
 GB = 1e9
 
 
@@ -203,40 +205,44 @@ def write_pair(directory: Path, shape: Shape, device: torch.device) -> dict[str,
     return paths
 
 
-def teach(
-    paths: dict[str, Path], recipe: Recipe, ids: Int[Tensor, "samples length"], root: Path, device: torch.device
-) -> TeacherCache:
-    """Run both teachers, one after the other, and make CAL's targets."""
-    hidden = {
-        name: cache_hidden(partial(load_bound, path, DTYPE, device), str(path), ids, root, name=name, dtype=DTYPE)
-        for name, path in paths.items()
-    }
-    objective = make_objective(recipe.objective)
-    return cache_targets(objective, hidden["aligned"], hidden["base"], len(ids), root, device=device)
+def opened(paths: dict[str, Path], directory: Path, recipe: Recipe, device: torch.device) -> Run:
+    """Return a run whose caches and workspace are in `directory`; random models have no tokenizer to check."""
+    aligned, base = (_checkpoint(paths[name]) for name in ("aligned", "base"))
+    pair = Pair(aligned, base, {name: str(path) for name, path in paths.items()})
+    workspace = open_workspace(directory / "out", {"benchmark": "llama8b_gpu"}, restart=True)
+    return Run(pair, recipe, World(device=device), DTYPE, workspace, directory / "cache", load_bound, quiet=False)
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    return Checkpoint(path, read_json(path / "config.json"), {}, ())
 
 
 def fit_steps(
-    student: Student, recipe: Recipe, teacher: TeacherCache, ids: Int[Tensor, "samples length"], steps: int
+    run: Run, student: Student, teacher: TeacherCache, ids: Int[Tensor, "samples length"], steps: int
 ) -> None:
     """Take `steps` steps, with two evaluations whatever their number."""
-    settings = recipe.training.model_copy(update={"steps": steps, "evaluate_every": steps, "validation_samples": 1})
+    learner = EndToEnd(batch_size=BATCH, steps=steps, evaluate_every=steps, validation_samples=1)
+    arguments = block_arguments(student.bound, ids[:1].to(run.world.device))
+    inputs = FitInputs(student, run.recipe.objective, teacher, ids, arguments, 0, run.world, quiet=True)
     # Random weights have nothing to teach; what a step costs is the same.
     with contextlib.suppress(Diverged):
-        fit(student, make_objective(recipe.objective), teacher, ids, settings, seed=0, quiet=True)
+        learner.learn(inputs, student.plan.start({}))
 
 
 @torch.no_grad()
-def quantize_blocks(student: Student, recipe: Recipe, ids: Int[Tensor, "samples length"]) -> None:
+def quantize_blocks(run: Run, student: Student, ids: Int[Tensor, "samples length"]) -> None:
     """Quantize the first blocks by GPTQ, from the transforms' start."""
-    device = student.bound.embedding.weight.device
-    weights = resolve(recipe.scheme, student.bound.shape.head_dim).linear.weights
-    transforms, quantizer = operators(student.plan, {}), make_quantizer(recipe.quantizer, DTYPE)
-    calls = block_calls(student.bound, ids[:1].to(device))
-    hidden = torch.cat([embed(student, one[None].to(device), transforms).cpu() for one in ids])
+    bound, plan = student.bound, student.plan
+    folded = fold(bound, plan, plan.operators({}))
+    arguments = block_arguments(bound, ids[:1].to(run.world.device))
+    hidden = torch.cat([embed(bound, folded, one[None].to(run.world.device)).to(DTYPE).cpu() for one in ids])
     for index in range(BLOCKS):
-        folded = fold_block(student.bound, student.plan, index, transforms)
-        block = quantize_block(student, index, folded, hidden, calls, quantizer, weights)
-        hidden = block_outputs(student, index, block.weights(), hidden, calls)
+        inputs = BlockInputs(hidden, arguments[index], student.sites(index, folded.operators))
+        assert student.weight_format is not None
+        block = quantize_block(
+            bound, index, folded.block(index), inputs, run.recipe.quantizer, student.weight_format, DTYPE
+        )
+        hidden = block_outputs(bound, index, block.weights(), inputs)
 
 
 @contextlib.contextmanager
@@ -257,7 +263,7 @@ def measure(directory: Path, name: str, samples: int, length: int) -> None:
     """Run every stage and print a row for each."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape, recipe = SHAPES[name], preset("paper")
-    cost = Cost(shape, samples, length, recipe.training.batch_size)
+    cost = Cost(shape, samples, length, BATCH)
     ids = torch.randint(0, shape.vocab, (samples, length), generator=torch.Generator().manual_seed(0))
     paths = write_pair(directory, shape, device)
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU; peak: the whole process so far"
@@ -265,24 +271,22 @@ def measure(directory: Path, name: str, samples: int, length: int) -> None:
     _print_row("stage", "seconds", "tokens/s", "peak GB", "computed GB")
     _print_row("---", *["---:"] * 4)
     seconds: list[float] = []
+    run = opened(paths, directory, recipe, device)
     with stage("teachers and targets", 2 * ids.numel(), cost.weights, device, seconds):
-        teacher = teach(paths, recipe, ids, directory / "cache", device)
+        teacher = teach(run, ids)
+    assert teacher is not None
     with stage("load, plan (WOMI)", 0, cost.weights, device, seconds):
-        bound = load_bound(paths["aligned"], DTYPE, device)
-        plan = make_plan(bound, recipe.transforms, seed=0)
-    numerics = resolve(recipe.scheme, shape.head_dim)
-    hadamards = hadamard_sites(bound.family, shape, recipe.transforms)
-    student = Student(bound, plan, (*hadamards, *activation_sites(bound.family, numerics)))
+        student, _ = plan_student(run)
     step_tokens, memory = cost.batch * length, sum(cost.fit_memory().values())
     with stage("fit, 1 step", step_tokens, memory, device, seconds):
-        fit_steps(student, recipe, teacher, ids, 1)
+        fit_steps(run, student, teacher, ids, 1)
     with stage(f"fit, {1 + STEPS} steps", (1 + STEPS) * step_tokens, memory, device, seconds):
-        fit_steps(student, recipe, teacher, ids, 1 + STEPS)
+        fit_steps(run, student, teacher, ids, 1 + STEPS)
     # Both fits evaluate twice, so their difference is five steps.
     step = (seconds[-1] - seconds[-2]) / STEPS
     _print_row("one step", f"{step:.2f}", f"{step_tokens / step:,.0f}", "", "")
     with stage(f"GPTQ, {BLOCKS} blocks", BLOCKS * ids.numel(), cost.gptq_memory(), device, seconds):
-        quantize_blocks(student, recipe, ids)
+        quantize_blocks(run, student, ids)
 
 
 def _peak(device: torch.device) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.bundled_pair.world import safety_items
 from transformers import PreTrainedModel
 
 from caq import loading
@@ -21,7 +22,6 @@ from caq.items.safety import SafetyTask, all_protocols
 from caq.items.tasks import Tasks
 from caq.report.document import read_report
 from caq.runners import transformers
-from caq.testbed.world import safety_items
 from tests.support.command_line import Caq
 from tests.support.pairs import write_pair
 

@@ -1,27 +1,32 @@
-"""What learning needs to learn anything: measured on the bundled pair, with the fit that `caq quantize` runs."""
+"""What learning needs to learn anything: measured on the bundled pair, with the stages that `caq quantize` runs."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from compressed_tensors.quantization import QuantizationArgs
+from jaxtyping import Float
 from torch import Tensor
 
 from caq.data import token_blocks
 from caq.errors import Diverged
+from caq.inputs import open_pair
 from caq.loading import load_bound, load_tokenizer
-from caq.numerics.scheme import resolve
-from caq.objectives import make_objective
+from caq.numerics.fake import fake_quantize_dynamic
+from caq.pipeline import plan_student, teach
 from caq.recipe import Recipe
 from caq.reproduce.pairs import bundled, recipe_for
+from caq.run import Run
 from caq.student import Student
 from caq.testbed.export import export
-from caq.train.loop import fit
-from caq.train.teacher import cache_hidden, cache_targets
-from caq.transforms.online import Function, Site, activation_sites, hadamard_sites
-from caq.transforms.plan import make_plan
+from caq.train import FitInputs, learn_in_turn
+from caq.transforms.online import Step
+from caq.walk import block_arguments
+from caq.workspace import Workspace
+from caq.world import World
 
 
 @pytest.fixture(scope="module")
@@ -31,33 +36,48 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def without_scale_gradient(function: Function) -> Function:
-    """The plain straight-through estimator: the same values, the gradient of the identity."""
+@dataclass(frozen=True)
+class PlainStraightThrough:
+    """Rounding with the gradient of the identity: the scale carries none."""
 
-    def quantize(x: Tensor) -> Tensor:
-        return x + (function(x) - x).detach()
+    args: QuantizationArgs
 
-    return quantize
+    def apply(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        return x + (fake_quantize_dynamic(x, self.args) - x).detach()
+
+    def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        raise AssertionError("rounding has no inverse")
 
 
-def detached(site: Site) -> Site:
-    return replace(site, function=without_scale_gradient(site.function))
+def without_scale_gradient(step: Step) -> Step:
+    assert isinstance(step.act, QuantizationArgs)
+    return replace(step, act=PlainStraightThrough(step.act))
 
 
-def kl_of_learning(pair: Path, tmp_path: Path, recipe: Recipe, *, detach: bool) -> list[float]:
+def detached(student: Student) -> Student:
+    return replace(student, steps=tuple(map(without_scale_gradient, student.steps)))
+
+
+def kl_of_learning(pair: Path, scratch: Path, recipe: Recipe, *, detach: bool) -> list[float]:
     """KL to the aligned model on the validation sequences, at the start and at every evaluation."""
-    tokenizer = load_tokenizer(pair / "aligned")
-    ids = token_blocks(recipe.data, tokenizer, recipe.seed).ids
-    bound = load_bound(pair / "aligned", torch.float32, torch.device("cpu"))
-    objective = make_objective(recipe.objective)
-    hidden = cache_hidden(lambda: bound, "aligned", ids, tmp_path, name="aligned", dtype=torch.float32, quiet=True)
-    teacher = cache_targets(objective, hidden, None, len(ids), tmp_path, device=torch.device("cpu"), quiet=True)
-    quantized = activation_sites(bound.family, resolve(recipe.scheme, bound.shape.head_dim))
-    online = hadamard_sites(bound.family, bound.shape, recipe.transforms)
-    sites = (*online, *(map(detached, quantized) if detach else quantized))
-    student = Student(bound, make_plan(bound, recipe.transforms, seed=0), sites, checkpointing=False)
+    ids = token_blocks(recipe.data, load_tokenizer(pair / "aligned"), recipe.seed).ids
+    workspace = Workspace(scratch / "out", {})
+    run = Run(
+        open_pair(pair / "aligned", None), recipe, World(), torch.float32, workspace, scratch, load_bound, quiet=True
+    )
+    teacher, (student, _) = teach(run, ids), plan_student(run)
+    inputs = FitInputs(
+        detached(student) if detach else student,
+        recipe.objective,
+        teacher,
+        ids,
+        block_arguments(student.bound, ids[:1]),
+        recipe.seed,
+        run.world,
+        quiet=True,
+    )
     try:
-        result = fit(student, objective, teacher, ids, recipe.training, seed=0, quiet=True)
+        (result,) = learn_in_turn(recipe.learn, inputs, student.plan.start({}))
     except Diverged:
         return [1.0]
     return [record["pull"] for record in result.history]
@@ -65,8 +85,9 @@ def kl_of_learning(pair: Path, tmp_path: Path, recipe: Recipe, *, detach: bool) 
 
 def test_kl_falls_by_a_quarter_in_60_steps_and_does_not_with_the_scale_detached(pair: Path, tmp_path: Path) -> None:
     # Rotations learn three times as fast as by default: in 60 steps the default comes to a quarter just so.
-    recipe = recipe_for(bundled(pair), "default", {"objective.name": "kl", "training.rotation_learning_rate": 0.03})
-    assert recipe.training.steps == 60
+    settings = {"objective.name": "kl", "learn.end-to-end.rotation_learning_rate": 0.03}
+    recipe = recipe_for(bundled(pair), "default", settings)
+    assert recipe.model_dump()["learn"][0]["steps"] == 60
     through = kl_of_learning(pair, tmp_path, recipe, detach=False)
     around = kl_of_learning(pair, tmp_path, recipe, detach=True)
     assert min(through) <= 0.75 * through[0]

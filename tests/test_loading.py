@@ -8,20 +8,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from compressed_tensors.quantization import QuantizationArgs
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import caq
+from caq.checkpoint.write import read_hashes
 from caq.errors import Unsupported
-from caq.export.compressed import stored_weights
-from caq.export.directory import RECORD_FILE
-from caq.families import find
-from caq.loading import RECIPE_FILE, load, load_bound
+from caq.export import FORMATS
+from caq.export.directory import RECIPE_FILE, RECORD_FILE
+from caq.export.online import ONLINE_FILE
+from caq.families import Bound
+from caq.loading import load, load_bound
 from caq.numerics.scheme import resolve
 from caq.recipe import Recipe
-from caq.student import Student, block_calls, run_block
-from caq.transforms.online import activation_sites, attention_name, hadamard_sites
-from caq.transforms.plan import Plan
+from caq.transforms.activations import activation_steps
+from caq.transforms.online import Site, sites_of
+from caq.transforms.plan import make_plan
+from caq.walk import block_arguments, embed, head_logits, normalized, walk
 from tests.support.pairs import write_pair
 from tests.test_pipeline import run
 
@@ -43,37 +47,50 @@ def quantize(directory: Path, settings: Settings, family: str = "llama") -> Quan
     return Quantized(run(directory, family, "out", **settings).output, directory / "aligned")
 
 
+@dataclass(frozen=True)
+class Stored:
+    """The tensors of a checkpoint, as an engine computes with them."""
+
+    bound: Bound
+    tensors: Mapping[str, Tensor]
+    args: QuantizationArgs
+
+    def block(self, index: int) -> Mapping[str, Tensor]:
+        prefix = f"{self.bound.family.layers}.{index}."
+        own = {name.removeprefix(prefix): one for name, one in self.tensors.items() if name.startswith(prefix)}
+        return FORMATS["compressed-tensors"].read(own, self.args)
+
+    def outer(self) -> Mapping[str, Tensor]:
+        return self.tensors
+
+
+@torch.no_grad()
 def student_logits(quantized: Quantized, dtype: torch.dtype) -> Tensor:
-    """The pipeline's own student, block by block, on the weights that it stored."""
+    """The pipeline's own walk, with what its plan runs online, on the weights that it stored."""
     recipe = Recipe.from_yaml(quantized.output / RECIPE_FILE)
     bound = load_bound(quantized.aligned, dtype, torch.device("cpu"))
     numerics = resolve(recipe.scheme, bound.shape.head_dim)
-    attention = attention_name(bound.shape, numerics)
-    if attention:
-        bound.model.set_attn_implementation(attention)
-    sites = (
-        *hadamard_sites(bound.family, bound.shape, recipe.transforms),
-        *activation_sites(bound.family, numerics),
-    )
-    student = Student(bound, Plan({}, ((),) * bound.shape.layers, residual=False), sites)
+    plan = make_plan(bound, recipe.transforms, numerics, seed=recipe.seed)
+    operators = plan.operators(plan.start({}))
+
+    def sites(index: int) -> tuple[Site, ...]:
+        rounding = activation_steps(bound.branches[index], numerics, index)
+        return (*plan.sites(index, operators), *sites_of(rounding, index))
+
     # Transformers casts the scales before it multiplies them with the codes.
-    stored = tensors(quantized.output)
-    state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in stored.items()}
-    calls = block_calls(bound, IDS)
-    hidden = state["model.embed_tokens.weight"][IDS].to(dtype)
-    for index in range(bound.shape.layers):
-        prefix = f"model.layers.{index}."
-        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        hidden = run_block(student, index, stored_weights(own, bound.family, numerics), hidden, calls[index])
-    normed = torch.func.functional_call(bound.final_norm, {"weight": state["model.norm.weight"].to(dtype)}, (hidden,))
-    logits: Tensor = normed @ state["lm_head.weight"].to(dtype).mT
-    return logits
+    state = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in tensors(quantized.output).items()
+    }
+    stored = Stored(bound, state, numerics.linear.weights)
+    stream = walk(bound, stored, embed(bound, stored, IDS), block_arguments(bound, IDS), sites)
+    return head_logits(bound, stored, normalized(bound, stored, stream))
 
 
 def tensors(directory: Path) -> Mapping[str, Tensor]:
     from safetensors.torch import load_file
 
-    return {name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    return {name: tensor for file in directory.glob("model-*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def plain_logits(directory: Path, dtype: torch.dtype) -> Tensor:
@@ -159,6 +176,16 @@ def test_the_checkpoint_s_dtype_is_the_default_and_generation_with_a_cache_agree
     assert relative_error(torch.cat(generated.logits), whole) < 1e-4
 
 
+@torch.no_grad()
+def test_neither_the_recipe_nor_the_record_is_needed_to_load_a_checkpoint(tmp_path: Path) -> None:
+    output = quantize(tmp_path, UNLEARNED | CACHE).output
+    before = load(output, torch.float32)(IDS).logits
+    (output / RECIPE_FILE).write_text("transforms: {a-key-that-was-renamed: true}\n")
+    (output / RECORD_FILE).unlink()
+    assert torch.equal(load(output, torch.float32)(IDS).logits, before)
+    assert ONLINE_FILE in read_hashes(output)
+
+
 def test_any_other_checkpoint_loads_as_transformers_loads_it(tmp_path: Path) -> None:
     aligned, _ = write_pair(tmp_path, "llama")
     with torch.no_grad():
@@ -173,4 +200,3 @@ def test_a_model_of_no_known_family_is_refused_before_its_blocks_are_touched(tmp
     GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=16, n_head=2, n_layer=1)).save_pretrained(tmp_path)
     with pytest.raises(Unsupported, match="'gpt2' has no family spec"):
         load_bound(tmp_path, torch.float32, torch.device("cpu"))
-    assert find("llama")

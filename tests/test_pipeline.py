@@ -52,7 +52,7 @@ def test_every_preset_is_written_so_that_it_loads(preset: str, tmp_path: Path) -
         num_key_value_heads=2,
         head_dim=32,
     )
-    settings: dict[str, Any] = {"scheme.preset": preset, "transforms.learn": False}
+    settings: dict[str, Any] = {"scheme.preset": preset, "learn": []}
     result = run(tmp_path, "llama", **settings)
     ids = load_tokenizer(result.output)("The keeper of the lamp", return_tensors="pt")["input_ids"]
     assert bool(load(result.output, torch.float32)(ids).logits.isfinite().all())

@@ -66,6 +66,7 @@ def shard_of(directory: Path, tensor: str) -> Path:
 
 
 UP = "model.layers.1.mlp.up_proj.weight"
+FIT_STATE = "fit-0-end-to-end.safetensors"
 
 
 def pickled(pair: Path) -> Settings:
@@ -143,7 +144,7 @@ def short_text(_: Path) -> Settings:
 
 
 def too_short_to_validate(_: Path) -> Settings:
-    return {"data.samples": 400, "training.validation_samples": 399, "data.allow_short": True}
+    return {"data.samples": 400, "learn.end-to-end.validation_samples": 399, "data.allow_short": True}
 
 
 FAULTS: dict[str, tuple[Break, str]] = {
@@ -159,7 +160,10 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "8 quantized already": (quantized_already, "is quantized already"),
     "11 an empty calibration text": (empty_text, r"text\.txt: is empty"),
     "11 a short calibration text": (short_text, r"400 were asked for; add text.*data\.allow_short"),
-    "11 too short to learn from": (too_short_to_validate, r"training\.validation_samples takes 399"),
+    "11 too short to learn from": (
+        too_short_to_validate,
+        r"keeps 399 of them for validation; add text, or lower learn\.end-to-end\.validation_samples",
+    ),
 }
 
 
@@ -197,7 +201,7 @@ def test_the_problems_of_both_models_are_listed_at_once(pair: Path, tmp_path: Pa
 
 
 def test_a_short_text_that_is_allowed_is_in_the_record(pair: Path, tmp_path: Path) -> None:
-    result = run(pair, tmp_path / "out", {"data.samples": 400, "data.allow_short": True, "transforms.learn": False})
+    result = run(pair, tmp_path / "out", {"data.samples": 400, "data.allow_short": True, "learn": []})
     (entry,) = json.loads((tmp_path / "out" / "caq.json").read_text())["ledger"]
     assert entry["event"] == "fewer-samples"
     assert entry["details"]["asked"] == 400
@@ -208,7 +212,7 @@ def test_a_short_text_that_is_allowed_is_in_the_record(pair: Path, tmp_path: Pat
 DEGENERATE: Settings = {
     "data.samples": 2,
     "data.length": 2,
-    "transforms.learn": False,
+    "learn": [],
     "quantizer.clip_search": False,
     "quantizer.damping": 1e-30,
 }
@@ -230,7 +234,7 @@ def test_damping_past_its_budget_fails_the_run(pair: Path, tmp_path: Path) -> No
 
 
 def test_learning_that_only_diverges_fails_the_run(pair: Path, tmp_path: Path) -> None:
-    rates: Settings = {"training.scaling_learning_rate": 1e4, "training.rotation_learning_rate": 1e4}
+    rates: Settings = {"learn.end-to-end.scaling_learning_rate": 1e4, "learn.end-to-end.rotation_learning_rate": 1e4}
     for _ in range(2):  # run again, it does not go on from a state that was bad
         with pytest.raises(Diverged, match=r"no step better than the start.*the loss is nan"):
             run(pair, tmp_path / "out", rates)
@@ -269,11 +273,11 @@ def test_a_write_that_fails_leaves_the_old_output_whole_and_the_run_goes_on(
 ) -> None:
     output, cache = tmp_path / "out", tmp_path / "cache"
     run(original, tmp_path / "taught", cache=cache)
-    run(original, output, {"transforms.learn": False}, cache=cache)
+    run(original, output, {"learn": []}, cache=cache)
     before = content(output)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    # The fit's state and the blocks are smaller than this; embedding and head are not.
+    # The fit's state is smaller than this; embedding and head are not.
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
     try:
         with pytest.raises(Exception, match=r"File too large|os error 27"):
@@ -283,7 +287,7 @@ def test_a_write_that_fails_leaves_the_old_output_whole_and_the_run_goes_on(
         signal.signal(signal.SIGXFSZ, handler)
     assert content(output) == before
     assert verify(output) == ()
-    assert (tmp_path / ".out.work" / "block-00001.safetensors").exists()
+    assert (tmp_path / ".out.work" / FIT_STATE).exists()
     assert content(run(original, output, cache=cache).output) == whole
 
 
@@ -309,11 +313,12 @@ def test_a_run_stopped_at_any_write_goes_on_to_the_same_bytes(
         names = stop_at(10_000, patch)
         run(original, tmp_path / "counted", cache=tmp_path / "counted-cache")
     writes = {name: index for index, name in enumerate(names)}
-    # A teacher's states, its targets, the fit's state, a block, the edges.
+    # A teacher's states, its targets, the fit's state, what is outside of the blocks, a block, the checkpoint's record.
     stops = [
         2,
         writes["00003.safetensors"],
-        writes["fit.safetensors"],
+        writes[FIT_STATE],
+        writes["outer.safetensors"],
         writes["block-00001.safetensors"],
         len(names) - 1,
     ]

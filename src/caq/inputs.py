@@ -14,8 +14,8 @@ from caq.checkpoint.pair import check_pair
 from caq.checkpoint.scan import Scan, scan
 from caq.checkpoint.source import resolve as resolve_source
 from caq.errors import InvalidInput
-from caq.families import find
-from caq.families.bind import shape_of
+from caq.export import format_for
+from caq.families import find_family, shape_of
 from caq.numerics.scheme import resolve
 from caq.recipe import Recipe
 
@@ -59,7 +59,7 @@ def open_pair(model: str | Path, base: str | Path | None) -> Pair:
     if problems:
         raise InvalidInput(problems)
     aligned, base_checkpoint = checkpoints["aligned"], checkpoints.get("base")
-    find(str(aligned.config.get("model_type")))
+    find_family(str(aligned.config.get("model_type")))
     if base_checkpoint is not None:
         check_pair(aligned, base_checkpoint)
     return Pair(aligned, base_checkpoint, {name: one.fingerprint for name, one in scans.items()})
@@ -70,16 +70,17 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
 
     Raises:
         InvalidInput: every setting that the models do not allow.
-        Unsupported: a scheme that cannot be learned through or loaded.
+        Unsupported: a scheme that cannot be learned through or loaded, or that the format cannot hold.
     """
     problems = []
-    if recipe.transforms.learn and recipe.objective.needs_base and pair.base is None:
+    if recipe.needs_base and pair.base is None:
         problems.append(
             f"objective {recipe.objective.name} pushes away from the base model: "
             "give --base, or choose --objective kl-top"
         )
     shape = shape_of(AutoConfig.from_pretrained(pair.aligned.path, local_files_only=True))
     numerics = resolve(recipe.scheme, shape.head_dim)
+    format_for(recipe.format, numerics.linear.weights, recipe.transforms)
     inputs = {"hidden": shape.hidden, "o_proj's input": shape.heads * shape.head_dim, "MLP": shape.intermediate}
     sizes = {args.group_size for args in (numerics.linear.weights, numerics.linear.input_activations) if args}
     problems += [
@@ -104,4 +105,4 @@ def stored_dtype(aligned: Checkpoint) -> torch.dtype:
 
 def compute_dtype(aligned: Checkpoint, recipe: Recipe) -> torch.dtype:
     """Return a dtype that holds the stored weights exactly and is at least what the recipe asks for."""
-    return torch.promote_types(stored_dtype(aligned), getattr(torch, recipe.training.dtype))
+    return torch.promote_types(stored_dtype(aligned), getattr(torch, recipe.dtype))

@@ -1,13 +1,13 @@
 """`caq quantize`, told from top to bottom.
 
-check the inputs -> calibration data -> (is the checkpoint there already?) -> teachers' targets -> learn the transforms
--> prove that folding changes nothing -> quantize block by block -> write the checkpoint. Every stage is resumable; what
-departs from the recipe is in the ledger.
+check the inputs -> calibration data -> (is the checkpoint there already?) -> teachers' targets -> plan the transforms
+-> observe activations -> learn -> fold, and prove that it changed nothing -> quantize block by block -> write the
+checkpoint. Every stage is resumable; what departs from the recipe is in the ledger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -19,32 +19,34 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caq.checkpoint.write import owned, require_space
+from caq.data.blocks import Calibration
 from caq.data.calibration import calibrate
-from caq.export.compressed import block_state, quantization_config, stored_weights
+from caq.export import Format, format_for
 from caq.export.directory import IDENTITY, read_record, write_checkpoint
+from caq.export.online import Online
+from caq.export.stored import StoredWeights
 from caq.families import Bound
 from caq.files.cache import cache_root, digest
-from caq.inputs import Pair, check_recipe, compute_dtype, open_pair, stored_dtype
+from caq.inputs import Pair, check_recipe, compute_dtype, open_pair
 from caq.ledger import Entry
 from caq.loading import load_bound
 from caq.numerics.scheme import Numerics, resolve
-from caq.objectives import make_objective
+from caq.observe import observe
 from caq.preservation import check_preserved
 from caq.progress import progress
-from caq.quantizers import make_quantizer
-from caq.quantizers.blocks import block_outputs, quantize_block
+from caq.quantizers.blocks import BlockInputs, block_outputs, quantize_block
 from caq.recipe import Recipe, preset
-from caq.student import Student, block_calls
-from caq.train.loop import FitResult, fit
+from caq.run import Load, Run
+from caq.student import Student
+from caq.train import FitInputs, FitResult, learn_in_turn
 from caq.train.teacher import TeacherCache, cache_hidden, cache_targets
-from caq.transforms.apply import cast, fold_block, fold_edges, operators
-from caq.transforms.base import Operator
-from caq.transforms.online import activation_sites, attention_name, hadamard_sites
-from caq.transforms.plan import Plan, make_plan
+from caq.transforms.activations import activation_steps, cache_steps
+from caq.transforms.apply import Folded, cast, fold
+from caq.transforms.plan import make_plan
+from caq.walk import block_arguments, embed
 from caq.workspace import Workspace, open_workspace
+from caq.world import World
 
-#: Brings a full-precision model from its directory.
-Load = Callable[[Path, torch.dtype, torch.device], Bound]
 #: Tokens on which the folded model is compared with the original.
 CHECKED_TOKENS = 64
 
@@ -55,7 +57,7 @@ class QuantizationResult:
 
     Attributes:
         output: the checkpoint's directory.
-        fit: the step that was kept and the history of the validation; None if nothing was learned.
+        fits: of each learner, the step that was kept and the history of the validation.
         preserved: relative logit difference of the folded, unquantized model.
         ledger: every departure.
         data: what the calibration data are.
@@ -63,7 +65,7 @@ class QuantizationResult:
     """
 
     output: Path
-    fit: Mapping[str, object] | None
+    fits: Sequence[Mapping[str, object]]
     preserved: float
     ledger: tuple[Entry, ...]
     data: Mapping[str, object]
@@ -100,9 +102,8 @@ def quantize(
         FunctionChanged: the folded model does not compute what the original computes.
         QuantizationFailed: a layer could not be solved.
     """
-    pair = open_pair(model, base)
     return quantize_pair(
-        pair,
+        open_pair(model, base),
         recipe or preset("default"),
         Path(output_dir),
         cache_dir=cache_dir,
@@ -128,195 +129,188 @@ def quantize_pair(
     `load` brings a full-precision model, which is never changed: a grid can hand out the same one again.
     """
     check_recipe(pair, recipe)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    world = World(device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     output = output_dir.expanduser().resolve()
     require_space(output, 2 * pair.aligned.weight_bytes)
     with owned(output):
-        dtype = compute_dtype(pair.aligned, recipe)
-
-        root = cache_root(cache_dir)
+        dtype, cache = compute_dtype(pair.aligned, recipe), cache_root(cache_dir)
+        load_aligned = partial(load, pair.aligned.path, dtype, world.device)
         computed = digest(pair.fingerprints["aligned"], str(dtype))
-        load_aligned = partial(load, pair.aligned.path, dtype, place)
-        data = calibrate(pair.aligned, computed, recipe, root, load_aligned, quiet=quiet)
-        ids = data.ids
-        identity = _identity(pair, recipe, ids)
+        data = calibrate(pair.aligned, computed, recipe, cache, load_aligned, quiet=quiet)
+        identity = _identity(pair, recipe, data.ids)
         earlier = None if restart else read_record(output, identity)
         if earlier is not None:
             if (finished := Workspace(output, identity)).holds_this_run():
                 finished.remove()
             return _found(output, earlier)
         workspace = open_workspace(output, identity, restart=restart)
-
-        teacher = _teach(pair, recipe, ids, root / "teachers", dtype, place, load, quiet)
-        bound = load(pair.aligned.path, dtype, place)
-        numerics = resolve(recipe.scheme, bound.shape.head_dim)
-        plan = make_plan(bound, recipe.transforms, seed=recipe.seed)
-        student = _student(bound, plan, recipe, numerics)
-
-        fitted = _learn(student, recipe, teacher, ids, workspace, quiet)
-        transforms = operators(plan, cast(fitted.parameters if fitted else {}, torch.float64))
-        hadamards = hadamard_sites(bound.family, bound.shape, recipe.transforms)
-        preserved = check_preserved(student, transforms, hadamards, ids[:1, :CHECKED_TOKENS].to(place))
-
-        quantized = _quantize_blocks(
-            student, transforms, recipe, numerics, ids, workspace, stored_dtype(pair.aligned), quiet
-        )
-        ledger = (*data.entries, *(fitted.entries if fitted else ()), *quantized)
-        learned = {"best_step": fitted.best_step, "history": fitted.history} if fitted else None
-        result = QuantizationResult(output, learned, preserved, ledger, data.origin)
-        _write(result, student, transforms, recipe, numerics, pair, workspace, identity)
+        result = _make(Run(pair, recipe, world, dtype, workspace, cache, load, quiet), data)
         workspace.remove()
         return result
 
 
-def _teach(
-    pair: Pair,
-    recipe: Recipe,
-    ids: Int[Tensor, "samples length"],
-    root: Path,
-    dtype: torch.dtype,
-    device: torch.device,
-    load: Load,
-    quiet: bool,
-) -> TeacherCache | None:
+def _make(run: Run, data: Calibration) -> QuantizationResult:
+    """Teach, plan, learn, prove, quantize, write."""
+    recipe, ids = run.recipe, data.ids
+    teacher = teach(run, ids)
+    student, numerics = plan_student(run)
+    bound, plan = student.bound, student.plan
+    chosen = format_for(recipe.format, numerics.linear.weights, recipe.transforms)
+
+    start = plan.start(observe(bound, plan, ids))
+    fits = _learn(run, student, teacher, ids, start)
+    learned = fits[-1].parameters if fits else start
+    folded = fold(bound, plan, plan.operators(cast(learned, torch.float64)))
+    proof = ids[:1, :CHECKED_TOKENS].to(run.world.device)
+    preserved = check_preserved(bound, folded, lambda index: plan.sites(index, folded.operators), proof)
+
+    run.workspace.outer.write({name: tensor.to(run.stored) for name, tensor in folded.outer().items()}, [])
+    stored = StoredWeights(run.workspace, bound.family.layers, chosen, numerics.linear.weights)
+    rounded = _quantize_blocks(run, student, folded, stored, ids)
+    ledger = (*data.entries, *(entry for fit in fits for entry in fit.entries), *rounded)
+    result = QuantizationResult(run.workspace.output, [fit.record() for fit in fits], preserved, ledger, data.origin)
+    _write(run, result, student, folded, numerics, chosen)
+    return result
+
+
+def teach(run: Run, ids: Int[Tensor, "samples length"]) -> TeacherCache | None:
     """Run each teacher over the calibration data, one at a time, and keep what the objective needs of them."""
-    if not recipe.transforms.learn:
+    if not run.recipe.needs_teacher:
         return None
-    objective = make_objective(recipe.objective)
-    teachers = {"aligned": pair.aligned, "base": pair.base if objective.needs_base else None}
+    root, objective = run.cache / "teachers", run.recipe.objective
+    teachers = {"aligned": run.pair.aligned, "base": run.pair.base if objective.needs_base else None}
     hidden = {
         name: cache_hidden(
-            partial(load, one.path, dtype, device),
-            pair.fingerprints[name],
+            partial(run.load, checkpoint.path, run.dtype, run.world.device),
+            run.pair.fingerprints[name],
             ids,
             root,
             name=name,
-            dtype=dtype,
-            quiet=quiet,
+            dtype=run.dtype,
+            world=run.world,
+            quiet=run.quiet,
         )
-        for name, one in teachers.items()
-        if one is not None
+        for name, checkpoint in teachers.items()
+        if checkpoint is not None
     }
-    return cache_targets(objective, hidden["aligned"], hidden.get("base"), len(ids), root, device=device, quiet=quiet)
+    base = hidden.get("base")
+    return cache_targets(objective, hidden["aligned"], base, len(ids), root, world=run.world, quiet=run.quiet)
 
 
-def _student(bound: Bound, plan: Plan, recipe: Recipe, numerics: Numerics) -> Student:
-    bound.model.set_attn_implementation(attention_name(bound.shape, numerics) or "sdpa")
-    sites = (
-        *hadamard_sites(bound.family, bound.shape, recipe.transforms),
-        *activation_sites(bound.family, numerics),
-    )
-    weights = numerics.linear.weights if recipe.training.quantize_weights else None
-    return Student(bound, plan, sites, weights, recipe.training.gradient_checkpointing)
+def plan_student(run: Run) -> tuple[Student, Numerics]:
+    """Load the aligned model and lay out its transforms and number formats."""
+    bound = run.load_aligned()
+    numerics = resolve(run.recipe.scheme, bound.shape.head_dim)
+    plan = make_plan(bound, run.recipe.transforms, numerics, seed=run.recipe.seed)
+    blocks = enumerate(bound.branches)
+    steps = tuple(step for index, branches in blocks for step in activation_steps(branches, numerics, index))
+    return Student(bound, plan, steps, numerics.linear.weights), numerics
 
 
 def _learn(
+    run: Run,
     student: Student,
-    recipe: Recipe,
     teacher: TeacherCache | None,
     ids: Int[Tensor, "samples length"],
-    workspace: Workspace,
-    quiet: bool,
-) -> FitResult | None:
-    if teacher is None:
-        return None
-    return fit(
-        student,
-        make_objective(recipe.objective),
-        teacher,
-        ids,
-        recipe.training,
-        seed=recipe.seed,
-        state_file=workspace.fit_state,
-        quiet=quiet,
-    )
+    start: Mapping[str, Tensor],
+) -> tuple[FitResult, ...]:
+    recipe = run.recipe
+    arguments = block_arguments(student.bound, ids[:1].to(run.world.device))
+    state = run.workspace.fit_state
+    inputs = FitInputs(student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world, state, run.quiet)
+    return learn_in_turn(recipe.learn, inputs, start)
 
 
 @torch.no_grad()
 def _quantize_blocks(
+    run: Run,
     student: Student,
-    transforms: Mapping[str, Operator],
-    recipe: Recipe,
-    numerics: Numerics,
+    folded: Folded,
+    stored: StoredWeights,
     ids: Int[Tensor, "samples length"],
-    workspace: Workspace,
-    stored: torch.dtype,
-    quiet: bool,
 ) -> tuple[Entry, ...]:
     """Quantize and store block after block; each sees what the *stored* blocks before it put out."""
-    bound, family = student.bound, student.bound.family
-    quantizer = make_quantizer(recipe.quantizer, stored)
+    bound, quantizer = student.bound, run.recipe.quantizer
+    arguments = block_arguments(bound, ids[:1].to(run.world.device))
+    hidden = _first_hidden(run, bound, stored, ids)
     entries: list[Entry] = []
-    hidden = _first_hidden(student, transforms, ids[: recipe.quantizer.samples], stored)
-    calls = block_calls(bound, ids[:1].to(bound.embedding.weight.device))
-    hadamards = hadamard_sites(family, bound.shape, recipe.transforms)
-    observed = student if recipe.quantizer.quantized_statistics else replace(student, sites=hadamards)
-    with progress(f"quantize: {recipe.quantizer.name}", bound.shape.layers, quiet=quiet) as advance:
+    with progress(f"quantize: {quantizer.name}", bound.shape.layers, quiet=run.quiet) as advance:
         for index in range(bound.shape.layers):
-            prefix = f"{family.layers}.{index}."
-            contents = workspace.block(index).read()
-            if contents is None:
-                folded = fold_block(bound, student.plan, index, transforms)
-                block = quantize_block(observed, index, folded, hidden, calls, quantizer, numerics.linear.weights)
-                named = {prefix + n: tensor for n, tensor in block_state(block, family, numerics, stored).items()}
-                workspace.block(index).write(named, [entry.as_dict() for entry in block.entries])
-                contents = workspace.block(index).require()
-            entries += [Entry(**entry) for entry in contents.note]
-            state = {name.removeprefix(prefix): tensor for name, tensor in contents.tensors.items()}
-            weights = stored_weights(state, family, numerics)
-            device = bound.embedding.weight.device
-            hidden = block_outputs(student, index, {n: w.to(device) for n, w in weights.items()}, hidden, calls)
+            inputs = None
+            if hidden is not None:
+                inputs = BlockInputs(hidden, arguments[index], student.sites(index, folded.operators))
+            entries += _quantize_one(run, student, folded, stored, index, inputs)
+            if inputs is not None:
+                hidden = block_outputs(bound, index, stored.block(index), inputs)
             advance()
     return tuple(entries)
 
 
 def _first_hidden(
-    student: Student,
-    transforms: Mapping[str, Operator],
-    ids: Int[Tensor, "samples length"],
-    stored: torch.dtype,
-) -> Float[Tensor, "samples length hidden"]:
-    name = f"{student.bound.family.embedding}.weight"
-    table = fold_edges(student.bound, student.plan, transforms)[name].to(stored)
-    return table[ids.to(table.device)].to(student.bound.embedding.weight.dtype).cpu()
+    run: Run, bound: Bound, stored: StoredWeights, ids: Int[Tensor, "samples length"]
+) -> Float[Tensor, "samples length hidden"] | None:
+    """Return the residual stream before the first block, or None for a quantizer that looks at no activations."""
+    statistics = run.recipe.quantizer.statistics
+    if statistics is None:
+        return None
+    return embed(bound, stored, ids[: statistics.samples].to(run.world.device)).to(run.dtype).cpu()
+
+
+def _quantize_one(
+    run: Run, student: Student, folded: Folded, stored: StoredWeights, index: int, inputs: BlockInputs | None
+) -> list[Entry]:
+    """Quantize and store a block, unless an earlier run has; return its entries for the ledger."""
+    file, bound, quantizer = run.workspace.block(index), student.bound, run.recipe.quantizer
+    statistics = quantizer.statistics
+    contents = file.read()
+    if contents is None:
+        if inputs is not None and statistics is not None and not statistics.quantized:
+            inputs = replace(inputs, sites=student.plan.sites(index, folded.operators))
+        block = quantize_block(bound, index, folded.block(index), inputs, quantizer, stored.args, run.stored)
+        named = stored.format.store(block, run.stored).items()
+        prefix = f"{bound.family.layers}.{index}."
+        file.write({prefix + name: tensor for name, tensor in named}, [entry.as_dict() for entry in block.entries])
+        contents = file.require()
+    return [Entry(**entry) for entry in contents.note]
 
 
 def _write(
-    result: QuantizationResult,
-    student: Student,
-    transforms: Mapping[str, Operator],
-    recipe: Recipe,
-    numerics: Numerics,
-    pair: Pair,
-    workspace: Workspace,
-    identity: Mapping[str, str],
+    run: Run, result: QuantizationResult, student: Student, folded: Folded, numerics: Numerics, chosen: Format
 ) -> None:
-    bound, stored = student.bound, stored_dtype(pair.aligned)
-    edges = {name: tensor.to(stored) for name, tensor in fold_edges(bound, student.plan, transforms).items()}
-    workspace.edges.write(edges, [])
-    files = [workspace.edges, *(workspace.block(index) for index in range(bound.shape.layers))]
-    shards = (file.require().tensors for file in files)
-    quantization = quantization_config(bound.family, bound.shape, numerics, recipe.transforms)
-    record = _record(result, recipe, pair, identity)
-    write_checkpoint(result.output, shards, len(files), pair.aligned, quantization, recipe, record)
+    bound = student.bound
+    blocks = enumerate(bound.branches)
+    steps = (
+        *student.plan.steps(folded.operators),
+        *(step for index, branches in blocks for step in cache_steps(branches, numerics, index)),
+    )
+    shards = [run.workspace.outer, *(run.workspace.block(index) for index in range(bound.shape.layers))]
+    write_checkpoint(
+        result.output,
+        shards,
+        run.pair.aligned,
+        chosen.configuration(bound, numerics, steps),
+        Online(bound.family.layers, steps),
+        run.recipe.to_yaml(),
+        _record(run, result),
+    )
 
 
-def _record(result: QuantizationResult, recipe: Recipe, pair: Pair, identity: Mapping[str, str]) -> dict[str, object]:
+def _record(run: Run, result: QuantizationResult) -> dict[str, object]:
     return {
         "caq": version("caq"),
-        "recipe_sha256": recipe.fingerprint(),
-        "models": {name: {"sha256": sha} for name, sha in pair.fingerprints.items()},
+        "recipe_sha256": run.recipe.fingerprint(),
+        "models": {name: {"sha256": sha} for name, sha in run.pair.fingerprints.items()},
         "data": dict(result.data),
         "preserved": result.preserved,
-        "fit": result.fit,
+        "fits": list(result.fits),
         "ledger": [entry.as_dict() for entry in result.ledger],
-        IDENTITY: dict(identity),
+        IDENTITY: dict(run.workspace.identity),
     }
 
 
 def _found(output: Path, record: Mapping[str, Any]) -> QuantizationResult:
     entries = tuple(Entry(**entry) for entry in record["ledger"])
-    return QuantizationResult(output, record["fit"], record["preserved"], entries, record["data"], found=True)
+    return QuantizationResult(output, record["fits"], record["preserved"], entries, record["data"], found=True)
 
 
 def _identity(pair: Pair, recipe: Recipe, ids: Int[Tensor, "samples length"]) -> dict[str, str]:

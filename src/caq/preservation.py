@@ -1,119 +1,75 @@
-"""The check that folding changed nothing: folded, unquantized logits against the aligned model's own."""
+"""The proof that folding changed nothing: folded, unquantized logits against the aligned model's own.
+
+The model's own are what `model(ids).logits` gives, and not a walk of ours: a scale of the embedding or of the logits
+that our walk does not know would be lost on both sides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from caq.errors import FunctionChanged
-from caq.families import Bound
-from caq.student import BlockCalls, Student, block_calls, run_block
-from caq.transforms.apply import fold_block, fold_edges
-from caq.transforms.base import Operator
-from caq.transforms.online import Site
+from caq.families import Bound, Weights
+from caq.walk import Sites, block_arguments, embed, head_logits, normalized, walk
 
 #: Largest relative logit difference that float32 arithmetic explains, over the depth of large models.
 TOLERANCE = 1e-3
 
-Weights = Callable[[int], Mapping[str, Tensor]]
-
 
 @torch.no_grad()
-def check_preserved(
-    student: Student,
-    transforms: Mapping[str, Operator],
-    hadamards: tuple[Site, ...],
-    ids: Int[Tensor, "batch length"],
-) -> float:
-    """Return the relative difference of the folded model's logits from the aligned model's, both in float32.
+def check_preserved(bound: Bound, folded: Weights, sites: Sites, ids: Int[Tensor, "batch length"]) -> float:
+    """Return the relative difference of the folded model's logits from the aligned model's own, in float32 at least.
 
-    Blocks are widened to float32 one at a time, so that a bf16 model of any size can be checked.
+    Modules are widened to float32 one at a time, so that a bf16 model of any size can be checked.
 
     Args:
-        student: the bound model and the plan.
-        transforms: the learned operators, float64.
-        hadamards: the online Hadamards; nothing is quantized here.
+        bound: the aligned model.
+        folded: its transformed weights, float64.
+        sites: the maps that run online; nothing is rounded here.
         ids: a few tokens.
 
     Raises:
         FunctionChanged: the difference is beyond `TOLERANCE`.
     """
-    bound, family = student.bound, student.bound.family
-    edges = fold_edges(bound, student.plan, transforms)
-    with _unquantized_keys(bound):
-        calls = _float32(block_calls(bound, ids))
-        before = _logits(
-            replace(student, sites=()),
-            _own_edges(bound),
-            lambda i: dict(bound.blocks[i].named_parameters()),
-            ids,
-            calls,
-        )
-        after = _logits(
-            replace(student, sites=hadamards),
-            edges,
-            lambda i: fold_block(bound, student.plan, i, transforms),
-            ids,
-            calls,
-        )
+    with _widened(bound.model):
+        before: Float[Tensor, "batch length vocab"] = bound.model(ids, use_cache=False).logits
+        arguments = block_arguments(bound, ids)
+    stream = walk(bound, folded, embed(bound, folded, ids).to(before.dtype), arguments, sites)
+    after = head_logits(bound, folded, normalized(bound, folded, stream))
     difference = float((after - before).norm() / before.norm())
     if not difference <= TOLERANCE:
         raise FunctionChanged(
-            f"the folded {family.name} model's logits differ from the original's by {difference:.2e} (relative; "
+            f"the folded {bound.family.name} model's logits differ from the original's by {difference:.2e} (relative; "
             f"tolerance {TOLERANCE:g}): the family spec does not describe this model; please report it"
         )
     return difference
 
 
 @contextmanager
-def _unquantized_keys(bound: Bound) -> Iterator[None]:
-    """Take keys' quantization, which is part of the attention and no site, out for the duration."""
-    attention = bound.model.config._attn_implementation
-    bound.model.set_attn_implementation("sdpa")
-    try:
+def _widened(model: nn.Module) -> Iterator[None]:
+    """Let every module with parameters run in float32 at least, and have its own back behind it."""
+
+    stored: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
+
+    def widen(module: nn.Module, _: Any) -> None:
+        stored[module] = [(parameter, parameter.data) for parameter in module.parameters(recurse=False)]
+        for parameter, data in stored[module]:
+            parameter.data = data.to(torch.promote_types(data.dtype, torch.float32))
+
+    def restore(module: nn.Module, *_: Any) -> None:
+        for parameter, data in stored.pop(module, ()):
+            parameter.data = data
+
+    with ExitStack() as undone:
+        for module in model.modules():
+            if next(module.parameters(recurse=False), None) is not None:
+                undone.callback(restore, module)
+                undone.callback(module.register_forward_pre_hook(widen).remove)
+                undone.callback(module.register_forward_hook(restore).remove)
         yield
-    finally:
-        bound.model.set_attn_implementation(attention)
-
-
-def _own_edges(bound: Bound) -> dict[str, Tensor]:
-    family = bound.family
-    modules = {
-        family.embedding: bound.embedding,
-        family.final_norm: bound.final_norm,
-        family.head: bound.head,
-    }
-    return {f"{path}.weight": module.get_parameter("weight") for path, module in modules.items()}
-
-
-def _logits(
-    student: Student,
-    edges: Mapping[str, Tensor],
-    weights: Weights,
-    ids: Int[Tensor, "batch length"],
-    calls: BlockCalls,
-) -> Float[Tensor, "batch length vocab"]:
-    bound, family = student.bound, student.bound.family
-    hidden = edges[f"{family.embedding}.weight"][ids].float()
-    for index in range(bound.shape.layers):
-        hidden = run_block(student, index, weights(index), hidden, calls[index])
-    gain = edges[f"{family.final_norm}.weight"].float()
-    normed = torch.func.functional_call(bound.final_norm, {"weight": gain}, (hidden,))
-    logits: Tensor = normed @ edges[f"{family.head}.weight"].float().mT
-    return logits
-
-
-def _float32(calls: BlockCalls) -> BlockCalls:
-    return tuple({name: _widened(value) for name, value in call.items()} for call in calls)
-
-
-def _widened(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_widened(item) for item in value)
-    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value

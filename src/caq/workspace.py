@@ -40,9 +40,9 @@ class Workspace:
         return self._sealed("fit")
 
     @property
-    def edges(self) -> SealedFile:
+    def outer(self) -> SealedFile:
         """Where embedding, final norm and head are kept."""
-        return self._sealed("edges")
+        return self._sealed("outer")
 
     def block(self, index: int) -> SealedFile:
         """Where a quantized block is kept."""

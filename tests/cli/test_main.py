@@ -90,7 +90,7 @@ def test_all_problems_of_a_recipe_are_said_at_once(caq: Caq, pair: Path, tmp_pat
     lines = ended.err.splitlines()
     assert ended.status == 2
     assert all(line.startswith("error: ") for line in lines)
-    assert len(lines) == 3  # contradictions such as the damping's show once each value is right by itself
+    assert len(lines) == 4
     assert any("objective.alfa: unknown key; did you mean alpha?" in line for line in lines)
     assert any("training.steps: should be a valid integer" in line for line in lines)
     assert any("scheme.preset: unknown scheme" in line for line in lines)
@@ -101,7 +101,7 @@ def test_all_problems_of_a_recipe_are_said_at_once(caq: Caq, pair: Path, tmp_pat
     ("arguments", "message"),
     [
         (["--recipe", "papre"], "papre: not a readable recipe file"),
-        (["--set", "training.steps"], "training.steps: an override is written key=value"),
+        (["--set", "learn.end-to-end.steps"], "learn.end-to-end.steps: an override is written key=value"),
         (["--objective", "cal"], "give --base, or choose --objective kl-top"),
     ],
 )
@@ -206,7 +206,7 @@ def interrupt_while_learning(arguments: list[str], work: Path, cache: Path) -> E
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(caq: Caq, pair: Path, tmp_path: Path) -> None:
     # Long enough that the interrupt comes before the end.
-    arguments = quantization(pair, tmp_path / "out", **{"training.steps": 20})
+    arguments = quantization(pair, tmp_path / "out", **{"learn.end-to-end.steps": 20})
     stopped = interrupt_while_learning(arguments, tmp_path / ".out.work", tmp_path / "cache")
     assert stopped.status == 130
     assert "Interrupted. What is done is kept; go on with:" in stopped.err

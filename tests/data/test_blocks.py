@@ -1,4 +1,4 @@
-"""Blocks of tokens: what is cut from a text, how documents are packed, and what is refused or recorded."""
+"""Blocks of tokens: what is drawn from a text, how documents are packed, and what is refused or recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caq.data import Calibration, token_blocks
-from caq.data.blocks import cut
+from caq.data.blocks import draw_blocks
 from caq.errors import InvalidInput
 from caq.loading import load_tokenizer
 from caq.recipe import DataRecipe
@@ -99,9 +99,9 @@ def test_every_token_is_in_one_block_at_most(samples: int, length: int, tokens: 
     generator = torch.Generator().manual_seed(seed)
     if tokens < length:
         with pytest.raises(InvalidInput, match="not one block"):
-            cut(range(tokens), data, generator, {})
+            draw_blocks(range(tokens), data, generator, {})
         return
-    found = cut(range(tokens), data, generator, {})
+    found = draw_blocks(range(tokens), data, generator, {})
     assert found.ids.shape == (min(samples, tokens // length), length)
     assert len(found.ids.unique()) == found.ids.numel()
     assert bool((found.ids.diff(dim=1) == 1).all())

@@ -13,7 +13,7 @@ import torch
 
 from caq.checkpoint.inspect import fingerprint, inspect
 from caq.data.prompts import calibration_prompts
-from caq.data.responses import Sampling, Speaker, response_blocks, speaker
+from caq.data.responses import Responder, Sampling, responder, response_blocks
 from caq.errors import InvalidInput
 from caq.families import Bound
 from caq.inputs import open_pair
@@ -40,9 +40,9 @@ def load(pair: Path) -> Bound:
 
 
 @pytest.fixture(scope="module")
-def aligned(pair: Path) -> Speaker:
+def aligned(pair: Path) -> Responder:
     checkpoint = inspect(pair / "aligned")
-    return speaker(checkpoint, fingerprint(checkpoint), load_tokenizer(checkpoint.path), lambda: load(pair))
+    return responder(checkpoint, fingerprint(checkpoint), load_tokenizer(checkpoint.path), lambda: load(pair))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def data(pair: Path) -> DataRecipe:
     return DataRecipe(text="self", prompts=str(pair / "asked.txt"), samples=4, length=32)
 
 
-def silent(aligned: Speaker) -> Speaker:
+def silent(aligned: Responder) -> Responder:
     def refuse() -> Bound:
         raise AssertionError("the model was loaded")
 
@@ -58,7 +58,7 @@ def silent(aligned: Speaker) -> Speaker:
 
 
 def test_the_seed_decides_and_torchs_own_generator_is_left_alone(
-    aligned: Speaker, data: DataRecipe, tmp_path: Path
+    aligned: Responder, data: DataRecipe, tmp_path: Path
 ) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -74,7 +74,7 @@ def test_the_seed_decides_and_torchs_own_generator_is_left_alone(
 
 
 def test_conversations_are_a_prompt_through_the_template_and_an_answer_that_ends(
-    aligned: Speaker, data: DataRecipe, tmp_path: Path
+    aligned: Responder, data: DataRecipe, tmp_path: Path
 ) -> None:
     found = response_blocks(aligned, data, 0, tmp_path, FEW, quiet=True)
     conversations = [ids for file in sorted(tmp_path.rglob("*.json")) for ids in json.loads(file.read_text())]
@@ -94,7 +94,7 @@ def test_conversations_are_a_prompt_through_the_template_and_an_answer_that_ends
 
 
 def test_kept_rounds_are_used_again_and_a_stopped_run_goes_on(
-    aligned: Speaker, data: DataRecipe, tmp_path: Path
+    aligned: Responder, data: DataRecipe, tmp_path: Path
 ) -> None:
     data = data.model_copy(update={"samples": 10})
     whole = response_blocks(aligned, data, 0, tmp_path, FEW, quiet=True)
@@ -110,7 +110,7 @@ def test_kept_rounds_are_used_again_and_a_stopped_run_goes_on(
 
 
 def test_prompts_are_answered_anew_up_to_a_bound_and_then_the_data_fall_short(
-    aligned: Speaker, data: DataRecipe, tmp_path: Path
+    aligned: Responder, data: DataRecipe, tmp_path: Path
 ) -> None:
     many = data.model_copy(update={"samples": 100})
     short = replace(FEW, max_new_tokens=4, draws=3)
@@ -125,7 +125,7 @@ def test_prompts_are_answered_anew_up_to_a_bound_and_then_the_data_fall_short(
 
 
 def test_what_cannot_be_answered_is_refused_before_the_model_is_loaded(
-    aligned: Speaker, data: DataRecipe, tmp_path: Path
+    aligned: Responder, data: DataRecipe, tmp_path: Path
 ) -> None:
     bare = load_tokenizer(aligned.tokenizer.name_or_path)
     bare.chat_template = None
@@ -160,10 +160,10 @@ def test_quantize_calibrates_on_the_models_own_responses_and_says_so(pair: Path,
             "data.prompts": str(pair / "asked.txt"),
             "data.samples": 4,
             "data.length": 16,
-            "training.steps": 1,
-            "training.batch_size": 1,
-            "training.micro_batch_size": 1,
-            "training.validation_samples": 1,
+            "learn.end-to-end.steps": 1,
+            "learn.end-to-end.batch_size": 1,
+            "learn.end-to-end.micro_batch_size": 1,
+            "learn.end-to-end.validation_samples": 1,
             "quantizer.name": "rtn",
             "quantizer.clip_search": False,
         }

@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from caq.runners.perplexity import read_tokens
 from datasets import Dataset, DatasetDict
 
 from caq.data import SOURCES, read_text, sources
-from caq.data.sources import LOT, Named, holds_documents, read_documents
+from caq.data.sources import BATCH, Named, holds_documents, read_documents
 from caq.errors import InvalidInput
-from tests.checkpoint.conftest import tiny_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog ran to the house", "how do I bake a cake"]
 CHATS = [[{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}] for text in TEXTS]
@@ -130,7 +128,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory that stands in for the hub: its rows come through `datasets`, streamed, as the hub's do."""
     (tmp_path / "hub").mkdir()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    rows = Dataset.from_dict({"text": [f"text {number}\n" for number in range(2 * LOT + 1)], "id": range(2 * LOT + 1)})
+    rows = Dataset.from_dict(
+        {"text": [f"text {number}\n" for number in range(2 * BATCH + 1)], "id": range(2 * BATCH + 1)}
+    )
     rows.to_parquet(tmp_path / "hub" / "train.parquet")
     named = {
         "joined": Named(str(tmp_path / "hub"), joined="\n\n"),
@@ -143,7 +143,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_named_text_is_joined_and_kept(hub: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    text = "\n\n".join(f"text {number}\n" for number in range(2 * LOT + 1))
+    text = "\n\n".join(f"text {number}\n" for number in range(2 * BATCH + 1))
     assert read_text("joined", cache_dir=cache) == text
     assert read_text("first", cache_dir=cache) == "text 0\n text 1\n"
     (hub / "train.parquet").unlink()
@@ -154,11 +154,11 @@ def test_a_named_text_is_joined_and_kept(hub: Path, tmp_path: Path) -> None:
 def test_a_named_set_of_documents_is_streamed_and_kept_lot_by_lot(hub: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = next(iter(read_documents("streamed", cache_dir=cache)))
-    assert [len(first), first[0].fields] == [LOT, {"text": "text 0\n"}]
+    assert [len(first), first[0].fields] == [BATCH, {"text": "text 0\n"}]
     assert [path.name for path in (cache / "texts" / "streamed").iterdir()] == ["00000.jsonl"]
     lots = list(read_documents("streamed", cache_dir=cache))
-    assert [len(lot) for lot in lots] == [LOT, LOT, 1]
-    assert lots[2][0].fields == {"text": f"text {2 * LOT}\n"}
+    assert [len(lot) for lot in lots] == [BATCH, BATCH, 1]
+    assert lots[2][0].fields == {"text": f"text {2 * BATCH}\n"}
     (hub / "train.parquet").unlink()
     assert [record.fields for lot in read_documents("streamed", cache_dir=cache) for record in lot] == [
         record.fields for lot in lots for record in lot
@@ -203,5 +203,3 @@ def test_wikitext2_by_rows_is_the_text_that_the_convention_joins(tmp_path: Path)
     rows = [line if line.strip() else "" for line in lines]
     path = parquet(tmp_path, Dataset.from_dict({"text": rows}))
     assert read_text(path) == "\n\n".join(rows)
-    tokenizer = tiny_tokenizer()
-    assert read_tokens(path, tokenizer).tolist() == tokenizer("\n\n".join(rows))["input_ids"]

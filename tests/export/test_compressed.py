@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from compressed_tensors.compressors import ModelCompressor
-from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, apply_quantization_config
+from compressed_tensors.compressors.base import BaseCompressor
+from compressed_tensors.quantization import (
+    QuantizationArgs,
+    QuantizationConfig,
+    QuantizationScheme,
+    apply_quantization_config,
+)
 from compressed_tensors.transform import TransformConfig, apply_transform_config
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from caq.export.compressed import block_state, quantization_config, scheme_of, stored_weights
-from caq.families import Bound, bind, find
-from caq.families.bind import shape_of
+from caq.export.compressed import CompressedTensors
+from caq.families import Address, Bound
+from caq.families.bind import addresses
 from caq.numerics.scheme import Numerics, resolve
+from caq.quantizers import RoundToNearest
 from caq.quantizers.blocks import QuantizedBlock
-from caq.quantizers.rtn import RoundToNearest
-from caq.recipe import SchemeRecipe, TransformRecipe
-from caq.transforms.hadamard import WalshHadamard
-from caq.transforms.online import hadamard_sites, install
+from caq.recipe import SchemeRecipe
+from caq.transforms.location import Location
+from caq.transforms.maps.hadamard import WalshHadamard, online_block
+from caq.transforms.online import Step, install, sites_of
 from tests.support.tiny import tiny_model
+from tests.support.transforming import bound_to
 
+FORMAT = CompressedTensors()
+DOWN = "mlp.down_proj"
 # Groups of 128 divide these.
 WIDE = dict(hidden_size=128, intermediate_size=256, num_attention_heads=4, num_key_value_heads=2, head_dim=32)
 PREFIX = "model.layers.1."
@@ -42,28 +50,28 @@ EVERY_SCHEME = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.k
 
 
 def wide(family: str = "llama") -> Bound:
-    model = tiny_model(family, dtype=torch.float32, **WIDE)
-    return bind(find(model.config.model_type), model)
+    return bound_to(tiny_model(family, dtype=torch.float32, **WIDE))
 
 
-def rounded(bound: Bound, numerics: Numerics, dtype: torch.dtype) -> QuantizedBlock:
+def linears(bound: Bound) -> tuple[str, ...]:
+    return tuple(address.path for address in addresses(bound.branches[1]))
+
+
+def rounded(bound: Bound, args: QuantizationArgs, dtype: torch.dtype) -> QuantizedBlock:
     """Return the second block, every linear rounded to nearest, scales in `dtype`."""
-    quantizer, block = RoundToNearest(dtype, None), bound.blocks[1]
-    linears = {
-        path: quantizer.quantize(block.get_parameter(f"{path}.weight"), None, numerics.linear.weights)
-        for path in bound.linears
-    }
-    others = {
-        name: tensor.double()
-        for name, tensor in block.named_parameters()
-        if name.removesuffix(".weight") not in linears
-    }
-    return QuantizedBlock(linears, others)
+    nearest, tensors = RoundToNearest(clip_search=False), bound.tensors(1)
+    quantized = {path: nearest.quantize(tensors.pop(f"{path}.weight"), None, args, dtype) for path in linears(bound)}
+    return QuantizedBlock(quantized, {name: tensor.double() for name, tensor in tensors.items()})
 
 
-def written(bound: Bound, numerics: Numerics, transforms: TransformRecipe | None = None) -> dict[str, Any]:
+def hadamard_steps(bound: Bound) -> tuple[Step, ...]:
+    hadamard = WalshHadamard(online_block(bound.shape.intermediate))
+    return tuple(Step(DOWN, Location.INPUT, hadamard, index=index) for index in range(bound.shape.layers))
+
+
+def written(bound: Bound, numerics: Numerics, steps: tuple[Step, ...] = ()) -> dict[str, Any]:
     """Return the configuration as it comes back from config.json."""
-    config = quantization_config(bound.family, bound.shape, numerics, transforms or TransformRecipe())
+    config = FORMAT.configuration(bound, numerics, steps)["quantization_config"]
     back: dict[str, Any] = json.loads(json.dumps(config))
     return back
 
@@ -84,41 +92,48 @@ def decompressed(state: Mapping[str, Tensor], config: dict[str, Any], dtype: tor
 
 @EVERY_SCHEME
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-def test_stored_weights_are_what_compressed_tensors_decompresses_and_what_was_quantized(
-    scheme: SchemeRecipe, dtype: torch.dtype, tmp_path: Path
-) -> None:
+def test_stored_weights_are_what_compressed_tensors_decompresses(scheme: SchemeRecipe, dtype: torch.dtype) -> None:
     bound = wide("llama-biases")
     numerics = resolve(scheme, bound.shape.head_dim)
-    block = rounded(bound, numerics, dtype)
-    state = block_state(block, bound.family, numerics, dtype)
-    save_file(state, tmp_path / "block.safetensors")
-    state = load_file(tmp_path / "block.safetensors")
-
-    found = stored_weights(state, bound.family, numerics)
-    theirs = decompressed(state, written(bound, numerics), dtype)
-    quantized = {path: one.weight() for path, one in block.linears.items()}
-    assert set(found) == {*block.others, *(f"{path}.weight" for path in bound.linears)}
+    args = numerics.linear.weights
+    stored = FORMAT.store(rounded(bound, args, dtype), dtype)
+    found, theirs = FORMAT.read(stored, args), decompressed(stored, written(bound, numerics), dtype)
     for name, tensor in found.items():
-        assert tensor.dtype == dtype
         assert torch.equal(tensor, theirs[name]), name
-        if name in block.others:
-            assert torch.equal(tensor, block.others[name].to(dtype))
-        else:
-            assert torch.equal(tensor, quantized[name.removesuffix(".weight")])
 
 
 @pytest.mark.parametrize(("scheme", "bits"), [(SCHEMES["W4A4"], 4), (SCHEMES["W8A8"], 8), (SCHEMES["W3A16"], 3)])
 def test_weights_are_stored_in_as_many_bits_as_they_have(scheme: SchemeRecipe, bits: int) -> None:
     bound = wide()
-    numerics = resolve(scheme, bound.shape.head_dim)
-    state = block_state(rounded(bound, numerics, torch.bfloat16), bound.family, numerics, torch.bfloat16)
-    for path in bound.linears:
-        packed, weight = state[f"{path}.weight_packed"], bound.blocks[1].get_parameter(f"{path}.weight")
+    args = resolve(scheme, bound.shape.head_dim).linear.weights
+    stored = FORMAT.store(rounded(bound, args, torch.bfloat16), torch.bfloat16)
+    for path in linears(bound):
+        packed, weight = stored[f"{path}.weight_packed"], bound.blocks[1].get_parameter(f"{path}.weight")
         assert packed.numel() * 32 == weight.numel() * bits
-        assert tuple(state[f"{path}.weight_shape"].tolist()) == tuple(weight.shape)
-        assert f"{path}.weight" not in state
+        assert tuple(stored[f"{path}.weight_shape"].tolist()) == tuple(weight.shape)
+        assert f"{path}.weight" not in stored
         # vLLM reads no zero points of symmetric weights.
-        assert f"{path}.weight_zero_point" not in state
+        assert f"{path}.weight_zero_point" not in stored
+
+
+@pytest.mark.parametrize("strategy", ["channel", "group"])
+def test_zero_points_are_packed_as_compressed_tensors_packs_them(strategy: str) -> None:
+    bound = wide()
+    size = {"group_size": 64} if strategy == "group" else {}
+    args = QuantizationArgs(num_bits=4, strategy=strategy, symmetric=False, **size)
+    block = rounded(bound, args, torch.float32)
+    quantized, stored = block.linears[DOWN], FORMAT.store(block, torch.float32)
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    whole = {
+        "weight": quantized.weight(),
+        "weight_scale": quantized.parameters["scale"],
+        "weight_zero_point": quantized.parameters["zero_point"],
+    }
+    theirs = BaseCompressor.get_value_from_registry("pack-quantized").compress(whole, scheme)
+    assert {name.removeprefix(f"{DOWN}.") for name in stored if name.startswith(DOWN)} == set(theirs)
+    for name, tensor in theirs.items():
+        assert torch.equal(stored[f"{DOWN}.{name}"], tensor), name
+    assert torch.equal(FORMAT.read(stored, args)[f"{DOWN}.weight"], quantized.weight())
 
 
 @EVERY_SCHEME
@@ -138,35 +153,33 @@ def test_the_configuration_is_one_that_compressed_tensors_reads_back_as_it_was(
         for name, module in bound.model.named_modules()
         if getattr(module, "quantization_scheme", None) is not None
     }
-    assert set(schemes) == {f"model.layers.{index}.{path}" for index in range(2) for path in bound.linears}
+    assert set(schemes) == {f"model.layers.{index}.{path}" for index in range(2) for path in linears(bound)}
     for name, found in schemes.items():
-        expected = scheme_of(name.split(".", 3)[3], bound.family, numerics)
+        expected = numerics.output_projection if name.endswith("o_proj") else numerics.linear
         assert (found.weights, found.input_activations) == (expected.weights, expected.input_activations)
 
 
-def test_only_the_output_projection_is_in_groups_of_head_dim() -> None:
+def test_a_linear_that_is_not_quantized_is_ignored() -> None:
     bound = wide()
-    numerics = resolve(SCHEMES["W4A4 grouped o"], bound.shape.head_dim)
-    inputs = {path: scheme_of(path, bound.family, numerics).input_activations for path in bound.linears}
-    grouped = QuantizationArgs(num_bits=4, strategy="group", group_size=32, symmetric=False, dynamic=True)
-    assert inputs.pop("self_attn.o_proj") == grouped
-    assert {args.strategy for args in inputs.values()} == {"token"}
+    attention, mlp = bound.branches[0]
+    router = Address("mlp.gate", (4, 128), quantized=False)
+    routed = replace(mlp, reads=(*mlp.reads, router))
+    config = written(replace(bound, branches=((attention, routed),) * 2), resolve(SchemeRecipe(), 32))
+    assert config["ignore"] == ["lm_head", "re:.*mlp[.]gate$"]
 
 
-def online(model: PreTrainedModel) -> TransformConfig:
-    family, shape = find(model.config.model_type), shape_of(model.config)
-    numerics = resolve(SchemeRecipe(), shape.head_dim)
-    config = json.loads(json.dumps(quantization_config(family, shape, numerics, TransformRecipe())))
+def recorded(bound: Bound) -> TransformConfig:
+    config = written(bound, resolve(SchemeRecipe(), bound.shape.head_dim), hadamard_steps(bound))
     return TransformConfig.model_validate(config["transform_config"])
 
 
 @pytest.mark.parametrize(("size", "block"), [(64, 64), (56, 8), (96, 32), (2, 2), (7, 1)])
 def test_the_recorded_hadamard_is_the_one_that_runs(size: int, block: int) -> None:
-    model = tiny_model("llama", intermediate_size=size)
+    bound = bound_to(tiny_model("llama", intermediate_size=size))
     inputs = torch.randn(3, 5, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    down = model.get_submodule("model.layers.0.mlp.down_proj")
+    down = bound.blocks[0].get_submodule(DOWN)
     down.weight = nn.Parameter(torch.eye(size, dtype=torch.float64), requires_grad=False)
-    apply_transform_config(model, online(model))
+    apply_transform_config(bound.model, recorded(bound))
     # compressed-tensors transforms in float32.
     torch.testing.assert_close(down(inputs), WalshHadamard(block).apply(inputs), rtol=0, atol=5e-6)
 
@@ -174,17 +187,21 @@ def test_the_recorded_hadamard_is_the_one_that_runs(size: int, block: int) -> No
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_compressed_tensors_transforms_make_the_model_that_our_hooks_make(family: str) -> None:
     ids = torch.arange(24).reshape(2, 12)
-    plain, theirs, ours = (tiny_model(family) for _ in range(3))
-    apply_transform_config(theirs, online(theirs))
-    shape = shape_of(ours.config)
-    for block in ours.model.layers:
-        install(block, hadamard_sites(find(ours.config.model_type), shape, TransformRecipe()))
-    torch.testing.assert_close(theirs(ids).logits, ours(ids).logits, rtol=0, atol=1e-5)
-    assert not torch.allclose(plain(ids).logits, ours(ids).logits, atol=1e-2)
+    plain, theirs, ours = (bound_to(tiny_model(family)) for _ in range(3))
+    apply_transform_config(theirs.model, recorded(theirs))
+    for index, block in enumerate(ours.blocks):
+        install(block, sites_of(hadamard_steps(ours), index))
+    torch.testing.assert_close(theirs.model(ids).logits, ours.model(ids).logits, rtol=0, atol=1e-5)
+    assert not torch.allclose(plain.model(ids).logits, ours.model(ids).logits, atol=1e-2)
 
 
-def test_without_the_online_hadamard_no_transform_is_recorded() -> None:
+def test_hadamards_inside_an_attention_and_rounding_are_not_recorded_for_engines() -> None:
     bound = wide()
-    numerics = resolve(SchemeRecipe(), bound.shape.head_dim)
-    assert "transform_config" in written(bound, numerics)
-    assert "transform_config" not in written(bound, numerics, TransformRecipe(online_down_hadamard=False))
+    numerics = resolve(SchemeRecipe(key_bits=4), bound.shape.head_dim)
+    assert numerics.key is not None
+    steps = (
+        Step("self_attn", Location.K_CACHE, WalshHadamard(32)),
+        Step("self_attn", Location.K_CACHE, numerics.key),
+    )
+    assert "transform_config" not in written(bound, numerics, steps)
+    assert "transform_config" in written(bound, numerics, (*steps, *hadamard_steps(bound)))

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from caq.errors import Unsupported
-from caq.families import FAMILIES, bind, find
+from caq.families import FAMILIES, bind, find_family, shape_of
+from caq.families.bind import addresses, norms
 from tests.support.tiny import BUILDERS, SIZES, tiny_model
 
 SHAPED = {"llama": "LLaMA", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -18,7 +19,7 @@ SHAPED = {"llama": "LLaMA", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qw
 
 def refusal(model: nn.Module, model_type: str = "llama") -> str:
     with pytest.raises(Unsupported) as caught:
-        bind(find(model_type), model)
+        bind(find_family(model_type), model)
     return str(caught.value)
 
 
@@ -26,11 +27,10 @@ def refusal(model: nn.Module, model_type: str = "llama") -> str:
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_tensor_of_a_block_is_addressed(name: str, tied: bool) -> None:
     model = tiny_model(name, tie_word_embeddings=tied)
-    bound = bind(find(model.config.model_type), model)
-    attention, mlp = bound.family.attention, bound.family.mlp
-    norms = {attention.norm, mlp.norm, attention.query_norm, attention.key_norm} - {None}
-    for block in bound.blocks:
-        assert {*bound.linears, *norms} == {path.rpartition(".")[0] for path, _ in block.named_parameters()}
+    bound = bind(find_family(model.config.model_type), model)
+    for block, branches in zip(bound.blocks, bound.branches, strict=True):
+        paths = {place.path for places in (addresses(branches), norms(branches)) for place in places}
+        assert paths == {path.rpartition(".")[0] for path, _ in block.named_parameters()}
     assert len(bound.blocks) == bound.shape.layers == SIZES["num_hidden_layers"]
     assert bound.embedding is model.get_input_embeddings()
     assert bound.head is model.get_output_embeddings()
@@ -40,14 +40,14 @@ def test_every_tensor_of_a_block_is_addressed(name: str, tied: bool) -> None:
 
 @pytest.mark.parametrize(("model_type", "name"), SHAPED.items())
 def test_every_supported_model_type_has_its_spec(model_type: str, name: str) -> None:
-    assert find(model_type).name == name
+    assert find_family(model_type).name == name
     assert model_type in FAMILIES
 
 
 @pytest.mark.parametrize(("model_type", "nearest"), [("llama4", "LLaMA (llama)"), ("qwen3_moe", "Qwen3 (qwen3)")])
 def test_an_unknown_model_type_is_refused_with_the_nearest_family(model_type: str, nearest: str) -> None:
     with pytest.raises(Unsupported) as caught:
-        find(model_type)
+        find_family(model_type)
     message = str(caught.value)
     assert f"model type {model_type!r} has no family spec" in message
     assert f"The nearest is {nearest}" in message
@@ -81,7 +81,7 @@ def other_head(model: PreTrainedModel) -> None:
     model.lm_head = nn.Linear(48, 60, bias=False)
 
 
-def stranger(model: PreTrainedModel) -> None:
+def adapter(model: PreTrainedModel) -> None:
     model.model.layers[0].mlp.adapter = nn.Linear(4, 4)
 
 
@@ -123,7 +123,7 @@ def quantized(model: PreTrainedModel) -> None:
             ],
         ),
         (other_head, ["lm_head.weight has shape (60, 48), expected (64, 48)"]),
-        (stranger, ["model.layers.0.mlp.adapter has parameters that the spec does not mention"]),
+        (adapter, ["model.layers.0.mlp.adapter has parameters that the spec does not mention"]),
         (loose_parameter, ["model.layers.0.self_attn has parameters that the spec does not mention"]),
         (layer_norm, ["model.layers.0.input_layernorm has a bias: it is a LayerNorm"]),
         (final_layer_norm, ["model.norm has a bias: it is a LayerNorm"]),
@@ -144,20 +144,18 @@ def test_what_the_spec_does_not_describe_is_named(change: object, sentences: lis
 
 def test_all_problems_are_named_at_once() -> None:
     model = tiny_model("llama")
-    for change in (without, layer_norm, stranger, partial_rope):
+    for change in (without, layer_norm, adapter, partial_rope):
         change(model)
     assert len(refusal(model).splitlines()) == 1 + 4
 
 
-def test_query_and_key_norms_of_another_family_are_strangers_or_missing() -> None:
+def test_query_and_key_norms_of_another_family_are_unmentioned_or_missing() -> None:
     with_norms, without_norms = tiny_model("qwen3"), tiny_model("llama")
     assert "self_attn.q_norm has parameters that the spec does not mention" in refusal(with_norms, "llama")
     assert "model.layers.0.self_attn.k_norm does not exist" in refusal(without_norms, "qwen3")
 
 
 def test_a_model_without_head_dim_or_kv_heads_takes_the_defaults() -> None:
-    from caq.families.bind import shape_of
-
     config = SimpleNamespace(
         hidden_size=48, num_attention_heads=6, intermediate_size=56, vocab_size=64, num_hidden_layers=2
     )

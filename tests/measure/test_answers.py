@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.bundled_pair.world import safety_items
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,7 +21,6 @@ from caq.items.safety import ANSWER_TOKENS, SafetyInputs, SafetyTask, all_protoc
 from caq.items.safetybench import read_examples, read_safetybench
 from caq.loading import load, load_tokenizer
 from caq.measure.answers import Answer, answer, choose, choose_facts
-from caq.testbed.world import safety_items
 from tests.support.questions import QUESTIONS, naive_score
 from tests.support.runners import runner
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.bundled_pair.world import safety_items
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.checkpoint.inspect import inspect
@@ -26,7 +27,6 @@ from caq.runners.base import Passage, Runner, Running
 from caq.runners.llama_cpp import LlamaCppRunner
 from caq.runners.reference import Reference, open_reference, save_reference
 from caq.testbed.export import export
-from caq.testbed.world import safety_items
 from tests.reproduce.shrunk import shrink
 from tests.support.gguf import convert, needs_llama_cpp, quantize
 from tests.support.runners import runner

@@ -15,13 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from caq.errors import InvalidInput, Unsupported
-from caq.numerics.fake import (
-    dequantize,
-    fake_quantize_dynamic,
-    fake_quantize_weight,
-    quantize_codes,
-)
-from caq.quantizers.clip import range_parameters
+from caq.numerics.codes import dequantize, quantize_codes, range_parameters
+from caq.numerics.fake import fake_quantize_dynamic, fake_quantize_weight
 
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 BYTES = {torch.float32: 4, torch.bfloat16: 2}
@@ -91,14 +86,14 @@ def test_every_drawn_tensor_comes_out_bit_for_bit_as_compressed_tensors_has_it(
 def test_stored_codes_stand_for_the_simulated_weight(x: Tensor, bits: int, symmetric: bool, strategy: str) -> None:
     weight = x.flatten(0, 1)
     args = arguments(strategy, bits, symmetric, x.shape[-1], 0, dynamic=False)
-    scale, zero_point = range_parameters(weight, args, weight.dtype)
-    codes = quantize_codes(weight, scale, zero_point, args)
+    parameters = range_parameters(weight, args, weight.dtype)
+    codes = quantize_codes(weight, parameters, args)
     assert codes.dtype == torch.int8
     assert -(2 ** (bits - 1)) <= int(codes.min())
     assert int(codes.max()) < 2 ** (bits - 1)
     # Codes have no negative zero, and the largest floats overflow to the same NaN on both paths.
     torch.testing.assert_close(
-        dequantize(codes, scale, zero_point, args), fake_quantize_weight(weight, args), rtol=0, atol=0, equal_nan=True
+        dequantize(codes, parameters, args), fake_quantize_weight(weight, args), rtol=0, atol=0, equal_nan=True
     )
 
 

@@ -1,25 +1,21 @@
-"""What a scheme's name means: compressed-tensors' presets, the paper's W4A4, a quantized KV cache, and errors."""
+"""What a scheme's name means: compressed-tensors' presets, the paper's W4A4, a quantized KV cache."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
 
-from caq.errors import InvalidInput, Unsupported
+from caq.errors import Unsupported
 from caq.numerics.fake import fake_quantize_dynamic, fake_quantize_weight
-from caq.numerics.scheme import CACHE_BITS, resolve, supported_presets
+from caq.numerics.grids import GRIDS
+from caq.numerics.scheme import resolve, supported_presets
 from caq.recipe import SchemeRecipe
+from tests.support.powers import PowersOfTwo
 
 HEAD_DIM = 32
-
-
-def unchecked(**options: Any) -> Any:
-    """Return a scheme that the recipe's own validation has not seen."""
-    return SimpleNamespace(**{**SchemeRecipe().model_dump(), **options})
+#: Formats whose numbers a grid might hold, but whose scales are neither per channel nor per group.
+PRESETS_THAT_NEED_MORE = {"FP8": "has a weight scale per tensor", "FP8_BLOCK": "has a weight scale per block"}
 
 
 @pytest.mark.parametrize("preset", supported_presets())
@@ -39,7 +35,7 @@ def test_a_preset_is_compressed_tensors_own(preset: str) -> None:
 
 
 def test_a_preset_is_found_in_any_case() -> None:
-    assert resolve(unchecked(preset="w8a8"), HEAD_DIM) == resolve(SchemeRecipe(preset="W8A8"), HEAD_DIM)
+    assert resolve(SchemeRecipe(preset="w8a8"), HEAD_DIM) == resolve(SchemeRecipe(preset="W8A8"), HEAD_DIM)
 
 
 def test_w4a4_is_the_papers_weights_per_channel_symmetric_activations_per_token_asymmetric() -> None:
@@ -78,42 +74,28 @@ def test_the_output_projections_input_can_be_in_groups_of_head_dim() -> None:
     assert numerics.linear.input_activations.strategy == "token"
 
 
-@pytest.mark.parametrize("bits", sorted({*CACHE_BITS} - {16}))
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
 def test_values_and_keys_are_quantized_per_head_each_with_its_own_bits(bits: int) -> None:
     expected = QuantizationArgs(num_bits=bits, strategy="group", group_size=HEAD_DIM, symmetric=False, dynamic=True)
-    values, keys = (resolve(unchecked(**{name: bits}), HEAD_DIM) for name in ("value_bits", "key_bits"))
+    values, keys = (resolve(SchemeRecipe.model_validate({name: bits}), HEAD_DIM) for name in ("value_bits", "key_bits"))
     assert (values.value, values.key) == (expected, None)
     assert (keys.value, keys.key) == (None, expected)
 
 
-def test_an_unknown_preset_is_named_with_the_nearest_ones() -> None:
-    with pytest.raises(InvalidInput, match=r"'W4A5' is unknown; the nearest are .*W4A4"):
-        resolve(unchecked(preset="W4A5"), HEAD_DIM)
-
-
 @pytest.mark.parametrize("preset", ["NVFP4", "FP8", "MXFP4A16", "W4AFP8"])
-def test_a_preset_of_floats_is_named_with_what_is_supported(preset: str) -> None:
-    with pytest.raises(Unsupported, match=rf"{preset} is not made of integers.*W4A16.*W4A4.*W8A8"):
+def test_a_preset_without_a_grid_is_named_with_what_is_supported(preset: str) -> None:
+    with pytest.raises(Unsupported, match=rf"{preset} has numbers that no grid holds.*W4A16.*W4A4.*W8A8"):
         resolve(SchemeRecipe(preset=preset), HEAD_DIM)
 
 
-def test_every_problem_comes_at_once() -> None:
-    with pytest.raises(InvalidInput) as caught:
-        resolve(unchecked(preset="W4A5", value_bits=9, key_bits=1), HEAD_DIM)
-    assert [problem.split()[0] for problem in caught.value.problems] == ["preset", "value_bits", "key_bits"]
-
-
-def test_activation_options_of_a_weight_only_preset_are_refused() -> None:
-    recipe = unchecked(preset="W4A16", output_projection_groups=True, activations_symmetric=True)
-    with pytest.raises(InvalidInput) as caught:
-        resolve(recipe, HEAD_DIM)
-    assert [problem.split()[0] for problem in caught.value.problems] == [
-        "output_projection_groups",
-        "activations_symmetric",
-    ]
-    cached = resolve(unchecked(preset="W4A16", activations_symmetric=True, key_bits=4), HEAD_DIM)
-    assert cached.key is not None
-    assert cached.key.symmetric
+@pytest.mark.parametrize("preset", sorted(PRESETS_THAT_NEED_MORE))
+def test_a_grid_alone_does_not_make_a_preset_with_other_scales_usable(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(GRIDS, "powers-of-two", PowersOfTwo())
+    with pytest.raises(Unsupported, match=f"{preset} {PRESETS_THAT_NEED_MORE[preset]}"):
+        resolve(SchemeRecipe(preset=preset), HEAD_DIM)
+    assert "FP8_DYNAMIC" in supported_presets()
 
 
 def test_packed_zero_points_are_refused_until_transformers_loads_them() -> None:

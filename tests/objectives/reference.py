@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from caq.objectives import OBJECTIVES, Objective
 
 TOKENS, VOCABULARY = 5, 40
 RESTRICTED = ("kl-top", "contrastive-kl-top", "cal")
 CONTRASTIVE = ("contrastive-kl", "contrastive-kl-top", "cal")
 
 
-def recipe(name: str, **options: Any) -> Any:
-    defaults = {"alpha": 0.75, "pull_k": 7, "push_k": 4, "difference": "probability", "renormalize": True}
-    return SimpleNamespace(name=name, **{**defaults, **options})
+def make(name: str, **options: Any) -> Objective:
+    """Return an objective with small supports, and with those of the options that it has."""
+    kind = OBJECTIVES[name]
+    given = {"pull_k": 7, "push_k": 4, **options}
+    objective: Objective = kind(**{key: value for key, value in given.items() if key in kind.model_fields})
+    return objective
 
 
 def draw(seed: int, scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,27 +45,28 @@ def largest(score: Tensor, k: int) -> list[int]:
     return sorted(range(len(score)), key=lambda i: -score[i].item())[:k]
 
 
-def supports(name: str, aligned: Tensor, base: Tensor, options: Any) -> tuple[list[int], list[int]]:
+def supports(objective: Any, aligned: Tensor, base: Tensor) -> tuple[list[int], list[int]]:
     everything = list(range(len(aligned)))
-    pull = largest(aligned, options.pull_k) if name in RESTRICTED else everything
-    if name == "cal":
-        by_probability = options.difference == "probability"
+    pull = largest(aligned, objective.pull_k) if objective.name in RESTRICTED else everything
+    if objective.name == "cal":
+        by_probability = objective.difference == "probability"
         gap = softmax(aligned) - softmax(base) if by_probability else aligned - base
-        return pull, largest(gap.abs(), options.push_k)
-    return pull, largest(base, options.push_k) if name in RESTRICTED else everything
+        return pull, largest(gap.abs(), objective.push_k)
+    return pull, largest(base, objective.push_k) if objective.name == "contrastive-kl-top" else everything
 
 
-def reference(aligned: Tensor, base: Tensor, student: Tensor, options: Any) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return total and parts of one objective, token by token, from arXiv:2511.07842's equations."""
-    if options.name == "mse":
+def reference(aligned: Tensor, base: Tensor, student: Tensor, objective: Any) -> dict[str, Tensor]:
+    """Return total, pull and push of one objective, token by token, from arXiv:2511.07842's equations."""
+    if objective.name == "mse":
         total = (student - aligned).square().mean()
-        return total, {"pull": total}
+        return {"total": total, "pull": total}
+    renormalize = objective.name in RESTRICTED and objective.renormalize
     pulls, pushes = [], []
     for p_aligned, p_base, p_student in zip(aligned, base, student, strict=True):
-        pull, push = supports(options.name, p_aligned, p_base, options)
-        pulls.append(kl_on(p_aligned, p_student, pull, options.renormalize))
-        pushes.append(kl_on(p_base, p_student, push, options.renormalize))
-    pull_part, push_part = torch.stack(pulls).mean(), torch.stack(pushes).mean()
-    if options.name not in CONTRASTIVE:
-        return pull_part, {"pull": pull_part}
-    return pull_part - options.alpha * push_part, {"pull": pull_part, "push": push_part}
+        pulled, pushed = supports(objective, p_aligned, p_base)
+        pulls.append(kl_on(p_aligned, p_student, pulled, renormalize))
+        pushes.append(kl_on(p_base, p_student, pushed, renormalize))
+    pull, push = torch.stack(pulls).mean(), torch.stack(pushes).mean()
+    if objective.name not in CONTRASTIVE:
+        return {"total": pull, "pull": pull}
+    return {"total": pull - objective.alpha * push, "pull": pull, "push": push}

@@ -14,7 +14,7 @@ from caq.recipe import Recipe, preset
 from tests.publish.reports import report, row, summary
 
 MODEL = Origin("Qwen/Qwen2-7B-Instruct", True, {"license": "apache-2.0", "language": ["en"]})
-WEIGHTS = {"scheme.preset": "W4A16", "training.quantize_weights": True}
+WEIGHTS = {"scheme.preset": "W4A16", "learn.end-to-end.quantize_weights": True}
 BASE = Origin("Qwen/Qwen2-7B", True)
 RECORD: dict[str, Any] = {
     "caq": "0.1.0",

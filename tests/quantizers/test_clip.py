@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from caq.errors import InvalidInput
+from caq.numerics.codes import range_parameters
 from caq.numerics.fake import fake_quantize_weight
-from caq.quantizers import QUANTIZERS, make_quantizer
-from caq.quantizers.clip import ClipSearch, range_parameters
-from caq.quantizers.gptq import Gptq
-from caq.quantizers.rtn import RoundToNearest
-from caq.recipe import QuantizerRecipe
+from caq.numerics.grids import Parameters
+from caq.quantizers import RoundToNearest
+from caq.quantizers.clip import clipped_parameters
 from tests.quantizers.reference import layer
 
 FORMATS = [
@@ -26,11 +25,16 @@ FORMATS = [
 ]
 
 
-def errors(weight: Tensor, scale: Tensor, zero: Tensor, args: QuantizationArgs, norm: float) -> Tensor:
+def zero_point(parameters: Parameters) -> Tensor:
+    return parameters.get("zero_point", torch.zeros_like(parameters["scale"])).double()
+
+
+def errors(weight: Tensor, parameters: Parameters, args: QuantizationArgs, norm: float) -> Tensor:
     """Return sum |w - q(w)|^norm of every scale, from the definition; q(w) is a product in the scale's dtype."""
+    scale = parameters["scale"]
     lowest, highest = -(2 ** (args.num_bits - 1)), 2 ** (args.num_bits - 1) - 1
     groups = weight.double().unflatten(-1, (scale.shape[1], -1))
-    step, offset = scale.double()[..., None], zero.double()[..., None]
+    step, offset = scale.double()[..., None], zero_point(parameters)[..., None]
     codes = (groups / step + offset).round().clamp(lowest, highest)
     rounded = (codes - offset).to(scale.dtype) * scale[..., None]
     total: Tensor = (groups - rounded).abs().pow(norm).sum(-1)
@@ -51,10 +55,10 @@ def test_no_scale_is_worse_than_the_full_range_in_the_searchs_own_norm(
 ) -> None:
     weight = torch.randn(3, 24, generator=torch.Generator().manual_seed(seed))
     weight = weight.sign() * weight.abs() ** tail
-    full = errors(weight, *range_parameters(weight, args, dtype), args, norm)
-    scale, zero = ClipSearch(norm, steps).parameters(weight, args, dtype)
-    assert scale.dtype == dtype
-    assert bool((errors(weight, scale, zero, args, norm) <= full * (1 + 1e-4) + 1e-9).all())
+    full = errors(weight, range_parameters(weight, args, dtype), args, norm)
+    found = clipped_parameters(weight, args, dtype, norm=norm, steps=steps)
+    assert found["scale"].dtype == dtype
+    assert bool((errors(weight, found, args, norm) <= full * (1 + 1e-4) + 1e-9).all())
 
 
 def test_an_outlier_is_clipped_and_its_neighbours_gain() -> None:
@@ -62,62 +66,53 @@ def test_an_outlier_is_clipped_and_its_neighbours_gain() -> None:
     weight[:, 8] = 1.0
     args = QuantizationArgs(num_bits=4, strategy="channel", symmetric=True)
     full = range_parameters(weight, args, torch.float32)
-    found = ClipSearch(norm=1.0, steps=80).parameters(weight, args, torch.float32)
-    assert bool((found[0] < 0.9 * full[0]).all())
-    assert bool((found[0] > 0.2 * full[0]).all())
-    assert bool((errors(weight, *found, args, 1.0) < 0.95 * errors(weight, *full, args, 1.0)).all())
+    found = clipped_parameters(weight, args, torch.float32, norm=1.0, steps=80)
+    assert bool((found["scale"] < 0.9 * full["scale"]).all())
+    assert bool((found["scale"] > 0.2 * full["scale"]).all())
+    assert bool((errors(weight, found, args, 1.0) < 0.95 * errors(weight, full, args, 1.0)).all())
 
 
 def test_the_clip_found_is_the_best_of_those_tried() -> None:
     weight, args = layer(1)[0], FORMATS[0]
-    scale, _ = ClipSearch(norm=2.4, steps=20).parameters(weight, args, torch.float32)
+    found = clipped_parameters(weight, args, torch.float32, norm=2.4, steps=20)
     tried = [range_parameters(weight, args, torch.float32, shrink=1 - step / 25) for step in range(20)]
-    best = torch.stack([errors(weight, *one, args, 2.4) for one in tried]).amin(0)
-    torch.testing.assert_close(errors(weight, scale, torch.zeros_like(scale), args, 2.4), best, rtol=1e-4, atol=0)
+    best = torch.stack([errors(weight, parameters, args, 2.4) for parameters in tried]).amin(0)
+    torch.testing.assert_close(errors(weight, found, args, 2.4), best, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("args", FORMATS, ids=lambda args: f"{args.num_bits}-{args.strategy}-{args.symmetric}")
 def test_round_to_nearest_from_the_range_is_what_learning_simulates(args: QuantizationArgs) -> None:
     weight = layer(2)[0]
-    found = RoundToNearest(torch.float32, None).quantize(weight, None, args)
+    found = RoundToNearest(clip_search=False).quantize(weight, None, args, torch.float32)
     assert torch.equal(found.weight(), fake_quantize_weight(weight, args))
-    assert found.codes.dtype == found.zero_point.dtype == torch.int8
+    assert found.codes.dtype == torch.int8
+    assert ("zero_point" in found.parameters) is not args.symmetric
     assert found.entries == ()
 
 
 @pytest.mark.parametrize("args", FORMATS, ids=lambda args: f"{args.num_bits}-{args.strategy}-{args.symmetric}")
 def test_no_code_is_nearer_than_the_one_chosen(args: QuantizationArgs) -> None:
     weight = layer(3)[0]
-    found = RoundToNearest(torch.bfloat16, ClipSearch(steps=10)).quantize(weight, None, args)
-    assert found.scale.dtype == torch.bfloat16
-    groups = weight.double().unflatten(-1, (found.scale.shape[1], -1))[..., None]
+    found = RoundToNearest(clip_steps=10).quantize(weight, None, args, torch.bfloat16)
+    scale, zero = found.parameters["scale"], zero_point(found.parameters)
+    assert scale.dtype == torch.bfloat16
+    groups = weight.double().unflatten(-1, (scale.shape[1], -1))[..., None]
     codes = torch.arange(-(2 ** (args.num_bits - 1)), 2 ** (args.num_bits - 1))
-    values = (codes - found.zero_point[..., None].double()) * found.scale[..., None].double()
+    values = (codes - zero[..., None]) * scale[..., None].double()
     nearest = (groups - values[:, :, None]).abs().amin(-1).flatten(-2)
-    chosen = (
-        found.codes.double().unflatten(-1, (found.scale.shape[1], -1)) - found.zero_point[..., None].double()
-    ) * found.scale[..., None].double()
+    chosen = (found.codes.double().unflatten(-1, (scale.shape[1], -1)) - zero[..., None]) * scale[..., None].double()
     torch.testing.assert_close((groups[..., 0] - chosen).abs().flatten(-2), nearest, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("args", FORMATS, ids=lambda args: f"{args.num_bits}-{args.strategy}-{args.symmetric}")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_row_of_zeros_stays_zero(args: QuantizationArgs, dtype: torch.dtype) -> None:
-    found = RoundToNearest(dtype, ClipSearch(steps=4)).quantize(torch.zeros(2, 16), None, args)
+    found = RoundToNearest(clip_steps=4).quantize(torch.zeros(2, 16), None, args, dtype)
     assert not found.weight().any()
 
 
 def test_a_group_size_that_does_not_divide_is_an_error() -> None:
     args = QuantizationArgs(num_bits=4, strategy="group", group_size=128)
-    for clip in (None, ClipSearch(steps=2)):
+    for search in (True, False):
         with pytest.raises(InvalidInput, match="group size 128 does not divide 48 features"):
-            RoundToNearest(torch.float32, clip).quantize(torch.ones(2, 48), None, args)
-
-
-def test_the_recipes_settings_reach_the_quantizer() -> None:
-    recipe = QuantizerRecipe(block_size=64, damping=0.02, max_damping=0.5, clip_norm=3.0, clip_steps=7)
-    clip = ClipSearch(3.0, 7)
-    assert make_quantizer(recipe, torch.bfloat16) == Gptq(torch.bfloat16, clip, 64, 0.02, 0.5)
-    nearest = recipe.model_copy(update={"name": "rtn", "clip_search": False})
-    assert make_quantizer(nearest, torch.float16) == RoundToNearest(torch.float16, None)
-    assert set(QUANTIZERS) == {"rtn", "gptq"}
+            RoundToNearest(clip_search=search).quantize(torch.ones(2, 48), None, args, torch.float32)

@@ -8,11 +8,11 @@ from pathlib import Path
 QUICK: Mapping[str, object] = {
     "data.samples": 8,
     "data.length": 64,
-    "training.steps": 3,
-    "training.evaluate_every": 1,
-    "training.batch_size": 2,
-    "training.micro_batch_size": 2,
-    "training.validation_samples": 2,
+    "learn.end-to-end.steps": 3,
+    "learn.end-to-end.evaluate_every": 1,
+    "learn.end-to-end.batch_size": 2,
+    "learn.end-to-end.micro_batch_size": 2,
+    "learn.end-to-end.validation_samples": 2,
     "quantizer.clip_steps": 5,
 }
 

@@ -95,7 +95,11 @@ def test_arms_of_one_recipe_share_a_cell(grid: Grid, found: list[Cell]) -> None:
 
 
 def test_a_cell_that_diverges_is_a_finding_and_the_grid_goes_on(grid: Grid, found: list[Cell]) -> None:
-    wild = {"objective.name": "kl", "training.rotation_learning_rate": 1e6, "training.scaling_learning_rate": 1e6}
+    wild = {
+        "objective.name": "kl",
+        "learn.end-to-end.rotation_learning_rate": 1e6,
+        "learn.end-to-end.scaling_learning_rate": 1e6,
+    }
     after = replace(grid, arms={"Wild": wild, "RTN": KEPT["RTN"]}, seeds=(0,))
     for _ in range(2):
         wild_cell, rtn = list(cells(open_bench(after), quiet=True))[2:]
@@ -114,7 +118,7 @@ def test_a_failing_arm_says_which_it_was(grid: Grid) -> None:
 def test_tables_share_cells_and_name_command_recipes_and_paper(tmp_path: Path) -> None:
     bundled(tmp_path / "pair")
     shrink(tmp_path / "pair")
-    settings: Mapping[str, object] = {**QUICK, "transforms.learn": False, "training.validation_samples": 1}
+    settings: Mapping[str, object] = {**QUICK, "learn": [], "learn.end-to-end.validation_samples": 1}
     run(Request("table1", "bundled", "paper", tmp_path, 1, settings), quiet=True)
     before = {path.name for path in (tmp_path / "cells").iterdir()}
     run(Request("tableS1", "bundled", "paper", tmp_path, 1, settings), quiet=True)

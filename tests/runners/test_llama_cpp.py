@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.bundled_pair.world import safety_items
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -26,7 +27,6 @@ from caq.measure.answers import answer, respond
 from caq.runners import find_source
 from caq.runners.base import Choice, Passage
 from caq.runners.llama_cpp import Gguf, LlamaCppRunner, decode, encode, opened, tokenization
-from caq.testbed.world import safety_items
 from tests.support.gguf import convert, needs_llama_cpp, quantize
 from tests.support.runners import runner
 

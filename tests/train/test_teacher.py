@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from caq.families import Bound
 from caq.objectives import Objective
-from caq.objectives.contrastive import ContrastiveAlignment, ContrastiveKullbackLeibler, ContrastiveTopKullbackLeibler
-from caq.objectives.distill import KullbackLeibler, MeanSquaredError, TopKullbackLeibler
+from caq.objectives.contrastive_kl import ContrastiveKullbackLeibler
+from caq.objectives.contrastive_top import ContrastiveAlignment, ContrastiveTopKullbackLeibler
+from caq.objectives.kl import KullbackLeibler
+from caq.objectives.kl_top import TopKullbackLeibler
+from caq.objectives.mse import MeanSquaredError
 from caq.train import teacher
 from caq.train.teacher import TeacherCache, cache_hidden, cache_targets
-from tests.train.lesson import DTYPE, IDS, hidden_states, teach, tiny_bound
+from caq.world import World
+from tests.support.learning import DTYPE, IDS, hidden_states, teach, tiny_bound
 
 OBJECTIVES: dict[str, Objective] = {
     "mse": MeanSquaredError(),
@@ -92,10 +96,10 @@ def test_a_second_run_loads_no_model(tmp_path: Path) -> None:
     second = hidden_states(tmp_path, 0, counted)
     assert counted.loads == 1
     assert first == second
-    objective, place = OBJECTIVES["kl-top"], torch.device("cpu")
+    objective = OBJECTIVES["kl-top"]
     written = []
     for _ in range(2):
-        cache = cache_targets(objective, first, None, len(IDS), tmp_path, device=place, quiet=True)
+        cache = cache_targets(objective, first, None, len(IDS), tmp_path, world=World(), quiet=True)
         files = cache.rows["targets"].directory.iterdir()
         written.append({path.name: path.stat().st_ino for path in files})
     assert len(written[0]) == len(IDS)
@@ -106,7 +110,7 @@ def test_another_model_other_data_another_precision_are_computed_anew(tmp_path: 
     counted = Counted(0)
 
     def cache(fingerprint: str = "a", ids: Tensor = IDS, dtype: torch.dtype = DTYPE) -> None:
-        cache_hidden(counted, fingerprint, ids, tmp_path, name="aligned", dtype=dtype, quiet=True)
+        cache_hidden(counted, fingerprint, ids, tmp_path, name="aligned", dtype=dtype, world=World(), quiet=True)
 
     variants: list[Callable[[], None]] = [
         cache,
@@ -128,7 +132,7 @@ def test_targets_are_keyed_by_the_objective_s_settings_but_not_by_alpha(tmp_path
     aligned, base = hidden_states(tmp_path, 0), hidden_states(tmp_path, 1)
 
     def targets(objective: Objective) -> TeacherCache:
-        return cache_targets(objective, aligned, base, len(IDS), tmp_path, device=torch.device("cpu"), quiet=True)
+        return cache_targets(objective, aligned, base, len(IDS), tmp_path, world=World(), quiet=True)
 
     different: list[Objective] = [
         ContrastiveAlignment(pull_k=9, push_k=5),
@@ -142,7 +146,7 @@ def test_targets_are_keyed_by_the_objective_s_settings_but_not_by_alpha(tmp_path
     caches = [targets(objective) for objective in different]
     assert len({str(cache.rows["targets"].directory) for cache in caches}) == len(different)
     assert targets(ContrastiveAlignment(alpha=0.1, pull_k=9, push_k=5)) == caches[0]
-    other_way = cache_targets(different[0], base, aligned, len(IDS), tmp_path, device=torch.device("cpu"), quiet=True)
+    other_way = cache_targets(different[0], base, aligned, len(IDS), tmp_path, world=World(), quiet=True)
     assert other_way != caches[0]
 
 
@@ -189,7 +193,7 @@ def test_the_teachers_and_the_student_are_never_in_memory_together(tmp_path: Pat
 
     aligned, base = hidden_states(tmp_path, 0, load(0)), hidden_states(tmp_path, 1, load(1))
     objective = OBJECTIVES["contrastive-kl"]
-    cache = cache_targets(objective, aligned, base, len(IDS), tmp_path, device=torch.device("cpu"), quiet=True)
+    cache = cache_targets(objective, aligned, base, len(IDS), tmp_path, world=World(), quiet=True)
     load(2)()
     assert len(loaded) == 3
-    assert cache.heads.keys() == {"aligned", "base"}
+    assert cache.heads.keys() == {"aligned", "negative"}

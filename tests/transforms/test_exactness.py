@@ -14,24 +14,30 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from caq.families import Bound, bind, find
-from caq.recipe import TransformRecipe
+from caq.families import Bound
+from caq.families.bind import addresses
 from caq.student import Student
 from caq.transforms.base import Diagonal
-from caq.transforms.online import hadamard_sites, install
-from caq.transforms.plan import Edit, Plan, make_plan
-from caq.transforms.scaling import Scaling
+from caq.transforms.maps.scaling import Scaling
+from caq.transforms.plan import Plan
+from caq.transforms.query_key_scaling import QueryKeyScaling
+from caq.transforms.spec import TransformSpec
 from tests.support.tiny import BUILDERS, tiny_model
-from tests.transforms.test_preservation import (
+from tests.support.transforming import (
+    EVERYTHING,
     IDS,
-    RECIPES,
-    fold_model,
+    bound_to,
+    folded_logits,
+    folded_state,
+    plan_of,
     random_parameters,
     relative_error,
     student_logits,
 )
+from tests.transforms.test_preservation import SETS
 
 EXACT = 1e-9
+ONLY_QUERY_KEY = (QueryKeyScaling(),)
 
 
 class ExactNorm(nn.Module):
@@ -55,37 +61,23 @@ def exact_model(family: str, **sizes: Any) -> PreTrainedModel:
     return model
 
 
-def exact_plan(family: str, recipe: TransformRecipe) -> tuple[Bound, Plan]:
-    model = exact_model(family)
-    bound = bind(find(model.config.model_type), model)
-    return bound, make_plan(bound, recipe, seed=0)
+def exact_plan(family: str, specs: tuple[TransformSpec, ...] = EVERYTHING) -> tuple[Bound, Plan]:
+    bound = bound_to(exact_model(family))
+    return bound, plan_of(bound, specs)
 
 
-def folded_logits(
-    family: str, bound: Bound, plan: Plan, parameters: dict[str, Tensor], recipe: TransformRecipe
-) -> Tensor:
-    folded = exact_model(family, tie_word_embeddings=False)
-    folded.load_state_dict(fold_model(bound, plan, parameters))
-    for block in bind(bound.family, folded).blocks:
-        install(block, hadamard_sites(bound.family, bound.shape, recipe))
-    logits: Tensor = folded(IDS).logits
-    return logits
+def student_of(bound: Bound, plan: Plan) -> Student:
+    return Student(bound, plan, checkpointing=False)
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+@pytest.mark.parametrize("specs", SETS.values(), ids=SETS.keys())
 @pytest.mark.parametrize("family", BUILDERS)
-def test_every_transform_keeps_the_function_to_1e_9(family: str, recipe: TransformRecipe) -> None:
-    bound, plan = exact_plan(family, recipe)
-    parameters = random_parameters(plan)
-    expected = bound.model(IDS).logits
-    student = Student(bound, plan, hadamard_sites(bound.family, bound.shape, recipe), checkpointing=False)
-    assert relative_error(student_logits(student, parameters), expected) < EXACT
-    assert relative_error(folded_logits(family, bound, plan, parameters, recipe), expected) < EXACT
-
-
-ONLY_QUERY_KEY = TransformRecipe(
-    residual="none", scale_norms=False, rotate_value_output=False, scale_value_output=False, scale_up_down=False
-)
+def test_every_transform_keeps_the_function_to_1e_9(family: str, specs: tuple[TransformSpec, ...]) -> None:
+    bound, plan = exact_plan(family, specs)
+    parameters, expected = random_parameters(plan), bound.model(IDS).logits
+    assert relative_error(student_logits(student_of(bound, plan), parameters), expected) < EXACT
+    empty = exact_model(family, tie_word_embeddings=False)
+    assert relative_error(folded_logits(bound, plan, parameters, empty), expected) < EXACT
 
 
 def test_paired_channels_share_one_scale() -> None:
@@ -99,7 +91,7 @@ def test_query_key_scales_that_are_not_tied_within_rope_pairs_change_the_functio
     bound, plan = exact_plan(family, ONLY_QUERY_KEY)
     expected = bound.model(IDS).logits
     parameters = random_parameters(plan)
-    student = Student(bound, plan, hadamard_sites(bound.family, bound.shape, ONLY_QUERY_KEY), checkpointing=False)
+    student = student_of(bound, plan)
     assert relative_error(student_logits(student, parameters), expected) < EXACT
 
     free = {
@@ -111,47 +103,21 @@ def test_query_key_scales_that_are_not_tied_within_rope_pairs_change_the_functio
     assert relative_error(changed, expected) > 1e-3
 
 
-def without(plan: Plan, *endings: str) -> Plan:
-    def kept(edit: Edit) -> bool:
-        return not edit.target.endswith(endings)
-
-    return replace(plan, edits=tuple(tuple(filter(kept, block)) for block in plan.edits))
-
-
-@pytest.mark.parametrize(
-    ("family", "bias"),
-    [
-        ("qwen2", "q_proj.bias"),
-        ("qwen2", "k_proj.bias"),
-        ("qwen2", "v_proj.bias"),
-        ("llama-biases", "o_proj.bias"),
-        ("llama-biases", "up_proj.bias"),
-        ("llama-biases", "down_proj.bias"),
-    ],
-)
-def test_every_bias_is_transformed_with_its_weight(family: str, bias: str) -> None:
-    recipe = RECIPES["everything"]
-    bound, plan = exact_plan(family, recipe)
-    parameters = random_parameters(plan)
-    expected = bound.model(IDS).logits
-    student = Student(bound, plan, hadamard_sites(bound.family, bound.shape, recipe), checkpointing=False)
-    assert relative_error(student_logits(student, parameters), expected) < EXACT
-    assert relative_error(student_logits(replace(student, plan=without(plan, bias)), parameters), expected) > 1e-3
-
-
 def test_query_and_key_norms_take_the_query_key_scaling_and_shield_the_projections() -> None:
     bound, plan = exact_plan("qwen3", ONLY_QUERY_KEY)
-    targets = {edit.target for block in plan.edits for edit in block if edit.transform.endswith("query_key")}
-    assert targets == {"self_attn.q_norm.weight", "self_attn.k_norm.weight"}
+    places = {edit.address.path for block in plan.edits for edit in block if edit.transform.endswith("query_key")}
+    assert places == {"self_attn.q_norm", "self_attn.k_norm"}
     scaling = plan.transforms["block.0.query_key"].operator(random_parameters(plan)["block.0.query_key"])
     assert isinstance(scaling, Diagonal)
     assert scaling.factors.shape == (1, bound.shape.head_dim)  # one gain serves every head
 
     # In the projections, before the norms, the same scales would change the function.
+    projections = {one.path: one for one in addresses(bound.branches[0])}
     moved = tuple(
-        tuple(replace(edit, target=edit.target.replace("_norm", "_proj")) for edit in block) for block in plan.edits
+        tuple(replace(edit, address=projections[edit.address.path.replace("norm", "proj")]) for edit in block)
+        for block in plan.edits
     )
-    student = Student(bound, plan, hadamard_sites(bound.family, bound.shape, ONLY_QUERY_KEY), checkpointing=False)
+    student = student_of(bound, plan)
     expected, parameters = bound.model(IDS).logits, random_parameters(plan)
     assert relative_error(student_logits(student, parameters), expected) < EXACT
     assert (
@@ -160,8 +126,8 @@ def test_query_and_key_norms_take_the_query_key_scaling_and_shield_the_projectio
 
 
 def test_a_rotated_tied_model_comes_back_untied() -> None:
-    bound, plan = exact_plan("llama3.2-tied", RECIPES["everything"])
+    bound, plan = exact_plan("llama3.2-tied")
     assert bound.embedding.weight is bound.head.weight
-    folded = fold_model(bound, plan, random_parameters(plan))
+    folded = folded_state(bound, plan, random_parameters(plan))
     assert relative_error(folded["lm_head.weight"], folded["model.embed_tokens.weight"]) > 0.1
     torch.testing.assert_close(bound.embedding.weight, exact_model("llama3.2-tied").get_input_embeddings().weight)

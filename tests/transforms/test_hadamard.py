@@ -12,11 +12,13 @@ from scipy.linalg import hadamard
 from torch import Tensor
 
 from caq.errors import Unsupported
-from caq.families import bind, find
-from caq.recipe import TransformRecipe
-from caq.transforms.hadamard import WalshHadamard, online_block, random_hadamard, random_head_rotations, sylvester
-from caq.transforms.plan import Plan, make_plan
+from caq.transforms.maps.hadamard import WalshHadamard, online_block, random_hadamard, random_head_rotations, sylvester
+from caq.transforms.plan import Plan
+from caq.transforms.residual_rotation import ResidualRotation
+from caq.transforms.spec import TransformSpec
+from caq.transforms.value_output_rotation import ValueOutputRotation
 from tests.support.tiny import tiny_model
+from tests.support.transforming import bound_to, plan_of
 
 #: Hidden and head sizes of real models among them: 80, 96, 576, 768, 896, 960, 1536.
 SIZES = (1, 2, 12, 20, 28, 36, 40, 44, 48, 52, 56, 60, 64, 80, 92, 96, 108, 140, 156, 172, 576, 768, 896, 960, 1536)
@@ -80,16 +82,14 @@ def test_the_fast_hadamard_is_the_dense_one_and_its_own_inverse(exponent: int, b
     torch.testing.assert_close(fast.apply_inverse_transpose(fast.apply(x)), x, rtol=1e-12, atol=1e-12)
 
 
-def plan_of(recipe: TransformRecipe, **sizes: Any) -> Plan:
-    model = tiny_model("llama", **sizes)
-    return make_plan(bind(find("llama"), model), recipe, seed=0)
+def tiny_plan(*specs: TransformSpec, **sizes: Any) -> Plan:
+    return plan_of(bound_to(tiny_model("llama", **sizes)), specs)
 
 
 def test_a_model_whose_hidden_size_has_no_hadamard_is_refused_with_the_settings_that_avoid_it() -> None:
     sizes = dict(hidden_size=50, num_attention_heads=5, num_key_value_heads=5, head_dim=10)
-    with pytest.raises(Unsupported, match=r"size 50 is known.*transforms\.residual"):
-        plan_of(TransformRecipe(), **sizes)
-    with pytest.raises(Unsupported, match=r"size 10 is known.*transforms\.rotate_value_output"):
-        plan_of(TransformRecipe(residual="none"), **sizes)
-    plan = plan_of(TransformRecipe(residual="none", rotate_value_output=False), **sizes)
-    assert not plan.residual
+    with pytest.raises(Unsupported, match=r"size 50 is known.*take residual-rotation out"):
+        tiny_plan(ResidualRotation(), **sizes)
+    with pytest.raises(Unsupported, match=r"size 10 is known.*value-output-rotation"):
+        tiny_plan(ValueOutputRotation(), **sizes)
+    assert tiny_plan(**sizes).residual is None

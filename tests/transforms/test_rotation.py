@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from caq.recipe import TransformRecipe
 from caq.transforms.base import Orthogonal
-from caq.transforms.hadamard import random_hadamard
-from caq.transforms.plan import RESIDUAL
-from caq.transforms.rotation import Rotation, cayley, weight_principal_rotation
+from caq.transforms.maps.hadamard import random_hadamard
+from caq.transforms.maps.rotation import Rotation, cayley, weight_principal_rotation
+from caq.transforms.residual_rotation import ResidualRotation
+from tests.support.transforming import bound_and_plan
 from tests.transforms.test_hadamard import distance_from_orthogonal, generator
-from tests.transforms.test_preservation import bound_and_plan
 
 
 @pytest.mark.parametrize("learning_rate", [0.01, 0.1])
@@ -22,7 +21,7 @@ from tests.transforms.test_preservation import bound_and_plan
 def test_a_rotation_stays_orthogonal_over_200_steps(count: int, size: int, learning_rate: float) -> None:
     starts = torch.stack([random_hadamard(size, generator(seed)) for seed in range(count)])
     rotation = Rotation(starts)
-    parameter = rotation.initial()
+    parameter = rotation.start({})
     assert parameter is not None
     assert parameter.dtype == torch.float32
     optimizer = torch.optim.Adam([parameter.requires_grad_()], lr=learning_rate)
@@ -60,13 +59,11 @@ def test_cayley_is_the_exponential_to_second_order() -> None:
     assert 6 < errors[0] / errors[1] < 10  # third order: halving the step divides the error by eight
 
 
-def test_a_rotation_starts_at_its_base_and_an_unlearned_one_stays_there() -> None:
+def test_a_rotation_starts_at_its_base_and_without_a_parameter_stays_there() -> None:
     base = random_hadamard(12, generator())[None]
     rotation = Rotation(base)
-    torch.testing.assert_close(rotation.operator(rotation.initial()).matrix.double(), base, rtol=0, atol=1e-7)
-    frozen = Rotation(base, learned=False)
-    assert frozen.initial() is None
-    assert torch.equal(frozen.operator(None).matrix, base)
+    torch.testing.assert_close(rotation.operator(rotation.start({})).matrix.double(), base, rtol=0, atol=1e-7)
+    assert torch.equal(rotation.operator(None).matrix, base)
 
 
 @given(
@@ -103,17 +100,17 @@ def channel_spread(weight: Tensor) -> float:
 
 def test_the_residual_starts_from_womi_of_the_model_s_own_readers_or_from_a_random_hadamard() -> None:
     rotations = {}
-    for start in ("womi", "hadamard"):
-        bound, plan = bound_and_plan("llama", TransformRecipe(residual=start))
-        operator = plan.transforms[RESIDUAL].operator(None)
+    for spec in (ResidualRotation(start="womi"), ResidualRotation(start="hadamard")):
+        bound, plan = bound_and_plan("llama", [spec])
+        operator = plan.transforms["residual"].operator(None)
         assert isinstance(operator, Orthogonal)
-        rotations[start] = operator.matrix[0]
-        assert distance_from_orthogonal(rotations[start]) < 1e-10
+        rotations[spec.start] = operator.matrix[0]
+        assert distance_from_orthogonal(rotations[spec.start]) < 1e-10
     readers = []
-    for block in bound.blocks:
-        for branch in (bound.family.attention, bound.family.mlp):
-            gain = block.get_parameter(f"{branch.norm}.weight")
-            readers += [block.get_parameter(f"{path}.weight") * gain for path in branch.readers]
+    for block, branches in zip(bound.blocks, bound.branches, strict=True):
+        for branch in branches:
+            gain = block.get_parameter(f"{branch.norm.path}.weight")
+            readers += [block.get_parameter(f"{address.path}.weight") * gain for address in branch.reads]
     stacked = torch.cat(readers)
     assert channel_spread(stacked @ rotations["womi"]) == pytest.approx(1, abs=1e-8)
     assert channel_spread(stacked @ rotations["hadamard"]) > 1.01

@@ -14,29 +14,29 @@ _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
 _PIECE = 2**22
 
 
-def check_pair(ft: Checkpoint, pt: Checkpoint) -> None:
+def check_pair(aligned: Checkpoint, base: Checkpoint) -> None:
     """Require that the base has the aligned model's shape and vocabulary, and is another model.
 
     Chat tokens that only one of the two names are fine where both have a row for their id.
 
     Args:
-        ft: the aligned model.
-        pt: its pre-trained base.
+        aligned: the aligned model.
+        base: its pre-trained base.
 
     Raises:
         InvalidInput: every difference of sizes, tensors and tokenizers, or: the two are one model.
     """
-    if ft.path.resolve() == pt.path.resolve():
-        raise InvalidInput([f"{pt.path}: is the aligned model itself; give the base it was trained from"])
-    problems = [*_config(ft, pt), *_tensors(ft, pt), *tokenizer_differences(ft, pt)]
-    if not problems and _same_weights(ft, pt):
-        problems = [f"{pt.path}: has exactly the weights of {ft.path}; give the base that was trained from"]
+    if aligned.path.resolve() == base.path.resolve():
+        raise InvalidInput([f"{base.path}: is the aligned model itself; give the base it was trained from"])
+    problems = [*_config(aligned, base), *_tensors(aligned, base), *tokenizer_differences(aligned, base)]
+    if not problems and _same_weights(aligned, base):
+        problems = [f"{base.path}: has exactly the weights of {aligned.path}; give the base that was trained from"]
     if problems:
         raise InvalidInput(problems)
 
 
-def _config(ft: Checkpoint, pt: Checkpoint) -> Iterator[str]:
-    ours, theirs = _sizes(ft.config), _sizes(pt.config)
+def _config(aligned: Checkpoint, base: Checkpoint) -> Iterator[str]:
+    ours, theirs = _sizes(aligned.config), _sizes(base.config)
     for key in ours:
         if ours[key] != theirs[key]:
             yield f"config: {key} is {ours[key]} in the aligned model and {theirs[key]} in the base"
@@ -54,9 +54,9 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, object]:
     return sizes
 
 
-def _tensors(ft: Checkpoint, pt: Checkpoint) -> Iterator[str]:
-    ours, theirs = _shapes(ft), _shapes(pt)
-    if ft.config.get("tie_word_embeddings") and pt.config.get("tie_word_embeddings"):
+def _tensors(aligned: Checkpoint, base: Checkpoint) -> Iterator[str]:
+    ours, theirs = _shapes(aligned), _shapes(base)
+    if aligned.config.get("tie_word_embeddings") and base.config.get("tie_word_embeddings"):
         # Some savers write the tied head a second time.
         ours.pop("lm_head.weight", None)
         theirs.pop("lm_head.weight", None)
@@ -93,16 +93,16 @@ def _range(numbers: list[int]) -> str:
     return f"{{{numbers[0]}…{numbers[-1]}}}" if whole else f"{{{','.join(map(str, numbers))}}}"
 
 
-def _same_weights(ft: Checkpoint, pt: Checkpoint) -> bool:
+def _same_weights(aligned: Checkpoint, base: Checkpoint) -> bool:
     """Compare tensor by tensor, however they are sharded; different models part in the first megabytes."""
-    return all(_same_bytes(ft, pt, name) for name in sorted(ft.tensors.keys() & pt.tensors.keys()))
+    return all(_same_bytes(aligned, base, name) for name in sorted(aligned.tensors.keys() & base.tensors.keys()))
 
 
-def _same_bytes(ft: Checkpoint, pt: Checkpoint, name: str) -> bool:
-    a, b = ft.tensors[name], pt.tensors[name]
+def _same_bytes(aligned: Checkpoint, base: Checkpoint, name: str) -> bool:
+    a, b = aligned.tensors[name], base.tensors[name]
     if (a.dtype, a.size) != (b.dtype, b.size):
         return False
-    with (ft.path / a.file).open("rb") as ours, (pt.path / b.file).open("rb") as theirs:
+    with (aligned.path / a.file).open("rb") as ours, (base.path / b.file).open("rb") as theirs:
         ours.seek(a.offset)
         theirs.seek(b.offset)
         for start in range(0, a.size, _PIECE):

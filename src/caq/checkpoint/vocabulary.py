@@ -25,7 +25,7 @@ class _Tokenizer:
     added: Mapping[int, _AddedToken]
 
 
-def tokenizer_differences(ft: Checkpoint, pt: Checkpoint) -> Iterator[str]:
+def tokenizer_differences(aligned: Checkpoint, base: Checkpoint) -> Iterator[str]:
     """Yield one sentence for each way in which the base's tokenizer is not the aligned model's.
 
     Special tokens that only one of the two names, such as those of a chat template, are no difference where
@@ -34,14 +34,14 @@ def tokenizer_differences(ft: Checkpoint, pt: Checkpoint) -> Iterator[str]:
     Raises:
         InvalidInput: a tokenizer cannot be read.
     """
-    if "tokenizer.json" not in ft.tokenizer_files or "tokenizer.json" not in pt.tokenizer_files:
-        yield from _vocabularies(_loaded(ft.path), _loaded(pt.path))
+    if "tokenizer.json" not in aligned.tokenizer_files or "tokenizer.json" not in base.tokenizer_files:
+        yield from _vocabularies(_loaded(aligned.path), _loaded(base.path))
         return
-    ours, theirs = _read(ft.path / "tokenizer.json"), _read(pt.path / "tokenizer.json")
+    ours, theirs = _read(aligned.path / "tokenizer.json"), _read(base.path / "tokenizer.json")
     yield from _vocabularies(ours.vocabulary, theirs.vocabulary)
     if ours.merges != theirs.merges:
         yield "tokenizer: the merges differ; the base must have the aligned model's tokenizer"
-    yield from _added_tokens(ours.added, theirs.added, rows=min(_rows(ft), _rows(pt)))
+    yield from _added_tokens(ours.added, theirs.added, rows=min(_rows(aligned), _rows(base)))
 
 
 def _read(path: Path) -> _Tokenizer:

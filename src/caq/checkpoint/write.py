@@ -40,7 +40,7 @@ def owned(target: Path) -> Iterator[None]:
     Raises:
         InvalidInput: another process holds it, or `atomic_directory` would refuse it.
     """
-    with locked(target, target.with_name(f".{target.name}.lock")):
+    with locked(target, _lock(target)):
         sweep(target)
         _restore(target)
         _require_replaceable(target)
@@ -92,12 +92,13 @@ def put_text(directory: Path, name: str, text: str) -> None:
         InvalidInput: the directory has no readable `sha256sums.json`, or another process writes it.
     """
     directory = directory.expanduser().resolve()
-    with owned(directory), atomic_directory(directory) as fresh:
+    with locked(directory, _lock(directory)):
         hashes = read_hashes(directory)
-        shutil.copytree(directory, fresh, copy_function=_link, dirs_exist_ok=True)
-        # Never written through: a link is to the file that still stands.
-        write_text(fresh / name, text)
-        _write_hashes(fresh, {**hashes, name: sha256_of(fresh / name)})
+        with atomic_directory(directory) as fresh:
+            shutil.copytree(directory, fresh, copy_function=_link, dirs_exist_ok=True)
+            # Never written through: a link is to the file that still stands.
+            write_text(fresh / name, text)
+            _write_hashes(fresh, {**hashes, name: sha256_of(fresh / name)})
 
 
 def verify(directory: Path) -> tuple[str, ...]:
@@ -144,6 +145,10 @@ def _link(source: str, target: str) -> None:
     except OSError:
         # Not every file system has links.
         shutil.copy2(source, target)
+
+
+def _lock(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
 
 
 def _previous(target: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from caq.cli.compare import compare
+from caq.cli.libraries import silence_libraries
 from caq.cli.options import (
     BaseOption,
     ChatOption,
@@ -54,6 +56,7 @@ CALIBRATION_HELP = (
 
 def main() -> None:
     """Run the command line; deliberate errors are printed without a traceback."""
+    silence_libraries(os.environ)
     try:
         app()
     except CaqError as error:
@@ -76,7 +79,8 @@ def main() -> None:
 
 
 def _again() -> str:
-    return shlex.join(["caq", *sys.argv[1:]])
+    # --restart would throw away what is kept.
+    return shlex.join(["caq", *(word for word in sys.argv[1:] if word != "--restart")])
 
 
 def _say_wrong(error: CaqError) -> None:
@@ -95,9 +99,10 @@ def quantize(
     recipe: Annotated[str, typer.Option(help="A recipe file, or a preset: default, paper, paper-code.")] = "default",
     scheme: Annotated[str | None, typer.Option(help="Number formats, such as W4A4 or W4A16.")] = None,
     objective: Annotated[
-        str | None, typer.Option(help="mse, kl, kl-top, contrastive-kl, contrastive-kl-top, cal.")
+        str | None,
+        typer.Option(help="What is learned under: mse, kl, kl-top, contrastive-kl, contrastive-kl-top, cal."),
     ] = None,
-    quantizer: Annotated[str | None, typer.Option(help="rtn or gptq.")] = None,
+    quantizer: Annotated[str | None, typer.Option(help="How weights are rounded: rtn, gptq.")] = None,
     calibration: Annotated[str | None, typer.Option(help=CALIBRATION_HELP)] = None,
     seed: Annotated[int | None, typer.Option(help="Decides data order and random rotations.")] = None,
     settings: SettingsOption = None,
@@ -292,19 +297,6 @@ def export(directory: Annotated[Path, typer.Argument(help="Where to write the pa
 
     write(directory)
     print(f"wrote {directory}/aligned, {directory}/base and their data")
-
-
-@testbed.command()
-def build(directory: Annotated[Path, typer.Argument(help="Where to write the new pair.")]) -> None:
-    """Train the pair from nothing (under an hour on two cores) and check it."""
-    from caq.testbed.build import build as train
-    from caq.testbed.check import measure, shortfalls
-
-    train(directory)
-    problems = shortfalls(measure(directory))
-    if problems:
-        raise CaqError("; ".join(problems))
-    print(f"wrote {directory}: the pair shows what it must")
 
 
 def _recipe(source: str, given: dict[str, object], settings: list[str]) -> Recipe:

@@ -12,7 +12,7 @@ import typer
 def _no_bars(quiet: bool) -> bool:
     """Turn the libraries' own progress bars off as well; they look here when they are imported, which is later."""
     if quiet:
-        os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     return quiet
 
 
@@ -31,7 +31,9 @@ JudgeOption = Annotated[
 ]
 ResponseTokensOption = Annotated[int, typer.Option(min=1, help="Length of a response to a prompt.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", callback=_no_bars, help="Show no progress.")]
-SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="Any other setting: training.steps=60.")]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other setting: learn.end-to-end.steps=60.")
+]
 TextOption = Annotated[
     str | None, typer.Option("--perplexity-text", help="A text by path, or wikitext2-test, c4-test.")
 ]

@@ -42,8 +42,8 @@ def token_blocks(
 ) -> Calibration:
     """Cut a text into `data.samples` blocks of `data.length` tokens that do not overlap, drawn by `seed`.
 
-    A running text is tokenized once as a whole (the field's WikiText-2 convention). Documents are shuffled, lot by
-    lot, and packed one after another until the blocks are full; blank ones are passed over. Chats go through the
+    A running text is tokenized once as a whole (the field's WikiText-2 convention). Documents are shuffled, batch by
+    batch, and packed one after another until the blocks are full; blank ones are passed over. Chats go through the
     tokenizer's template, which brings its own special tokens, so that none is added twice.
 
     Args:
@@ -58,12 +58,12 @@ def token_blocks(
     generator = torch.Generator().manual_seed(seed)
     if not holds_documents(data.text):
         ids = tokenizer(read_text(data.text, cache_dir=cache_dir), verbose=False)["input_ids"]
-        return cut(ids, data, generator, {"source": data.text})
+        return draw_blocks(ids, data, generator, {"source": data.text})
     packed, used = _pack(data, tokenizer, generator, cache_dir)
-    return cut(packed, data, generator, {"source": data.text, "documents": used})
+    return draw_blocks(packed, data, generator, {"source": data.text, "documents": used})
 
 
-def cut(
+def draw_blocks(
     tokens: Sequence[int],
     data: DataRecipe,
     generator: Generator,
@@ -106,13 +106,13 @@ def _pack(
     """Return the tokens of as many documents as fill the blocks, and how many documents that were."""
     tokens: list[int] = []
     used = 0
-    for lot in read_documents(data.text, cache_dir=cache_dir):
-        refuse([problem for record in lot for problem in wrong(record, tokenizer)])
-        for index in torch.randperm(len(lot), generator=generator).tolist():
+    for batch in read_documents(data.text, cache_dir=cache_dir):
+        refuse([problem for record in batch for problem in wrong(record, tokenizer)])
+        for index in torch.randperm(len(batch), generator=generator).tolist():
             if len(tokens) >= data.samples * data.length:
                 return tokens, used
-            if not is_blank(lot[index]):
-                tokens += encode(lot[index], tokenizer)
+            if not is_blank(batch[index]):
+                tokens += encode(batch[index], tokenizer)
                 used += 1
     if not tokens:
         raise InvalidInput([f"{data.text}: is empty; give a text to calibrate on"])

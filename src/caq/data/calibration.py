@@ -7,7 +7,7 @@ from pathlib import Path
 
 from caq.checkpoint.inspect import Checkpoint
 from caq.data.blocks import Calibration, token_blocks
-from caq.data.responses import response_blocks, speaker
+from caq.data.responses import responder, response_blocks
 from caq.errors import InvalidInput
 from caq.families import Bound
 from caq.loading import load_tokenizer
@@ -21,7 +21,7 @@ def calibrate(
     """Return the blocks of tokens that a recipe asks for.
 
     Args:
-        aligned: the instruct model's checkpoint.
+        aligned: the aligned model's checkpoint.
         identity: hash of its weights and of the dtype that they are computed in.
         recipe: what is wanted, and how much of it learning keeps for validation.
         root: of the cache.
@@ -33,13 +33,15 @@ def calibrate(
     """
     tokenizer = load_tokenizer(aligned.path)
     if recipe.data.text == SELF:
-        model = speaker(aligned, identity, tokenizer, load)
+        model = responder(aligned, identity, tokenizer, load)
         data = response_blocks(model, recipe.data, recipe.seed, root / "responses", quiet=quiet)
     else:
         data = token_blocks(recipe.data, tokenizer, recipe.seed, cache_dir=root)
-    kept = recipe.training.validation_samples if recipe.transforms.learn else 0
-    if len(data.ids) <= kept:
+    if len(data.ids) <= recipe.validation_samples:
         raise InvalidInput(
-            [f"{recipe.data.text}: has {len(data.ids)} blocks and training.validation_samples takes {kept}; add text"]
+            [
+                f"{recipe.data.text}: has {len(data.ids)} blocks and learning keeps {recipe.validation_samples} of "
+                "them for validation; add text, or lower learn.end-to-end.validation_samples"
+            ]
         )
     return data

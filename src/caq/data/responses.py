@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from caq.chat import NO_TEMPLATE, encode_chat, end_tokens
 from caq.checkpoint.inspect import Checkpoint, read_json
-from caq.data.blocks import Calibration, cut
+from caq.data.blocks import Calibration, draw_blocks
 from caq.data.prompts import calibration_prompts
 from caq.errors import InvalidInput
 from caq.families import Bound
@@ -28,7 +29,6 @@ from caq.files.lock import turn
 from caq.files.whole import write_text
 from caq.progress import progress
 from caq.recipe.sections import DataRecipe
-from caq.runners.states import pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +56,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Speaker:
+class Responder:
     """The model that answers.
 
     Attributes:
@@ -74,23 +74,29 @@ class Speaker:
     identity: str
 
 
-def speaker(
+def responder(
     checkpoint: Checkpoint, identity: str, tokenizer: PreTrainedTokenizerBase, load: Callable[[], Bound]
-) -> Speaker:
-    """Return a checkpoint as the model that answers; see `Speaker` for the arguments."""
+) -> Responder:
+    """Return a checkpoint as the model that answers; see `Responder` for the arguments."""
     generation = checkpoint.path / "generation_config.json"
     config = read_json(generation) if generation.exists() else checkpoint.config
     ends = end_tokens(config.get("eos_token_id"), tokenizer)
-    return Speaker(load, tokenizer, ends, int(checkpoint.config["max_position_embeddings"]), identity)
+    return Responder(load, tokenizer, ends, int(checkpoint.config["max_position_embeddings"]), identity)
 
 
 def response_blocks(
-    speaker: Speaker, data: DataRecipe, seed: int, root: Path, sampling: Sampling | None = None, *, quiet: bool = False
+    responder: Responder,
+    data: DataRecipe,
+    seed: int,
+    root: Path,
+    sampling: Sampling | None = None,
+    *,
+    quiet: bool = False,
 ) -> Calibration:
     """Return blocks of the model's own conversations.
 
     Args:
-        speaker: the aligned model.
+        responder: the aligned model.
         data: samples, length and prompts.
         seed: decides the order of the prompts, every sampled token and the draw of the blocks.
         root: where rounds are kept.
@@ -102,13 +108,15 @@ def response_blocks(
             or answers too short for the blocks after `sampling.draws` of them to every prompt.
     """
     sampling = sampling or Sampling(max_new_tokens=min(Sampling.max_new_tokens, data.length))
-    prompts = _encoded_prompts(speaker, data)
-    key = [list(prompts), asdict(sampling), list(speaker.ends), seed]
-    directory = root / digest(speaker.identity, json.dumps(key))
+    prompts = _encoded_prompts(responder, data)
+    key = [list(prompts), asdict(sampling), list(responder.ends), seed]
+    directory = root / digest(responder.identity, json.dumps(key))
     tokens: list[int] = []
     used = 0
     with (
-        closing(_conversations(speaker, _rounds(prompts, seed, sampling), directory, sampling, seed)) as conversations,
+        closing(
+            _conversations(responder, _rounds(prompts, seed, sampling), directory, sampling, seed)
+        ) as conversations,
         progress("data: own responses", data.samples, quiet=quiet) as advance,
     ):
         while len(tokens) < data.samples * data.length and (conversation := next(conversations, None)):
@@ -124,20 +132,20 @@ def response_blocks(
         **asdict(sampling),
     }
     generator = torch.Generator().manual_seed(seed)
-    return cut(tokens, data, generator, origin, "give more prompts in data.prompts")
+    return draw_blocks(tokens, data, generator, origin, "give more prompts in data.prompts")
 
 
-def _encoded_prompts(speaker: Speaker, data: DataRecipe) -> tuple[list[int], ...]:
-    if not speaker.tokenizer.chat_template:
+def _encoded_prompts(responder: Responder, data: DataRecipe) -> tuple[list[int], ...]:
+    if not responder.tokenizer.chat_template:
         raise InvalidInput([f"{data.text}: {NO_TEMPLATE}"])
     prompts = calibration_prompts(data.prompts)
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    encoded = tuple(encode_chat(speaker.tokenizer, turn, answer=True) for turn in turns)
+    encoded = tuple(encode_chat(responder.tokenizer, turn, answer=True) for turn in turns)
     problems = [
         f"{data.prompts or 'bundled prompts'}: {prompt[:40]!r} has {len(ids):,} tokens "
-        f"and the model reads {speaker.context:,}; shorten it"
+        f"and the model reads {responder.context:,}; shorten it"
         for prompt, ids in zip(prompts, encoded, strict=True)
-        if len(ids) >= speaker.context
+        if len(ids) >= responder.context
     ]
     if problems:
         raise InvalidInput(problems)
@@ -153,7 +161,7 @@ def _rounds(prompts: Sequence[Tokens], seed: int, sampling: Sampling) -> Iterato
 
 
 def _conversations(
-    speaker: Speaker, rounds: Iterator[list[Tokens]], directory: Path, sampling: Sampling, seed: int
+    responder: Responder, rounds: Iterator[list[Tokens]], directory: Path, sampling: Sampling, seed: int
 ) -> Generator[list[int], None, None]:
     """Yield conversations; the model is loaded at the first round that is not kept."""
     bound: Bound | None = None
@@ -163,35 +171,41 @@ def _conversations(
             with turn(directory):
                 # Another run may have answered in the meantime.
                 if not kept.exists():
-                    bound = bound or speaker.load()
-                    answers = _answers(bound, speaker, prompts, sampling, int(digest(str(seed), str(number))[:15], 16))
+                    bound = bound or responder.load()
+                    answers = _answers(
+                        bound, responder, prompts, sampling, int(digest(str(seed), str(number))[:15], 16)
+                    )
                     write_text(kept, json.dumps([[*p, *a] for p, a in zip(prompts, answers, strict=True)]))
         yield from json.loads(kept.read_text(encoding="utf-8"))
 
 
 @torch.no_grad()
-def _answers(bound: Bound, speaker: Speaker, prompts: list[Tokens], sampling: Sampling, seed: int) -> list[list[int]]:
+def _answers(
+    bound: Bound, responder: Responder, prompts: list[Tokens], sampling: Sampling, seed: int
+) -> list[list[int]]:
     """Sample one answer to every prompt."""
     from transformers import GenerationConfig
 
     device = bound.embedding.weight.device
-    fill = next((id for id in (speaker.tokenizer.pad_token_id, *speaker.ends) if id is not None), 0)
-    ids, mask = pad(prompts, left=True, fill=fill, device=device)
+    fill = next((id for id in (responder.tokenizer.pad_token_id, *responder.ends) if id is not None), 0)
+    rows = [torch.tensor(prompt, device=device) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=fill, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
     # In place of the model's own configuration, which would add its penalties and its top-k.
     bound.model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=0,
-        max_new_tokens=min(sampling.max_new_tokens, speaker.context - ids.shape[1]),
-        eos_token_id=list(speaker.ends) or None,
+        max_new_tokens=min(sampling.max_new_tokens, responder.context - ids.shape[1]),
+        eos_token_id=list(responder.ends) or None,
         pad_token_id=fill,
     )
     # generate() draws from torch's global generator, which is given back as it was.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        rows = bound.model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
-    return [_through_end(row, speaker.ends) for row in rows]
+        answers = bound.model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
+    return [_through_end(answer, responder.ends) for answer in answers]
 
 
 def _through_end(row: list[int], ends: Tokens) -> list[int]:

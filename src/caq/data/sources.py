@@ -22,8 +22,8 @@ from caq.files.records import Record, read_records
 from caq.files.whole import write_text
 from caq.recipe.sections import SELF
 
-#: Documents that are streamed and kept together: at some 450 tokens a document, one lot of C4 fills 128 × 2,048.
-LOT = 2_000
+#: Documents that are streamed and kept together: at some 450 tokens a document, one batch of C4 fills 128 × 2,048.
+BATCH = 2_000
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ def read_text(source: str | Path, *, cache_dir: str | Path | None = None) -> str
 
 
 def read_documents(source: str | Path, *, cache_dir: str | Path | None = None) -> Iterator[Sequence[Record]]:
-    """Yield the documents of a source in lots: a local one's all at once, a name's as they are asked for.
+    """Yield the documents of a source in batches: a local one's all at once, a name's as they are asked for.
 
     Raises:
         InvalidInput: no such file or name, unreadable, or no documents.
     """
     found = _find(source)
     if isinstance(found, Named):
-        yield from _named_lots(str(source), found, cache_root(cache_dir) / "texts" / str(source))
+        yield from _named_batches(str(source), found, cache_root(cache_dir) / "texts" / str(source))
     else:
         yield read_rows(found)
 
@@ -129,15 +129,15 @@ def _named_text(name: str, source: Named, cache_dir: str | Path | None) -> str:
     return read_file(kept)
 
 
-def _named_lots(name: str, source: Named, directory: Path) -> Iterator[Sequence[Record]]:
+def _named_batches(name: str, source: Named, directory: Path) -> Iterator[Sequence[Record]]:
     for number in count():
         kept = directory / f"{number:05d}.jsonl"
         if not kept.exists():
-            rows = _download(name, source, number * LOT, LOT)
+            rows = _download(name, source, number * BATCH, BATCH)
             write_text(kept, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         records = read_records(kept)[0]
         yield records
-        if len(records) < LOT:
+        if len(records) < BATCH:
             return
 
 

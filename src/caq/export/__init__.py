@@ -1,1 +1,74 @@
-"""Checkpoints that engines load."""
+"""Formats of checkpoints that engines load, by registry. Imports no torch: a recipe names a format without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from caq.errors import InvalidInput, Unsupported, nearest
+from caq.export.compressed import CompressedTensors
+from caq.transforms.location import Location
+
+if TYPE_CHECKING:
+    import torch
+    from compressed_tensors.quantization import QuantizationArgs
+    from torch import Tensor
+
+    from caq.families import Bound
+    from caq.numerics.scheme import Numerics
+    from caq.quantizers.blocks import QuantizedBlock
+    from caq.transforms.online import Step
+    from caq.transforms.spec import TransformSpec
+
+
+class Format(Protocol):
+    """How a quantized model is stored."""
+
+    @property
+    def runs_online(self) -> frozenset[Location]:
+        """Where a checkpoint of this format can have maps that run on activations."""
+
+    def holds(self, args: QuantizationArgs) -> bool:
+        """Return whether weights of these numbers can be stored."""
+
+    def store(self, block: QuantizedBlock, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return a block's tensors as they are stored, by name inside the block; unquantized ones in `dtype`."""
+
+    def read(self, stored: Mapping[str, Tensor], args: QuantizationArgs) -> dict[str, Tensor]:
+        """Return what an engine computes with, by tensor name inside the block, from a block's stored tensors."""
+
+    def configuration(self, bound: Bound, numerics: Numerics, steps: Sequence[Step]) -> dict[str, Any]:
+        """Return what joins the model's own configuration in config.json.
+
+        Args:
+            bound: the aligned model.
+            numerics: the run's number formats.
+            steps: what runs online.
+        """
+
+
+FORMATS: dict[str, Format] = {"compressed-tensors": CompressedTensors()}
+
+
+def format_for(name: str, args: QuantizationArgs, transforms: Iterable[TransformSpec]) -> Format:
+    """Return a format of which it is known, before any compute, that it can store this run's model.
+
+    Args:
+        name: in the registry.
+        args: the weights' numbers.
+        transforms: of the run.
+
+    Raises:
+        InvalidInput: there is no such format.
+        Unsupported: the format cannot hold the numbers, or cannot run a transform that is not folded.
+    """
+    if name not in FORMATS:
+        raise InvalidInput([f"format: {name!r} is unknown{nearest(name, FORMATS)}"])
+    chosen = FORMATS[name]
+    if not chosen.holds(args):
+        raise Unsupported(f"format {name} cannot hold {args.num_bits}-bit {args.type} weights; choose another preset")
+    unserved = {spec.name: sorted(spec.online - chosen.runs_online) for spec in transforms}
+    wanted = "; ".join(f"{name} ({', '.join(locations)})" for name, locations in unserved.items() if locations)
+    if wanted:
+        raise Unsupported(f"format {name} cannot run {wanted}; take it out of transforms, or choose another format")
+    return chosen

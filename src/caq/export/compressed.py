@@ -1,99 +1,146 @@
 """Checkpoints in compressed-tensors' format: what Transformers and vLLM load.
 
 Integer weights are packed (`pack-quantized`) whatever the activations are: the library's own default for integer
-activations stores four bits in eight. Online Hadamards are recorded as the deterministic kind, by size alone, and
-only where they run, so that an engine that applies the recorded transforms cannot fold one twice.
+activations stores four bits in eight. Online Hadamards on linears are recorded as the deterministic kind, by size
+alone, and only where they run, so that an engine that applies the recorded transforms cannot fold one twice; all else
+that runs online is for `caq.load`, from `online.json`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from compressed_tensors.compressors.base import BaseCompressor
-from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme
-from compressed_tensors.transform import TransformArgs, TransformConfig, TransformScheme
-from torch import Tensor
+from caq.transforms.location import ATTENTION, ONLINE, Location
 
-from caq.families import Family, Shape
-from caq.numerics.scheme import Numerics
-from caq.quantizers.blocks import QuantizedBlock
-from caq.recipe import TransformRecipe
-from caq.transforms.hadamard import online_block
+if TYPE_CHECKING:
+    import torch
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from compressed_tensors.transform import TransformScheme
+    from torch import Tensor
 
-FORMAT = "pack-quantized"
+    from caq.families import Bound
+    from caq.numerics.scheme import Numerics
+    from caq.quantizers.base import Quantized
+    from caq.quantizers.blocks import QuantizedBlock
+    from caq.transforms.online import Step
+
+LAYOUT = "pack-quantized"
+_PACKED = ".weight_packed"
 
 
-def block_state(block: QuantizedBlock, family: Family, numerics: Numerics, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return a quantized block's tensors as they are stored, by name inside the block; unquantized ones in `dtype`."""
-    compressor = BaseCompressor.get_value_from_registry(FORMAT)
-    state = {name: tensor.to(dtype) for name, tensor in block.others.items()}
-    for path, quantized in block.linears.items():
-        # Codes times float32 scales: dividing by the scale gives the codes back exactly.
-        weight = quantized.codes.float() - quantized.zero_point.float().repeat_interleave(
-            quantized.codes.shape[1] // quantized.zero_point.shape[1], dim=1
+class CompressedTensors:
+    """Integers of up to 8 bits, packed into 32."""
+
+    runs_online: ClassVar[frozenset[Location]] = ONLINE
+
+    def holds(self, args: QuantizationArgs) -> bool:
+        """Return whether the numbers are integers."""
+        return bool(args.type == "int")
+
+    def store(self, block: QuantizedBlock, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return packed weights, their scales, shapes and zero points, and every other tensor in `dtype`."""
+        stored = {name: tensor.to(dtype) for name, tensor in block.others.items()}
+        for path, quantized in block.linears.items():
+            stored |= {f"{path}.{name}": tensor for name, tensor in _packed(quantized).items()}
+        return stored
+
+    def read(self, stored: Mapping[str, Tensor], args: QuantizationArgs) -> dict[str, Tensor]:
+        """Return every tensor that the block computes with, weights in the scales' dtype."""
+        from caq.numerics.codes import dequantize
+
+        paths = [name.removesuffix(_PACKED) for name in stored if name.endswith(_PACKED)]
+        weights = {
+            name: tensor for name, tensor in stored.items() if not name.startswith(tuple(f"{p}.weight" for p in paths))
+        }
+        for path in paths:
+            codes, parameters = _unpacked(stored, path, args)
+            weights[f"{path}.weight"] = dequantize(codes, parameters, args)
+        return weights
+
+    def configuration(self, bound: Bound, numerics: Numerics, steps: Sequence[Step]) -> dict[str, Any]:
+        """Return `quantization_config`, with `transform_config` in it where Hadamards run online."""
+        from compressed_tensors.quantization import QuantizationConfig
+        from compressed_tensors.transform import TransformConfig
+
+        config = QuantizationConfig(
+            config_groups=_groups(bound, numerics),
+            format=LAYOUT,
+            quantization_status="compressed",
+            ignore=[bound.family.head, *_unquantized(bound)],
         )
-        scale = quantized.scale.float().repeat_interleave(quantized.codes.shape[1] // quantized.scale.shape[1], dim=1)
-        whole = {
-            "weight": weight * scale,
-            "weight_scale": quantized.scale,
-            "weight_zero_point": quantized.zero_point,
-        }
-        packed = compressor.compress(whole, scheme_of(path, family, numerics))
-        state |= {f"{path}.{name}": tensor for name, tensor in packed.items()}
-    return state
+        plain: dict[str, Any] = config.model_dump(mode="json")
+        hadamards = _hadamards(bound, steps)
+        if hadamards:
+            plain["transform_config"] = TransformConfig(config_groups=hadamards).model_dump(mode="json")
+        return {"quantization_config": plain}
 
 
-def stored_weights(state: Mapping[str, Tensor], family: Family, numerics: Numerics) -> dict[str, Tensor]:
-    """Return what an engine computes with, from a block's stored tensors: weights by tensor name inside the block."""
-    compressor = BaseCompressor.get_value_from_registry(FORMAT)
-    paths = [name.removesuffix(".weight_packed") for name in state if name.endswith(".weight_packed")]
-    weights = {
-        name: tensor for name, tensor in state.items() if not name.startswith(tuple(f"{p}.weight" for p in paths))
+def _packed(quantized: Quantized) -> dict[str, Tensor]:
+    import torch
+    from compressed_tensors.compressors.pack_quantized import pack_to_int32
+
+    bits = quantized.args.num_bits
+    packed = {
+        "weight_packed": pack_to_int32(quantized.codes, bits),
+        "weight_scale": quantized.parameters["scale"],
+        "weight_shape": torch.tensor(quantized.codes.shape),
     }
-    for path in paths:
-        own = {
-            name.removeprefix(f"{path}."): tensor for name, tensor in state.items() if name.startswith(f"{path}.weight")
-        }
-        weights[f"{path}.weight"] = compressor.decompress(own, scheme_of(path, family, numerics))["weight"]
-    return weights
+    if "zero_point" in quantized.parameters:
+        packed["weight_zero_point"] = pack_to_int32(quantized.parameters["zero_point"], bits, packed_dim=0)
+    return {name: tensor.contiguous() for name, tensor in packed.items()}
 
 
-def scheme_of(path: str, family: Family, numerics: Numerics) -> QuantizationScheme:
-    """Return the scheme of a linear inside a block."""
-    return numerics.output_projection if path == family.attention.output else numerics.linear
+def _unpacked(stored: Mapping[str, Tensor], path: str, args: QuantizationArgs) -> tuple[Tensor, dict[str, Tensor]]:
+    import torch
+    from compressed_tensors.compressors.pack_quantized import unpack_from_int32
+
+    shape = torch.Size(stored[f"{path}.weight_shape"].tolist())
+    codes: Tensor = unpack_from_int32(stored[f"{path}{_PACKED}"], args.num_bits, shape)
+    parameters = {"scale": stored[f"{path}.weight_scale"]}
+    zero_point = stored.get(f"{path}.weight_zero_point")
+    if zero_point is not None:
+        groups = parameters["scale"].shape
+        parameters["zero_point"] = unpack_from_int32(zero_point, args.num_bits, groups, packed_dim=0)
+    return codes, parameters
 
 
-def quantization_config(
-    family: Family, shape: Shape, numerics: Numerics, transforms: TransformRecipe
-) -> dict[str, Any]:
-    """Return the `quantization_config` of the checkpoint's configuration."""
-    groups = _config_groups(family, numerics)
-    config = QuantizationConfig(
-        config_groups=groups, format=FORMAT, quantization_status="compressed", ignore=[family.head]
+def _groups(bound: Bound, numerics: Numerics) -> dict[str, QuantizationScheme]:
+    linear, output = (
+        scheme.model_copy(update={"format": LAYOUT}) for scheme in (numerics.linear, numerics.output_projection)
     )
-    online = _online_transforms(family, shape, transforms)
-    plain: dict[str, Any] = config.model_dump(mode="json")
-    return plain | ({"transform_config": online.model_dump(mode="json")} if online else {})
-
-
-def _config_groups(family: Family, numerics: Numerics) -> dict[str, QuantizationScheme]:
-    if numerics.output_projection == numerics.linear:
-        return {"group_0": numerics.linear.model_copy(update={"format": FORMAT})}
-    attention, mlp = family.attention, family.mlp
-    others = [f"re:.*{path.replace('.', '[.]')}$" for path in (*attention.readers, *mlp.readers, mlp.down)]
-    output = [f"re:.*{attention.output.replace('.', '[.]')}$"]
+    if linear == output:
+        return {"group_0": linear}
+    branches = [branch for block in bound.branches for branch in block]
+    outputs = {branch.writes.path for branch in branches if branch.kind == "attention"}
+    paths = {address.path for branch in branches for address in (*branch.reads, branch.writes) if address.quantized}
     return {
-        "group_0": numerics.linear.model_copy(update={"format": FORMAT, "targets": others}),
-        "group_1": numerics.output_projection.model_copy(update={"format": FORMAT, "targets": output}),
+        "group_0": linear.model_copy(update={"targets": _patterns(paths - outputs)}),
+        "group_1": output.model_copy(update={"targets": _patterns(outputs)}),
     }
 
 
-def _online_transforms(family: Family, shape: Shape, transforms: TransformRecipe) -> TransformConfig | None:
-    if not transforms.online_down_hadamard:
-        return None
-    block = online_block(shape.intermediate)
-    down = TransformArgs(targets=[f"re:.*{family.mlp.down.replace('.', '[.]')}$"], location="input")
-    scheme = TransformScheme(type="hadamard", apply=[down], head_dim=None if block == shape.intermediate else block)
-    return TransformConfig(config_groups={"down_input": scheme})
+def _unquantized(bound: Bound) -> list[str]:
+    branches = [branch for block in bound.branches for branch in block]
+    return _patterns({address.path for branch in branches for address in branch.reads if not address.quantized})
+
+
+def _hadamards(bound: Bound, steps: Iterable[Step]) -> dict[str, TransformScheme]:
+    """Return the Hadamards on linears; those inside an attention cannot be recorded for an engine to run."""
+    from compressed_tensors.transform import TransformArgs, TransformScheme
+
+    from caq.transforms.maps.hadamard import WalshHadamard
+
+    schemes = {}
+    for step in steps:
+        if isinstance(step.act, WalshHadamard) and step.location not in ATTENTION:
+            features = bound.blocks[0].get_submodule(step.path).get_parameter("weight").shape[-1]
+            place = TransformArgs(targets=_patterns({step.path}), location=step.location.value)
+            size = None if step.act.block == features else step.act.block
+            name = f"{step.path.rpartition('.')[2].removesuffix('_proj')}_{step.location.value}"
+            schemes[name] = TransformScheme(type="hadamard", apply=[place], head_dim=size)
+    return schemes
+
+
+def _patterns(paths: Iterable[str]) -> list[str]:
+    return [f"re:.*{path.replace('.', '[.]')}$" for path in sorted(paths)]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
 
 from caq.checkpoint.inspect import Checkpoint
 from caq.checkpoint.write import atomic_directory, verify, write_hashes
 from caq.errors import InvalidInput
+from caq.export.online import Online, write_online
+from caq.files.sealed import SealedFile
 from caq.files.whole import write_json, write_text
-from caq.loading import RECIPE_FILE
-from caq.recipe import Recipe
 
+RECIPE_FILE = "recipe.yaml"
 RECORD_FILE = "caq.json"
 #: Where the record has what decides a checkpoint: hashes of models, data and recipe, and the code's version.
 IDENTITY = "identity"
@@ -25,36 +25,37 @@ IDENTITY = "identity"
 
 def write_checkpoint(
     output: Path,
-    shards: Iterable[Mapping[str, Tensor]],
-    count: int,
+    shards: Sequence[SealedFile],
     aligned: Checkpoint,
-    quantization: Mapping[str, object],
-    recipe: Recipe,
+    configuration: Mapping[str, object],
+    online: Online,
+    recipe: str,
     record: Mapping[str, object],
 ) -> None:
     """Assemble the checkpoint beside `output` and put it in place.
 
     Args:
         output: the directory to write.
-        shards: each file's tensors by name, made as they are asked for.
-        count: how many they are.
+        shards: where the run keeps each file's tensors, by state-dict name.
         aligned: the model whose configuration and tokenizer the checkpoint keeps.
-        quantization: `quantization_config` of config.json.
-        recipe: written as recipe.yaml, from which `caq.load` reinstalls what runs online.
+        configuration: what the format adds to config.json.
+        online: what runs online, written as online.json, from which `caq.load` reinstalls it.
+        recipe: its YAML, written as recipe.yaml.
         record: written as caq.json.
 
     Raises:
         InvalidInput: `output` has files that CAQ did not write.
     """
     with atomic_directory(output) as directory:
-        _write_shards(shards, count, directory)
+        _write_shards(shards, directory)
+        write_online(directory, online)
         # The rotated head is no longer the embedding's transpose.
-        config = {**aligned.config, "tie_word_embeddings": False, "quantization_config": quantization}
+        config = {**aligned.config, "tie_word_embeddings": False, **configuration}
         write_json(directory / "config.json", config)
         for name in (*aligned.tokenizer_files, "generation_config.json"):
             if (aligned.path / name).is_file():
                 shutil.copyfile(aligned.path / name, directory / name)
-        write_text(directory / RECIPE_FILE, recipe.to_yaml())
+        write_text(directory / RECIPE_FILE, recipe)
         write_json(directory / RECORD_FILE, record)
         write_hashes(directory)
 
@@ -69,14 +70,14 @@ def read_record(output: Path, identity: Mapping[str, str]) -> dict[str, Any] | N
     return record if same else None
 
 
-def _write_shards(shards: Iterable[Mapping[str, Tensor]], count: int, directory: Path) -> None:
+def _write_shards(shards: Sequence[SealedFile], directory: Path) -> None:
     weight_map: dict[str, str] = {}
     total = 0
-    for number, tensors in enumerate(shards, 1):
-        name = f"model-{number:05d}-of-{count:05d}.safetensors"
-        save_file(dict(tensors), directory / name, {"format": "pt"})
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = shard.require().tensors
+        save_file(tensors, directory / name, {"format": "pt"})
         weight_map |= dict.fromkeys(sorted(tensors), name)
         total += (directory / name).stat().st_size
-    write_json(
-        directory / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
-    )
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(directory / "model.safetensors.index.json", index)

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from caq.families.bind import Bound, Shape, bind
+from difflib import get_close_matches
+
+from caq.errors import Unsupported
+from caq.families.bind import Bound, OwnWeights, bind
 from caq.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
-from caq.families.spec import Attention, Family, Mlp
+from caq.families.shape import Shape, shape_of
+from caq.families.spec import Address, Branch, Family, Norm, Pair
+from caq.families.weights import Weights
 
 FAMILIES: dict[str, Family] = {
     model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3) for model_type in family.model_types
 }
 
-__all__ = ["FAMILIES", "Attention", "Bound", "Family", "Mlp", "Shape", "bind", "find"]
+__all__ = [
+    "FAMILIES",
+    "Address",
+    "Bound",
+    "Branch",
+    "Family",
+    "Norm",
+    "OwnWeights",
+    "Pair",
+    "Shape",
+    "Weights",
+    "bind",
+    "find_family",
+    "shape_of",
+]
 
 
-def find(model_type: str) -> Family:
+def find_family(model_type: str) -> Family:
     """Return the family of `config.model_type`.
 
     Raises:
         Unsupported: no spec describes it; the message names the nearest one.
     """
-    from difflib import get_close_matches
-
-    from caq.errors import Unsupported
-
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     nearest = (get_close_matches(model_type, FAMILIES, n=1, cutoff=0.0) or ["llama"])[0]

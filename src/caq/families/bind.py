@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from caq.errors import Unsupported
-from caq.families.spec import Family
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes that transforms need, in elements."""
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocab: int
-    layers: int
+from caq.families.shape import Shape, shape_of
+from caq.families.spec import Address, Branch, Family, Norm
 
 
 @dataclass(frozen=True)
@@ -30,24 +18,57 @@ class Bound:
     """A family whose addresses have been found on one model, with the right shapes.
 
     The model is never modified; transforms act on tensors that are derived from its weights.
+
+    Attributes:
+        blocks: the modules, in order; `branches` describes each of them.
+        final_norm: of the family, with its size.
     """
 
     family: Family
     model: PreTrainedModel
     shape: Shape
     blocks: tuple[nn.Module, ...]
-    embedding: nn.Embedding
-    final_norm: nn.Module
-    head: nn.Linear
+    branches: tuple[tuple[Branch, ...], ...]
+    final_norm: Norm
 
     @property
-    def linears(self) -> tuple[str, ...]:
-        """Paths of the linears inside a block, in the order in which the data meets them."""
-        attention, mlp = self.family.attention, self.family.mlp
-        return (*attention.readers, attention.output, *mlp.readers, mlp.down)
+    def embedding(self) -> nn.Embedding:
+        """The module that turns ids into hidden states."""
+        module = self.model.get_submodule(self.family.embedding)
+        assert isinstance(module, nn.Embedding)
+        return module
+
+    @property
+    def head(self) -> nn.Linear:
+        """The module that turns hidden states into logits."""
+        module = self.model.get_submodule(self.family.head)
+        assert isinstance(module, nn.Linear)
+        return module
+
+    def tensors(self, index: int) -> dict[str, Tensor]:
+        """Return the tensors of block `index` by their names inside it."""
+        return {name: parameter.detach() for name, parameter in self.blocks[index].named_parameters()}
 
 
-def bind(family: Family, model: nn.Module) -> Bound:
+@dataclass(frozen=True)
+class OwnWeights:
+    """A model's own tensors, as `Weights`."""
+
+    bound: Bound
+
+    def block(self, index: int) -> Mapping[str, Tensor]:
+        """Return the tensors of block `index`."""
+        return self.bound.tensors(index)
+
+    def outer(self) -> Mapping[str, Tensor]:
+        """Return embedding, final norm and head."""
+        family = self.bound.family
+        paths = (family.embedding, family.final_norm, family.head)
+        modules = {path: self.bound.model.get_submodule(path) for path in paths}
+        return {f"{path}.weight": module.get_parameter("weight").detach() for path, module in modules.items()}
+
+
+def bind(family: Family, model: PreTrainedModel) -> Bound:
     """Resolve `family` on `model`.
 
     Raises:
@@ -55,38 +76,34 @@ def bind(family: Family, model: nn.Module) -> Bound:
             feature under which the transforms would change its function; every problem is named.
     """
     shape = shape_of(model.config)
-    problems = [*_unsupported_features(model.config), *_address_problems(family, model, shape)]
+    branches = tuple(family.block(model.config, index) for index in range(shape.layers))
+    final_norm = Norm(family.final_norm, shape.hidden, family.norm_offset)
+    problems = [
+        *_unsupported_features(model.config),
+        *_outer_problems(family, model, shape, final_norm),
+        *_block_problems(family, model, branches),
+    ]
     if problems:
         raise Unsupported(
             f"the {family.name} spec does not fit this {type(model).__name__}:\n"
-            + "\n".join(f"- {p}" for p in problems)
+            + "\n".join(f"- {problem}" for problem in problems)
         )
-    embedding, head = model.get_submodule(family.embedding), model.get_submodule(family.head)
-    assert isinstance(embedding, nn.Embedding)
-    assert isinstance(head, nn.Linear)
-    return Bound(
-        family=family,
-        model=model,
-        shape=shape,
-        blocks=tuple(model.get_submodule(family.layers).children()),
-        embedding=embedding,
-        final_norm=model.get_submodule(family.final_norm),
-        head=head,
-    )
+    blocks = tuple(model.get_submodule(family.layers).children())
+    return Bound(family, model, shape, blocks, branches, final_norm)
 
 
-def shape_of(config: PretrainedConfig) -> Shape:
-    """Read the sizes from a Transformers configuration."""
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    return Shape(
-        hidden=hidden,
-        heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or hidden // heads,
-        intermediate=config.intermediate_size,
-        vocab=config.vocab_size,
-        layers=config.num_hidden_layers,
-    )
+def addresses(branches: tuple[Branch, ...]) -> tuple[Address, ...]:
+    """Return the linears of a block, each once, in the order in which the data meets them."""
+    return tuple({address.path: address for branch in branches for address in (*branch.reads, branch.writes)}.values())
+
+
+def norms(branches: tuple[Branch, ...]) -> tuple[Norm, ...]:
+    """Return the norms of a block, each once."""
+    places: list[Norm | Address | None] = []
+    for branch in branches:
+        places += [branch.norm, branch.post_norm]
+        places += [end for pair in branch.inner for end in (pair.writer, pair.reader)]
+    return tuple({place.path: place for place in places if isinstance(place, Norm)}.values())
 
 
 def _unsupported_features(config: object) -> Iterator[str]:
@@ -98,42 +115,27 @@ def _unsupported_features(config: object) -> Iterator[str]:
         yield "the model is already quantized: give the full-precision checkpoint"
 
 
-def _address_problems(family: Family, model: nn.Module, shape: Shape) -> Iterator[str]:
-    yield from _check(model, family.embedding, (shape.vocab, shape.hidden))
-    yield from _check(model, family.head, (shape.vocab, shape.hidden))
-    yield from _check(model, family.final_norm, (shape.hidden,))
+def _outer_problems(family: Family, model: nn.Module, shape: Shape, final_norm: Norm) -> Iterator[str]:
+    for path in (family.embedding, family.head):
+        yield from _check(model, path, (shape.vocab, shape.hidden))
+    yield from _check(model, final_norm.path, (final_norm.size,))
+
+
+def _block_problems(family: Family, model: nn.Module, branches: tuple[tuple[Branch, ...], ...]) -> Iterator[str]:
     try:
         blocks = tuple(model.get_submodule(family.layers).children())
     except AttributeError:
         yield f"{family.layers} does not exist"
         return
-    if len(blocks) != shape.layers:
-        yield f"{family.layers} has {len(blocks)} blocks, the configuration says {shape.layers}"
-    for index, block in enumerate(blocks):
-        for path, expected in expected_shapes(family, shape).items():
-            yield from _check(block, path, expected, prefix=f"{family.layers}.{index}.")
-        yield from _strangers(family, block, prefix=f"{family.layers}.{index}.")
-
-
-def expected_shapes(family: Family, shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Return the weight shape of every address in a block."""
-    attention, mlp = family.attention, family.mlp
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        attention.norm: (shape.hidden,),
-        attention.query: (queries, shape.hidden),
-        attention.key: (keys, shape.hidden),
-        attention.value: (keys, shape.hidden),
-        attention.output: (shape.hidden, queries),
-        mlp.norm: (shape.hidden,),
-        mlp.gate: (shape.intermediate, shape.hidden),
-        mlp.up: (shape.intermediate, shape.hidden),
-        mlp.down: (shape.hidden, shape.intermediate),
-    }
-    for norm in (attention.query_norm, attention.key_norm):
-        if norm is not None:
-            shapes[norm] = (shape.head_dim,)
-    return shapes
+    if len(blocks) != len(branches):
+        yield f"{family.layers} has {len(blocks)} blocks, the configuration says {len(branches)}"
+    for index, (block, own) in enumerate(zip(blocks, branches, strict=False)):
+        prefix = f"{family.layers}.{index}."
+        for norm in norms(own):
+            yield from _check(block, norm.path, (norm.size,), prefix)
+        for address in addresses(own):
+            yield from _check(block, address.path, address.shape, prefix)
+        yield from _unmentioned(own, block, prefix)
 
 
 def _check(root: nn.Module, path: str, expected: tuple[int, ...], prefix: str = "") -> Iterator[str]:
@@ -148,13 +150,7 @@ def _check(root: nn.Module, path: str, expected: tuple[int, ...], prefix: str = 
         yield f"{prefix}{path} has a bias: it is a LayerNorm, and a rotation would change its function"
 
 
-def _strangers(family: Family, block: nn.Module, prefix: str) -> Iterator[str]:
-    known: set[str | None] = {
-        family.attention.norm,
-        family.mlp.norm,
-        *family.attention.readers,
-        family.attention.output,
-    }
-    known |= {*family.mlp.readers, family.mlp.down, family.attention.query_norm, family.attention.key_norm}
+def _unmentioned(branches: tuple[Branch, ...], block: nn.Module, prefix: str) -> Iterator[str]:
+    known = {norm.path for norm in norms(branches)} | {address.path for address in addresses(branches)}
     owners = {name.rpartition(".")[0] for name, _ in block.named_parameters()}
     yield from (f"{prefix}{name} has parameters that the spec does not mention" for name in sorted(owners - known))

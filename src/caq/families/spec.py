@@ -1,68 +1,115 @@
-"""What a model family is: where its tensors live. Declarative; no code runs per family."""
+"""What a model family is: where its tensors live. Declarative; paths are inside one block unless said otherwise."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PretrainedConfig
+
+#: Between which two tensors of a branch a map can stand: what the first puts out, the second takes in.
+PairKind = Literal["value-output", "query-key", "up-down"]
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Paths inside one block, relative to it.
+class Norm:
+    """An RMSNorm; its gain is `weight + offset`, where some families store the gain less one.
 
     Attributes:
-        norm: the RMSNorm whose output query, key and value read.
-        query, key, value: linears that read the norm's output.
-        output: linear that reads the attention's output and writes the residual stream.
-        query_norm, key_norm: per-head RMSNorms between the projection and RoPE, where the family has them.
+        path: of the module.
+        size: elements of the gain.
+        offset: of the stored weight.
     """
 
-    norm: str = "input_layernorm"
-    query: str = "self_attn.q_proj"
-    key: str = "self_attn.k_proj"
-    value: str = "self_attn.v_proj"
-    output: str = "self_attn.o_proj"
-    query_norm: str | None = None
-    key_norm: str | None = None
-    module: str = "self_attn"
-
-    @property
-    def readers(self) -> tuple[str, ...]:
-        """The linears that read the norm's output."""
-        return (self.query, self.key, self.value)
+    path: str
+    size: int
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
-class Mlp:
-    """Paths of a gated MLP inside one block: `down(act(gate(x)) * up(x))`."""
+class Address:
+    """A linear's weight, or some rows of one.
 
-    norm: str = "post_attention_layernorm"
-    gate: str = "mlp.gate_proj"
-    up: str = "mlp.up_proj"
-    down: str = "mlp.down_proj"
+    Attributes:
+        path: of the module that holds `weight` and perhaps `bias`.
+        shape: of the whole weight, out by in.
+        rows: first and last of a fused projection's rows, the last excluded; None is all of them.
+        quantized: whether its weight is rounded; what routes tokens to experts is not.
+    """
 
-    @property
-    def readers(self) -> tuple[str, ...]:
-        """The linears that read the norm's output."""
-        return (self.gate, self.up)
+    path: str
+    shape: tuple[int, ...]
+    rows: tuple[int, int] | None = None
+    quantized: bool = True
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two tensors of a branch between which a map can stand without a change of function.
+
+    `value-output`: any invertible map of each head, which the writer puts out and the reader takes in. `up-down`: one
+    factor a channel. `query-key`: factors on the writer's output and their inverses on the reader's, equal within the
+    pairs of channels that RoPE mixes.
+
+    Attributes:
+        kind: which of the three.
+        writer, reader: the two; norms where queries and keys are normalised behind their projections.
+        heads: equal parts of the writer's output, each with a map of its own.
+        size: channels of a part.
+    """
+
+    kind: PairKind
+    writer: Address | Norm
+    reader: Address | Norm
+    heads: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One branch of a block: it reads the residual stream through a norm, and adds what it writes to it.
+
+    Attributes:
+        kind: `attention` sees keys and values, which can be quantized as the cache would hold them.
+        module: of the whole branch.
+        norm: whose output all `reads` take in.
+        reads: linears that read the norm's output.
+        inner: pairs inside the branch.
+        writes: the linear that writes the stream.
+        post_norm: between the writer and the stream, where the family has one; the stream cannot be rotated then.
+    """
+
+    kind: Literal["attention", "mlp"]
+    module: str
+    norm: Norm
+    reads: tuple[Address, ...]
+    inner: tuple[Pair, ...]
+    writes: Address
+    post_norm: Norm | None = None
+
+    def pair(self, kind: PairKind) -> Pair | None:
+        """Return the pair of a kind, or None if the branch has none."""
+        return next((pair for pair in self.inner if pair.kind == kind), None)
 
 
 @dataclass(frozen=True)
 class Family:
-    """A decoder family with one residual stream, pre-norms of RMSNorm kind and a gated MLP.
+    """A decoder family with one residual stream.
 
     Attributes:
         name: the name shown to people.
-        model_types: `config.model_type` values this spec describes.
+        model_types: `config.model_type` values that this spec describes.
+        block: the branches of a block, in order, from the configuration and the block's index.
         layers, embedding, final_norm, head: paths from the causal language model.
-        attention, mlp: the two branches of a block.
+        norm_offset: of the final norm's stored weight, as in `Norm`.
     """
 
     name: str
     model_types: tuple[str, ...]
-    attention: Attention = Attention()
-    mlp: Mlp = Mlp()
-    decoder: str = "model"
+    block: Callable[[PretrainedConfig, int], tuple[Branch, ...]]
     layers: str = "model.layers"
     embedding: str = "model.embed_tokens"
     final_norm: str = "model.norm"
     head: str = "lm_head"
+    norm_offset: float = 0.0

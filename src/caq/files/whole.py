@@ -17,6 +17,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+#: The end of such a name, as a pattern.
+_PARTIAL = "partial-" + 8 * "[0-9a-f]"
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -71,12 +74,12 @@ def sha256_of(path: Path) -> str:
 
 def sweep(target: Path) -> None:
     """Delete what killed writers of `target`, a file or a directory, left beside it."""
-    _delete(target.parent.glob(f".{glob.escape(target.name)}.partial-*"))
+    _delete(target.parent.glob(f".{glob.escape(target.name)}.{_PARTIAL}"))
 
 
 def sweep_directory(directory: Path) -> None:
     """Delete what killed writers left anywhere in a directory."""
-    _delete(directory.rglob(".*.partial-*"))
+    _delete(directory.rglob(f".*.{_PARTIAL}"))
 
 
 def _delete(leftovers: Iterable[Path]) -> None:

@@ -30,7 +30,7 @@ class Loaded(HFLM):  # type: ignore[misc]  # lm-eval carries no types.
 
     def __init__(self, pretrained: str, dtype: str = "auto", device: str | None = None, **options: object) -> None:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model = load(pretrained, None if dtype == "auto" else get_dtype(dtype)).to(chosen)
+        model = load(pretrained, None if dtype == "auto" else get_dtype(dtype), chosen)
         super().__init__(pretrained=model, tokenizer=load_tokenizer(pretrained), **options)
 
 

@@ -1,1 +1,1 @@
-"""Number formats: what a scheme means (`scheme`) and how it is simulated with gradients (`fake`)."""
+"""Number formats: what a scheme means, the grids that formats round to, codes, and rounding with gradients."""

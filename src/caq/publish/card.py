@@ -150,11 +150,12 @@ def _distances(reference: ArmSummary, summary: ArmSummary) -> list[tuple[str, st
 
 
 def _making(recipe: Recipe, record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    learned = f"learned under {recipe.objective.name}" if recipe.transforms.learn else "not learned"
+    learners = ", then ".join(learner.name for learner in recipe.learn)
     facts = {
         "Weights and activations": recipe.scheme.preset,
         "Cached values, keys": f"{recipe.scheme.value_bits}, {recipe.scheme.key_bits} bits",
-        "Residual rotation": f"{recipe.transforms.residual}, {learned}",
+        "Transforms": ", ".join(transform.name for transform in recipe.transforms) or "none",
+        "Learning": f"{learners}, under {recipe.objective.name}" if learners else "none",
         "Quantizer": recipe.quantizer.name,
         "Calibration": f"{recipe.data.samples} × {recipe.data.length} tokens of {_text(recipe.data.text)}",
         "Architecture": plain(", ".join(config.get("architectures") or ["not recorded"])),

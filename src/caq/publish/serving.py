@@ -54,7 +54,7 @@ def _transformers(recipe: Recipe, config: Mapping[str, Any]) -> list[str]:
 
 def _vllm(recipe: Recipe, config: Mapping[str, Any]) -> list[str]:
     said = [_weights_alone(config), *map(_served, _distinct(_activations(config)))]
-    if recipe.transforms.online_down_hadamard:
+    if _rotates_down(recipe):
         said.append("The online Hadamard before `down_proj` runs on one GPU only, without tensor parallelism.")
         if config.get("mlp_bias"):
             said.append("vLLM runs no online transform before a layer with a bias, and this `down_proj` has one.")
@@ -97,11 +97,15 @@ def _served(activations: Mapping[str, Any]) -> str:
 def _online(recipe: Recipe) -> list[str]:
     scheme = recipe.scheme
     parts = (
-        (recipe.transforms.online_down_hadamard, "the online Hadamard before `down_proj`"),
+        (_rotates_down(recipe), "the online Hadamard before `down_proj`"),
         (scheme.value_bits < 16, f"the quantization of cached values to {scheme.value_bits} bits"),
         (scheme.key_bits < 16, f"the rotation and quantization of cached keys to {scheme.key_bits} bits"),
     )
     return [what for on, what in parts if on]
+
+
+def _rotates_down(recipe: Recipe) -> bool:
+    return any(transform.name == "down-hadamard" for transform in recipe.transforms)
 
 
 def _groups(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,30 +1,12 @@
-"""The registry of quantizers."""
+"""Quantizers: how weights are rounded. Importing this imports no torch, so that recipes can read the options."""
 
 from __future__ import annotations
 
-import torch
-
-from caq.quantizers.base import Quantized, Quantizer
-from caq.quantizers.clip import ClipSearch
+from caq.quantizers.base import InputStatistics, Quantized, Quantizer
 from caq.quantizers.gptq import Gptq
 from caq.quantizers.rtn import RoundToNearest
-from caq.recipe import QuantizerRecipe
 
-__all__ = ["QUANTIZERS", "Quantized", "Quantizer", "make_quantizer"]
+__all__ = ["QUANTIZERS", "Gptq", "InputStatistics", "Quantized", "Quantizer", "RoundToNearest"]
 
-
-def _rtn(recipe: QuantizerRecipe, scale_dtype: torch.dtype, clip: ClipSearch | None) -> Quantizer:
-    return RoundToNearest(scale_dtype, clip)
-
-
-def _gptq(recipe: QuantizerRecipe, scale_dtype: torch.dtype, clip: ClipSearch | None) -> Quantizer:
-    return Gptq(scale_dtype, clip, recipe.block_size, recipe.damping, recipe.max_damping)
-
-
-QUANTIZERS = {"rtn": _rtn, "gptq": _gptq}
-
-
-def make_quantizer(recipe: QuantizerRecipe, scale_dtype: torch.dtype) -> Quantizer:
-    """Return the quantizer that `recipe` names; scales are stored in `scale_dtype`."""
-    clip = ClipSearch(recipe.clip_norm, recipe.clip_steps) if recipe.clip_search else None
-    return QUANTIZERS[recipe.name](recipe, scale_dtype, clip)
+#: By the name that a recipe gives: frozen `caq.options.Options` that are a `Quantizer`.
+QUANTIZERS: dict[str, type[Quantizer]] = {"rtn": RoundToNearest, "gptq": Gptq}

@@ -1,16 +1,19 @@
-"""What a quantizer is: a folded weight and its inputs' statistics in, integer codes out."""
+"""What a quantizer is: a folded weight and its inputs' statistics in, codes out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from compressed_tensors.quantization import QuantizationArgs
-from jaxtyping import Float, Int8
-from torch import Tensor
+from jaxtyping import Float, Shaped
 
 from caq.ledger import Entry
-from caq.numerics.fake import dequantize
+
+if TYPE_CHECKING:
+    import torch
+    from compressed_tensors.quantization import QuantizationArgs
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -18,36 +21,55 @@ class Quantized:
     """One quantized weight.
 
     Attributes:
-        codes: signed integers.
-        scale: one per output channel or group, in the precision in which it is stored.
-        zero_point: int8, zeros if symmetric.
+        codes: in the dtype of the format's grid; signed integers for integer formats.
+        parameters: what the codes mean, by name: one scale per output channel or group, in the precision in which it
+            is stored, and a zero point where the format has one.
         args: the format.
         entries: departures for the ledger.
     """
 
-    codes: Int8[Tensor, "out in"]
-    scale: Float[Tensor, "out groups"]
-    zero_point: Int8[Tensor, "out groups"]
+    codes: Shaped[Tensor, "out in"]
+    parameters: Mapping[str, Shaped[Tensor, "out groups"]]
     args: QuantizationArgs
     entries: tuple[Entry, ...] = ()
 
     def weight(self) -> Float[Tensor, "out in"]:
         """Return the values that the codes stand for, in the scale's precision."""
-        return dequantize(self.codes, self.scale, self.zero_point, self.args)
+        from caq.numerics.codes import dequantize
+
+        return dequantize(self.codes, self.parameters, self.args)
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """Which inputs of a weight a quantizer's Gram matrix is made of.
+
+    Attributes:
+        samples: calibration sequences; None takes all of them.
+        quantized: whether activations are quantized, as an engine will, or in full precision.
+    """
+
+    samples: int | None = None
+    quantized: bool = True
 
 
 class Quantizer(Protocol):
-    """Rounds a weight."""
+    """Rounds a weight; its fields are its options in a recipe."""
 
     @property
-    def needs_gram(self) -> bool:
-        """Whether `quantize` uses the Gram matrix of the inputs."""
+    def name(self) -> str:
+        """The name in the registry."""
+
+    @property
+    def statistics(self) -> InputStatistics | None:
+        """The inputs whose Gram matrix `quantize` uses; None where it uses none."""
 
     def quantize(
         self,
         weight: Float[Tensor, "out in"],
         gram: Float[Tensor, "in in"] | None,
         args: QuantizationArgs,
+        scale_dtype: torch.dtype,
     ) -> Quantized:
         """Return the rounded weight.
 
@@ -55,4 +77,10 @@ class Quantizer(Protocol):
             weight: folded weights, of any number of linears that read the same input, stacked.
             gram: mean of `x^T x` over the calibration tokens, float32.
             args: the weights' format, strategy `channel` or `group`.
+            scale_dtype: the precision in which scales are stored.
+
+        Raises:
+            Unsupported: no grid holds the format, or it has another strategy.
+            InvalidInput: the group size does not divide the inputs.
+            QuantizationFailed: the weight cannot be rounded with this Gram matrix.
         """

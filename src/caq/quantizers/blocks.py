@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs
@@ -11,11 +12,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caq.errors import QuantizationFailed
+from caq.families import Bound, Branch
 from caq.ledger import Entry
 from caq.quantizers.base import Quantized, Quantizer
-from caq.student import BlockCalls, Student, run_block
-from caq.transforms.apply import cast
+from caq.transforms.location import Location
 from caq.transforms.online import Site
+from caq.walk import run_block
+
+
+@dataclass(frozen=True)
+class BlockInputs:
+    """What a block is given.
+
+    Attributes:
+        hidden: the calibration sequences, as the quantized blocks before it put them out; they may be on the CPU.
+        arguments: keyword arguments of the block's forward call for one sequence.
+        sites: what runs online inside the block.
+    """
+
+    hidden: Float[Tensor, "samples length hidden"]
+    arguments: Mapping[str, Any]
+    sites: tuple[Site, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,78 +61,76 @@ class QuantizedBlock:
 
 
 def quantize_block(
-    student: Student,
+    bound: Bound,
     index: int,
     folded: Mapping[str, Float[Tensor, ...]],
-    hidden: Float[Tensor, "samples length hidden"],
-    calls: BlockCalls,
+    inputs: BlockInputs | None,
     quantizer: Quantizer,
     args: QuantizationArgs,
+    scale_dtype: torch.dtype,
 ) -> QuantizedBlock:
     """Quantize block `index`.
 
     Args:
-        student: its sites decide whether statistics come from quantized activations.
+        bound: the aligned model.
         index: the block.
         folded: the block's folded tensors, float64.
-        hidden: the block's inputs on the calibration sequences, as the quantized blocks before it put them out.
-        calls: keyword arguments of the blocks' forward calls for one sequence.
+        inputs: what the quantizer's statistics are of; None for a quantizer without statistics.
         quantizer: rounds the weights.
         args: the weights' format.
+        scale_dtype: the precision in which scales are stored.
+
+    Raises:
+        QuantizationFailed: a weight cannot be rounded; the message names it.
     """
-    groups = shared_inputs(student)
-    grams = _gram_matrices(student, index, folded, hidden, calls, groups) if quantizer.needs_gram else {}
+    groups = tuple(shared_inputs(bound.branches[index]))
+    grams = {} if inputs is None else _gram_matrices(bound, index, folded, inputs, groups)
     linears: dict[str, Quantized] = {}
     for group in groups:
-        linears |= _quantize_group(group, folded, grams.get(group[0]), quantizer, args, f"block {index}")
+        weights = {path: folded[f"{path}.weight"].float() for path in group}
+        gram, where = grams.get(group[0]), f"block {index}, {group[0]}"
+        try:
+            stacked = quantizer.quantize(torch.cat(list(weights.values())), gram, args, scale_dtype)
+        except QuantizationFailed as error:
+            raise QuantizationFailed(f"{where}: {error}") from error
+        linears |= _unstacked(stacked, {path: weight.shape[0] for path, weight in weights.items()}, where)
     others = {name: tensor for name, tensor in folded.items() if name.removesuffix(".weight") not in linears}
-    return QuantizedBlock({path: linears[path] for path in student.bound.linears}, others)
+    return QuantizedBlock(linears, others)
 
 
-def shared_inputs(student: Student) -> tuple[tuple[str, ...], ...]:
-    """Return the linears of a block, grouped by the input that they read."""
-    attention, mlp = student.bound.family.attention, student.bound.family.mlp
-    return (attention.readers, (attention.output,), mlp.readers, (mlp.down,))
+def shared_inputs(branches: Iterable[Branch]) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of a block's quantized linears, grouped by the input that they read."""
+    for branch in branches:
+        for group in (branch.reads, (branch.writes,)):
+            paths = tuple(dict.fromkeys(address.path for address in group if address.quantized))
+            if paths:
+                yield paths
 
 
-def _quantize_group(
-    paths: tuple[str, ...],
-    folded: Mapping[str, Tensor],
-    gram: Tensor | None,
-    quantizer: Quantizer,
-    args: QuantizationArgs,
-    where: str,
-) -> dict[str, Quantized]:
-    weights = [folded[f"{path}.weight"].float() for path in paths]
-    try:
-        stacked = quantizer.quantize(torch.cat(weights), gram, args)
-    except QuantizationFailed as error:
-        raise QuantizationFailed(f"{where}, {paths[0]}: {error}") from error
-    rows = [weight.shape[0] for weight in weights]
-    parts = zip(
-        paths,
-        stacked.codes.split(rows),
-        stacked.scale.split(rows),
-        stacked.zero_point.split(rows),
-        strict=True,
-    )
-    result = {path: Quantized(codes, scale, zero, args) for path, codes, scale, zero in parts}
-    named = tuple(replace(entry, message=f"{where}, {paths[0]}: {entry.message}") for entry in stacked.entries)
-    return result | {paths[0]: replace(result[paths[0]], entries=named)}
+def _unstacked(stacked: Quantized, rows: Mapping[str, int], where: str) -> dict[str, Quantized]:
+    """Cut what was quantized together by its output rows; the first part keeps the entries, with their place."""
+    sizes = list(rows.values())
+    codes = stacked.codes.split(sizes)
+    parameters = {name: parameter.split(sizes) for name, parameter in stacked.parameters.items()}
+    parts = {
+        path: Quantized(codes[i], {name: parts[i] for name, parts in parameters.items()}, stacked.args)
+        for i, path in enumerate(rows)
+    }
+    first = next(iter(rows))
+    named = tuple(replace(entry, message=f"{where}: {entry.message}") for entry in stacked.entries)
+    return parts | {first: replace(parts[first], entries=named)}
 
 
 @torch.no_grad()
 def _gram_matrices(
-    student: Student,
+    bound: Bound,
     index: int,
     folded: Mapping[str, Tensor],
-    hidden: Tensor,
-    calls: BlockCalls,
-    groups: tuple[tuple[str, ...], ...],
+    inputs: BlockInputs,
+    groups: Iterable[tuple[str, ...]],
 ) -> dict[str, Float[Tensor, "in in"]]:
     """Return the mean of `x^T x` over all tokens for the first linear of every group, float32."""
-    device = student.bound.embedding.weight.device
-    tokens = hidden.shape[0] * hidden.shape[1]
+    tokens = inputs.hidden.shape[0] * inputs.hidden.shape[1]
     totals: dict[str, Tensor] = {}
 
     def recorder(path: str) -> Callable[[Tensor], Tensor]:
@@ -127,26 +142,25 @@ def _gram_matrices(
 
         return record
 
-    recorders = tuple(Site(group[0], "input", recorder(group[0])) for group in groups)
-    weights = cast(folded, hidden.dtype)
-    for sample in hidden:
-        run_block(student, index, weights, sample[None].to(device), calls[index], recorders)
+    # Behind all other sites: what is recorded is what the linear reads.
+    recorders = tuple(Site(group[0], Location.INPUT, recorder(group[0])) for group in groups)
+    for _ in _outputs(bound, index, folded, replace(inputs, sites=(*inputs.sites, *recorders))):
+        pass
     return totals
 
 
 @torch.no_grad()
 def block_outputs(
-    student: Student,
-    index: int,
-    weights: Mapping[str, Tensor],
-    hidden: Float[Tensor, "samples length hidden"],
-    calls: BlockCalls,
+    bound: Bound, index: int, weights: Mapping[str, Tensor], inputs: BlockInputs
 ) -> Float[Tensor, "samples length hidden"]:
-    """Return what block `index` with `weights` puts out for every sequence."""
-    device, weights = student.bound.embedding.weight.device, cast(weights, hidden.dtype)
-    return torch.stack(
-        [
-            run_block(student, index, weights, sample[None].to(device), calls[index])[0].to(hidden.device)
-            for sample in hidden
-        ]
-    )
+    """Return what block `index` with `weights` puts out for every sequence, where the inputs are."""
+    return torch.stack([output.to(inputs.hidden.device) for output in _outputs(bound, index, weights, inputs)])
+
+
+def _outputs(
+    bound: Bound, index: int, weights: Mapping[str, Tensor], inputs: BlockInputs
+) -> Iterator[Float[Tensor, "length hidden"]]:
+    device = bound.embedding.weight.device
+    own = {name: weight.to(device, inputs.hidden.dtype) for name, weight in weights.items()}
+    for sample in inputs.hidden:
+        yield run_block(bound, index, own, sample[None].to(device), inputs.arguments, inputs.sites)[0]

@@ -1,59 +1,63 @@
-"""Scales: from the weights' range, optionally clipped where that makes the rounding error smaller."""
+"""Scales from the weights' range, or clipped where that makes the rounding error smaller."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs
-from compressed_tensors.quantization.utils import calculate_qparams
-from jaxtyping import Float, Int8
+from jaxtyping import Float
 from torch import Tensor
 
-from caq.numerics.fake import dequantize, quantize_codes, row_length
+from caq.numerics.codes import dequantize, quantize_codes, range_parameters
 
 
-@dataclass(frozen=True)
-class ClipSearch:
+class ClipOptions(Protocol):
+    """The options that every quantizer with a clip search has.
+
+    Attributes:
+        clip_search: whether there is one.
+        clip_norm, clip_steps: as in `clipped_parameters`.
+    """
+
+    clip_search: bool
+    clip_norm: float
+    clip_steps: int
+
+
+def chosen_parameters(
+    weight: Float[Tensor, "out in"], args: QuantizationArgs, dtype: torch.dtype, options: ClipOptions
+) -> dict[str, Float[Tensor, "out groups"]]:
+    """Return parameters by the clip search, or by the range where the options turn the search off."""
+    if options.clip_search:
+        return clipped_parameters(weight, args, dtype, norm=options.clip_norm, steps=options.clip_steps)
+    return range_parameters(weight, args, dtype)
+
+
+def clipped_parameters(
+    weight: Float[Tensor, "out in"], args: QuantizationArgs, dtype: torch.dtype, *, norm: float, steps: int
+) -> dict[str, Float[Tensor, "out groups"]]:
     """Try `steps` clips between the full range and a fifth of it; keep, per scale, the one with the least error.
 
     The error is `sum |w - q(w)|^norm`; a norm above 2 minds the large weights more (GPTQ's MSE option; the authors of
     arXiv:2511.07842 use 2.4 and 80 steps).
     """
-
-    norm: float = 2.4
-    steps: int = 80
-
-    def parameters(
-        self, weight: Float[Tensor, "out in"], args: QuantizationArgs, dtype: torch.dtype
-    ) -> tuple[Float[Tensor, "out groups"], Int8[Tensor, "out groups"]]:
-        """Return scales (in `dtype`) and zero points."""
-        best_scale, best_zero = range_parameters(weight, args, dtype)
-        best_error = self._error(weight, best_scale, best_zero, args)
-        for step in range(1, self.steps):
-            scale, zero = range_parameters(weight, args, dtype, shrink=1 - step / (self.steps * 1.25))
-            error = self._error(weight, scale, zero, args)
-            better = error < best_error
-            best_error = torch.where(better, error, best_error)
-            best_scale = torch.where(better, scale, best_scale)
-            best_zero = torch.where(better, zero, best_zero)
-        return best_scale, best_zero
-
-    def _error(self, weight: Tensor, scale: Tensor, zero: Tensor, args: QuantizationArgs) -> Tensor:
-        rounded = dequantize(quantize_codes(weight, scale, zero, args), scale, zero, args).to(weight.dtype)
-        difference: Tensor = (weight - rounded).abs().pow(self.norm)
-        grouped: Tensor = difference.unflatten(-1, (scale.shape[-1], -1))
-        return grouped.sum(-1)
+    best = range_parameters(weight, args, dtype)
+    best_error = _error(weight, best, args, norm)
+    for step in range(1, steps):
+        tried = range_parameters(weight, args, dtype, shrink=1 - step / (steps * 1.25))
+        error = _error(weight, tried, args, norm)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best = {name: torch.where(better, parameter, best[name]) for name, parameter in tried.items()}
+    return best
 
 
-def range_parameters(
-    weight: Float[Tensor, "out in"], args: QuantizationArgs, dtype: torch.dtype, shrink: float = 1.0
-) -> tuple[Float[Tensor, "out groups"], Int8[Tensor, "out groups"]]:
-    """Return scales (in `dtype`, in which they will be stored) and zero points that cover `shrink` of the range.
-
-    Raises:
-        InvalidInput: the group size does not divide the inputs.
-    """
-    groups = weight.unflatten(-1, (-1, row_length(weight, args, per_row="channel")))
-    scale, zero = calculate_qparams(groups.amin(-1) * shrink, groups.amax(-1) * shrink, args)
-    return scale.to(dtype), zero.to(torch.int8)
+def _error(
+    weight: Float[Tensor, "out in"], parameters: Mapping[str, Tensor], args: QuantizationArgs, norm: float
+) -> Float[Tensor, "out groups"]:
+    rounded = dequantize(quantize_codes(weight, parameters, args), parameters, args).to(weight.dtype)
+    difference = (weight - rounded).abs().pow(norm)
+    grouped: Tensor = difference.unflatten(-1, (parameters["scale"].shape[-1], -1))
+    return grouped.sum(-1)

@@ -10,85 +10,119 @@ Updates reach beyond a block of `block_size` columns once per block, as one matr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, Self
 
-import torch
-from compressed_tensors.quantization import QuantizationArgs
 from jaxtyping import Float
-from torch import Tensor
+from pydantic import model_validator
 
-from caq.errors import QuantizationFailed
+from caq.errors import InvalidInput, QuantizationFailed
 from caq.ledger import Entry
-from caq.quantizers.base import Quantized
-from caq.quantizers.clip import ClipSearch, range_parameters
+from caq.options import Options, Positive, PositiveFloat
+from caq.quantizers.base import InputStatistics, Quantized
+
+if TYPE_CHECKING:
+    import torch
+    from compressed_tensors.quantization import QuantizationArgs
+    from torch import Tensor
 
 #: How much each escalation multiplies the damping by.
 ESCALATION = 10.0
 
 
-@dataclass(frozen=True)
-class Gptq:
+class Gptq(Options):
     """GPTQ without activation order.
 
     Attributes:
-        scale_dtype: the precision in which scales are stored.
-        clip: the clip search, or None for the full range.
         block_size: columns per lazy update.
-        damping: share of the mean diagonal added to the Gram matrix.
-        max_damping: damping beyond which the layer fails instead of being rounded to nearest.
+        damping: share of the Gram matrix's mean diagonal that is added to it.
+        max_damping: where escalation after a failed factorisation ends and the run fails.
+        clip_search: search the clip that minimises the weights' error.
+        clip_norm: the error's exponent.
+        clip_steps: clips tried.
+        quantized_statistics: Gram matrices from quantized activations rather than full-precision ones.
+        samples: calibration sequences for the Gram matrices; None takes all of `data.samples`.
     """
 
-    scale_dtype: torch.dtype
-    clip: ClipSearch | None
-    block_size: int = 128
-    damping: float = 0.01
-    max_damping: float = 1.0
-    needs_gram: ClassVar[bool] = True
+    name: Literal["gptq"] = "gptq"
+    block_size: Positive = 128
+    damping: PositiveFloat = 0.01
+    max_damping: PositiveFloat = 1.0
+    clip_search: bool = True
+    clip_norm: PositiveFloat = 2.4
+    clip_steps: Positive = 80
+    quantized_statistics: bool = True
+    samples: Positive | None = None
+
+    @model_validator(mode="after")
+    def _damping_below_its_limit(self) -> Self:
+        if self.damping > self.max_damping:
+            raise InvalidInput(
+                [f"damping: {self.damping} is above max_damping {self.max_damping}; lower it, or raise the limit"]
+            )
+        return self
+
+    @property
+    def statistics(self) -> InputStatistics:
+        """What its Gram matrices are made of."""
+        return InputStatistics(self.samples, self.quantized_statistics)
 
     def quantize(
-        self, weight: Float[Tensor, "out in"], gram: Float[Tensor, "in in"] | None, args: QuantizationArgs
+        self,
+        weight: Float[Tensor, "out in"],
+        gram: Float[Tensor, "in in"] | None,
+        args: QuantizationArgs,
+        scale_dtype: torch.dtype,
     ) -> Quantized:
         """Return the rounded weight.
 
         Raises:
             QuantizationFailed: no damping up to `max_damping` makes the Gram matrix positive definite.
         """
+        from caq.numerics.grids import grid_of
+        from caq.quantizers.clip import chosen_parameters
+
         if gram is None:
             raise ValueError("GPTQ needs the Gram matrix of the layer's inputs")
         factor, entries = self._inverse_factor(gram)
         work = weight.clone()
-        scale, zero_point = self._parameters(weight, args)
-        codes = torch.empty_like(weight, dtype=torch.int8)
+        parameters = chosen_parameters(weight, args, scale_dtype, self)
+        codes = weight.new_empty(weight.shape, dtype=grid_of(args).code_dtype)
         for start in range(0, work.shape[1], self.block_size):
             stop = min(start + self.block_size, work.shape[1])
-            scale, zero_point = self._regrouped(work, scale, zero_point, args, start, stop)
-            errors = _round_block(work, codes, factor, scale, zero_point, args, start, stop)
+            parameters = self._regrouped(work, parameters, args, scale_dtype, start, stop)
+            errors, codes[:, start:stop] = _round_block(work, factor, parameters, args, start, stop)
             work[:, stop:] -= errors @ factor[start:stop, stop:]
-        return Quantized(codes, scale, zero_point, args, entries)
-
-    def _parameters(self, weight: Tensor, args: QuantizationArgs) -> tuple[Tensor, Tensor]:
-        find = self.clip.parameters if self.clip else range_parameters
-        return find(weight, args, self.scale_dtype)
+        return Quantized(codes, parameters, args, entries)
 
     def _regrouped(
-        self, work: Tensor, scale: Tensor, zero_point: Tensor, args: QuantizationArgs, start: int, stop: int
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        work: Tensor,
+        parameters: dict[str, Tensor],
+        args: QuantizationArgs,
+        scale_dtype: torch.dtype,
+        start: int,
+        stop: int,
+    ) -> dict[str, Tensor]:
         """Take the scales of the groups inside a block from the weights as compensation has left them."""
+        from caq.quantizers.clip import chosen_parameters
+
         if args.strategy != "group":
-            return scale, zero_point
-        first, last = start // args.group_size, -(-stop // args.group_size)
-        inside = slice(first if start % args.group_size == 0 else first + 1, last)
+            return parameters
+        inside = slice(-(-start // args.group_size), -(-stop // args.group_size))
         columns = work[:, inside.start * args.group_size : inside.stop * args.group_size]
         if columns.shape[1] == 0:
-            return scale, zero_point
-        new_scale, new_zero = self._parameters(columns, args)
-        scale, zero_point = scale.clone(), zero_point.clone()
-        scale[:, inside], zero_point[:, inside] = new_scale, new_zero
-        return scale, zero_point
+            return parameters
+        fresh = chosen_parameters(columns, args, scale_dtype, self)
+        result = {name: parameter.clone() for name, parameter in parameters.items()}
+        for name, parameter in fresh.items():
+            result[name][:, inside] = parameter
+        return result
 
     def _inverse_factor(self, gram: Tensor) -> tuple[Float[Tensor, "in in"], tuple[Entry, ...]]:
         """Return the upper Cholesky factor of the damped Gram matrix's inverse, float32."""
+        import torch
+
         exact = gram.double()
         diagonal = exact.diagonal()
         # An input that is never active constrains nothing; on the diagonal it isolates its column.
@@ -114,32 +148,33 @@ class Gptq:
 
 
 def _round_block(
-    work: Tensor,
-    codes: Tensor,
-    factor: Tensor,
-    scale: Tensor,
-    zero_point: Tensor,
+    work: Float[Tensor, "out in"],
+    factor: Float[Tensor, "in in"],
+    parameters: Mapping[str, Tensor],
     args: QuantizationArgs,
     start: int,
     stop: int,
-) -> Float[Tensor, "out columns"]:
-    """Round columns `start` to `stop`, compensating inside the block; fill `codes`, return the scaled errors.
+) -> tuple[Float[Tensor, "out columns"], Float[Tensor, "out columns"]]:
+    """Round columns `start` to `stop`, compensating inside the block; return the scaled errors and the codes.
 
     Works on the transpose, so that a column is contiguous, and in place: this loop is GPTQ's whole cost.
     """
-    low, high = -(2 ** (args.num_bits - 1)), 2 ** (args.num_bits - 1) - 1
+    from caq.numerics.grids import grid_of
+
+    grid = grid_of(args)
     columns = work[:, start:stop].T.contiguous()
     upper = factor[start:stop, start:stop]
-    errors, rounded = torch.empty_like(columns), torch.empty_like(columns)
-    group = args.group_size if args.strategy == "group" else work.shape[1]
-    scales, zeros = scale.to(work.dtype).T.contiguous(), zero_point.to(work.dtype).T.contiguous()
+    errors, codes = columns.new_empty(columns.shape), columns.new_empty(columns.shape)
+    length = args.group_size if args.strategy == "group" else work.shape[1]
+    groups = range(start // length, (stop - 1) // length + 1)
+    # In the weights' precision: the products of low-precision scales would be rounded once more.
+    wide = {
+        group: {name: parameter[:, group].to(work.dtype) for name, parameter in parameters.items()} for group in groups
+    }
     reciprocal = upper.diagonal().reciprocal()
     for i in range(stop - start):
-        step, zero = scales[(start + i) // group], zeros[(start + i) // group]
-        level = (columns[i] / step).add_(zero).round_().clamp_(low, high)
-        rounded[i] = level
-        torch.sub(columns[i], level.sub_(zero).mul_(step), out=errors[i])
-        errors[i] *= reciprocal[i]
+        own = wide[(start + i) // length]
+        codes[i] = grid.nearest(columns[i], own, args)
+        errors[i] = (columns[i] - grid.values(codes[i], own)) * reciprocal[i]
         columns[i + 1 :].addr_(upper[i, i + 1 :], errors[i], alpha=-1)
-    codes[:, start:stop] = rounded.T.to(torch.int8)
-    return errors.T
+    return errors.T, codes.T

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from compressed_tensors.quantization import QuantizationArgs
 from jaxtyping import Float
-from torch import Tensor
 
-from caq.numerics.fake import quantize_codes
-from caq.quantizers.base import Quantized
-from caq.quantizers.clip import ClipSearch, range_parameters
+from caq.options import Options, Positive, PositiveFloat
+from caq.quantizers.base import InputStatistics, Quantized
+
+if TYPE_CHECKING:
+    import torch
+    from compressed_tensors.quantization import QuantizationArgs
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class RoundToNearest:
+class RoundToNearest(Options):
     """Round to nearest, from the range or from searched clips.
 
     Attributes:
-        scale_dtype: the precision in which scales are stored.
-        clip: the clip search, or None for the full range.
+        clip_search: search the clip that minimises the weights' error.
+        clip_norm: the error's exponent.
+        clip_steps: clips tried.
     """
 
-    scale_dtype: torch.dtype
-    clip: ClipSearch | None
-    needs_gram: ClassVar[bool] = False
+    name: Literal["rtn"] = "rtn"
+    clip_search: bool = True
+    clip_norm: PositiveFloat = 2.4
+    clip_steps: Positive = 80
+    statistics: ClassVar[InputStatistics | None] = None
 
     def quantize(
-        self, weight: Float[Tensor, "out in"], gram: Float[Tensor, "in in"] | None, args: QuantizationArgs
+        self,
+        weight: Float[Tensor, "out in"],
+        gram: Float[Tensor, "in in"] | None,
+        args: QuantizationArgs,
+        scale_dtype: torch.dtype,
     ) -> Quantized:
         """Return the rounded weight; `gram` is not used."""
-        find = self.clip.parameters if self.clip else range_parameters
-        scale, zero_point = find(weight, args, self.scale_dtype)
-        return Quantized(quantize_codes(weight, scale, zero_point, args), scale, zero_point, args)
+        from caq.numerics.codes import quantize_codes
+        from caq.quantizers.clip import chosen_parameters
+
+        parameters = chosen_parameters(weight, args, scale_dtype, self)
+        return Quantized(quantize_codes(weight, parameters, args), parameters, args)

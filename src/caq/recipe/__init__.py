@@ -1,26 +1,8 @@
 """Recipes: everything that decides a run, validated at once, read from YAML, hashable. Imports no torch."""
 
-from caq.recipe.recipe import PRESETS, Recipe, parse_override, preset
-from caq.recipe.sections import (
-    SCHEMES,
-    DataRecipe,
-    ObjectiveRecipe,
-    QuantizerRecipe,
-    SchemeRecipe,
-    TrainingRecipe,
-    TransformRecipe,
-)
+from caq.numerics.options import SchemeRecipe
+from caq.recipe.overrides import parse_override
+from caq.recipe.recipe import PRESETS, Recipe, preset
+from caq.recipe.sections import SELF, DataRecipe
 
-__all__ = [
-    "PRESETS",
-    "SCHEMES",
-    "DataRecipe",
-    "ObjectiveRecipe",
-    "QuantizerRecipe",
-    "Recipe",
-    "SchemeRecipe",
-    "TrainingRecipe",
-    "TransformRecipe",
-    "parse_override",
-    "preset",
-]
+__all__ = ["PRESETS", "SELF", "DataRecipe", "Recipe", "SchemeRecipe", "parse_override", "preset"]

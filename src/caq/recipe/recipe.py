@@ -1,46 +1,86 @@
-"""Recipes: everything that decides a run, validated at once, read from YAML, hashable. Imports no torch."""
+"""A recipe: everything that decides a run, validated at once, hashable. Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from caq.errors import InvalidInput, nearest
-from caq.recipe.sections import (
-    SELF,
-    DataRecipe,
-    ObjectiveRecipe,
-    QuantizerRecipe,
-    SchemeRecipe,
-    Section,
-    TrainingRecipe,
-    TransformRecipe,
-)
-from caq.recipe.text import dump_yaml, parse_yaml, sentences
+from caq.export import FORMATS
+from caq.numerics.options import SchemeRecipe
+from caq.objectives import OBJECTIVES, Objective
+from caq.objectives.contrastive_top import ContrastiveAlignment
+from caq.options import Options, inside, sentences
+from caq.quantizers import QUANTIZERS, Quantizer
+from caq.recipe import legacy
+from caq.recipe.contradictions import contradictions
+from caq.recipe.entries import Entry, read_entries, read_entry, read_set
+from caq.recipe.overrides import override
+from caq.recipe.sections import DataRecipe
+from caq.recipe.text import dump_yaml, parse_yaml
+from caq.train import LEARNERS, Learner
+from caq.train.end_to_end import EndToEnd
+from caq.transforms import TRANSFORMS
+from caq.transforms.spec import TransformSpec
 
 PRESETS = ("default", "paper", "paper-code")
+# By name: a transform that joins the registry is not on by default.
+_TRANSFORMS = (
+    *("residual-rotation", "norm-scaling", "value-output-rotation", "value-output-scaling"),
+    *("query-key-scaling", "up-down-scaling", "down-hadamard", "key-hadamard"),
+)
 
 
-class Recipe(Section):
+class Recipe(Options):
     """One run, completely: two equal recipes on equal inputs give equal checkpoints.
+
+    What has a registry is an entry of it, a name and its own options.
+
+    Attributes:
+        scheme: number formats.
+        transforms: of `TRANSFORMS`, in the registry's order.
+        objective: what the transforms are learned under, of `OBJECTIVES`.
+        learn: the learners, of `LEARNERS`, each of which starts where the one before it ended; empty learns nothing.
+        quantizer: how weights are rounded, of `QUANTIZERS`.
+        format: how the checkpoint is stored, of `FORMATS`.
+        data: the calibration data.
+        dtype: of activations and effective weights while learning.
+        seed: decides data order and random rotations.
 
     Raises:
         InvalidInput: listing every unknown key, wrong type and contradiction, each with its way out.
     """
 
     scheme: SchemeRecipe = SchemeRecipe()
-    transforms: TransformRecipe = TransformRecipe()
-    objective: ObjectiveRecipe = ObjectiveRecipe()
-    quantizer: QuantizerRecipe = QuantizerRecipe()
+    transforms: Annotated[tuple[TransformSpec, ...], Entry] = tuple(TRANSFORMS[name]() for name in _TRANSFORMS)
+    objective: Annotated[Objective, Entry] = ContrastiveAlignment()
+    learn: Annotated[tuple[Learner, ...], Entry] = (EndToEnd(),)
+    quantizer: Annotated[Quantizer, Entry] = QUANTIZERS["gptq"]()
+    format: str = "compressed-tensors"
     data: DataRecipe = DataRecipe()
-    training: TrainingRecipe = TrainingRecipe()
+    dtype: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether anything that is learned compares with the base model."""
+        return self.needs_teacher and self.objective.needs_base
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a learner reads the objective's targets."""
+        return any(learner.needs_teacher for learner in self.learn)
+
+    @property
+    def validation_samples(self) -> int:
+        """Calibration sequences that some learner keeps from learning."""
+        return max((learner.validation_samples for learner in self.learn), default=0)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -48,21 +88,20 @@ class Recipe(Section):
         """Build section by section, so that a mistake in one does not hide those of the others."""
         if not isinstance(values, Mapping):
             raise InvalidInput([f"recipe: should be a mapping of sections, is {values!r}"])
-        sections, problems = dict(values), []
-        for name in _SECTIONS.keys() & sections.keys():
+        sections, problems = legacy.translated(values)
+        for name in _READERS.keys() & sections.keys():
             try:
-                sections[name] = _SECTIONS[name].model_validate(sections[name])
+                sections[name] = _READERS[name](sections[name])
             except InvalidInput as error:
-                problems += [
-                    f"{name}{problem}" if problem[0] == ":" else f"{name}.{problem}" for problem in error.problems
-                ]
+                problems += error.problems
                 del sections[name]
         try:
             recipe = build(sections)
         except ValidationError as error:
-            raise InvalidInput(sorted(problems + sentences(error, cls))) from error
-        if found := sorted(problems) or _contradictions(recipe):
-            raise InvalidInput(found)
+            problems += sentences(error, _keys())
+        problems = sorted(problems) or contradictions(recipe)
+        if problems:
+            raise InvalidInput(legacy.as_given(problems, values))
         return recipe
 
     @classmethod
@@ -92,29 +131,70 @@ class Recipe(Section):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def with_overrides(self, overrides: Mapping[str, object]) -> Self:
-        """Return a copy with dotted keys replaced, such as ``{"objective.alpha": 0.5}``, validated anew.
+        """Return a copy with keys replaced, validated anew.
+
+        Args:
+            overrides: by dotted key, such as ``{"objective.alpha": 0.5, "learn.end-to-end.steps": 60}``, or a whole
+                section, such as ``{"learn": []}``. An objective or quantizer that takes another's place keeps those
+                of its options that it has.
 
         Raises:
             InvalidInput: an unknown key, a wrong type or a contradiction; all of them.
         """
-        values: dict[str, Any] = self.model_dump()
-        for key, value in overrides.items():
-            section, _, name = key.partition(".")
-            if name and isinstance(values.get(section), dict):
-                values[section][name] = value
-            else:
-                values[key] = value
-        return type(self).model_validate(values)
+        values = self.model_dump()
+        current, problems = legacy.translated_overrides(values, overrides)
+        changed, more = override(values, current, {"transforms": TRANSFORMS, "learn": LEARNERS}, _ENTRIES)
+        problems += more
+        try:
+            recipe = type(self).model_validate(changed)
+        except InvalidInput as error:
+            problems += error.problems
+        if problems:
+            raise InvalidInput(legacy.as_given(problems, overrides))
+        return recipe
 
 
-_SECTIONS: dict[str, type[Section]] = {
-    "scheme": SchemeRecipe,
-    "transforms": TransformRecipe,
-    "objective": ObjectiveRecipe,
-    "quantizer": QuantizerRecipe,
-    "data": DataRecipe,
-    "training": TrainingRecipe,
+#: Sections that hold one entry, with their registries.
+_ENTRIES: Mapping[str, Mapping[str, type[Any]]] = {"objective": OBJECTIVES, "quantizer": QUANTIZERS}
+_SECTIONS: Mapping[str, type[Options]] = {"scheme": SchemeRecipe, "data": DataRecipe}
+
+
+def _section(name: str) -> Callable[[object], object]:
+    def read(value: object) -> Options:
+        try:
+            return _SECTIONS[name].model_validate(value)
+        except InvalidInput as error:
+            raise InvalidInput(list(inside(name, error.problems))) from error
+
+    return read
+
+
+def _format(value: object) -> object:
+    if isinstance(value, str) and value not in FORMATS:
+        raise InvalidInput([f"format: {value!r} is unknown{nearest(value, FORMATS)}"])
+    return value
+
+
+_READERS: Mapping[str, Callable[[object], object]] = {
+    "scheme": _section("scheme"),
+    "transforms": lambda value: read_set("transforms", value, TRANSFORMS),
+    "objective": lambda value: read_entry("objective", value, OBJECTIVES, "cal"),
+    "learn": lambda value: read_entries("learn", value, LEARNERS),
+    "quantizer": lambda value: read_entry("quantizer", value, QUANTIZERS, "gptq"),
+    "format": _format,
+    "data": _section("data"),
 }
+
+
+def _keys() -> list[str]:
+    """Return every key there is, dotted, the sections first."""
+    kinds = [(section, kind) for section, kind in _SECTIONS.items()]
+    kinds += [(section, kind) for section, registry in _ENTRIES.items() for kind in registry.values()]
+    kinds += [(f"transforms.{name}", kind) for name, kind in TRANSFORMS.items()]
+    kinds += [(f"learn.{name}", kind) for name, kind in LEARNERS.items()]
+    options = [f"{prefix}.{option}" for prefix, kind in kinds for option in kind.model_fields]
+    # An entry of a list is found by its name, which is not to be set.
+    return [*Recipe.model_fields, *(key for key in options if key.count(".") == 1 or not key.endswith(".name"))]
 
 
 def preset(name: str) -> Recipe:
@@ -127,58 +207,3 @@ def preset(name: str) -> Recipe:
         raise InvalidInput([f"{name}: no such preset{nearest(name, PRESETS)}"])
     text = resources.files("caq.recipe").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
     return Recipe.model_validate(parse_yaml(text, f"preset {name}"))
-
-
-def parse_override(text: str) -> tuple[str, object]:
-    """Split ``objective.alpha=0.5`` into the key and its value, read as YAML.
-
-    Raises:
-        InvalidInput: no `=`, or a value that is not YAML.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise InvalidInput([f"{text}: an override is written key=value, such as objective.alpha=0.5"])
-    return key.strip(), parse_yaml(f"value: {value}", text)["value"]
-
-
-def _contradictions(recipe: Recipe) -> list[str]:
-    """Find the settings that are each right and wrong together; every sentence names the way out."""
-    scheme, transforms, quantizer = recipe.scheme, recipe.transforms, recipe.quantizer
-    data, training = recipe.data, recipe.training
-    exact = scheme.weight_only and scheme.value_bits == 16 and scheme.key_bits == 16
-    problems = []
-    if transforms.learn and not transforms.learnable:
-        problems.append("transforms.learn: no transform is on; turn one on, or set transforms.learn: false")
-    if transforms.learn and exact and not training.quantize_weights:
-        problems.append(
-            f"training.quantize_weights: {scheme.preset} quantizes weights only, and they are not quantized "
-            "while learning, so there is nothing to learn from; set training.quantize_weights: true, "
-            "or transforms.learn: false"
-        )
-    if scheme.weight_only and scheme.activations_symmetric is not None:
-        problems.append(f"scheme.activations_symmetric: {scheme.preset} quantizes no activations; leave it out")
-    if scheme.weight_only and scheme.output_projection_groups:
-        problems.append(f"scheme.output_projection_groups: {scheme.preset} quantizes no activations; leave it out")
-    if training.batch_size % training.micro_batch_size:
-        problems.append(
-            f"training.micro_batch_size: {training.micro_batch_size} does not divide "
-            f"training.batch_size {training.batch_size}; choose a divisor"
-        )
-    if transforms.learn and training.validation_samples >= data.samples:
-        problems.append(
-            f"training.validation_samples: {training.validation_samples} of data.samples {data.samples} "
-            "leave none to learn from; raise data.samples, or lower training.validation_samples"
-        )
-    if data.prompts is not None and data.text != SELF:
-        problems.append("data.prompts: is read only where data.text is self; leave it out, or set data.text: self")
-    if quantizer.samples is not None and quantizer.samples > data.samples:
-        problems.append(
-            f"quantizer.samples: {quantizer.samples} are more than data.samples {data.samples}; "
-            "raise data.samples, or leave quantizer.samples out"
-        )
-    if quantizer.damping > quantizer.max_damping:
-        problems.append(
-            f"quantizer.damping: {quantizer.damping} is above quantizer.max_damping {quantizer.max_damping}; "
-            "lower it, or raise the limit"
-        )
-    return problems

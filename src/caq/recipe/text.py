@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from caq.errors import InvalidInput
 
@@ -76,35 +74,3 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
 def dump_yaml(values: Mapping[str, object]) -> str:
     """Write plain data as YAML, keys in their given order."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def sentences(error: ValidationError, kind: type[BaseModel]) -> list[str]:
-    """Turn each of pydantic's errors about `kind` into one sentence that begins with the key."""
-    problems = []
-    for detail in error.errors():
-        path = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            problems.append(f"{path}: unknown key{_nearest_key(path, kind)}")
-            continue
-        found = detail["input"]
-        expected = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
-        if detail["type"] == "model_type":
-            expected = "should be a mapping of keys"
-        problems.append(f"{path}: {expected}, is {found!r} ({type(found).__name__})")
-    return problems
-
-
-def _nearest_key(word: str, kind: type[BaseModel]) -> str:
-    # A key of a section that is written one level too high is named where it belongs.
-    belongs = {name.rpartition(".")[2]: name for name in _keys(kind)}
-    close = get_close_matches(word.lower(), belongs, n=1)
-    return f"; did you mean {belongs[close[0]]}?" if close else f"; known: {', '.join(kind.model_fields)}"
-
-
-def _keys(kind: type[BaseModel]) -> list[str]:
-    names = []
-    for name, field in kind.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += [f"{name}.{inner}" for inner in _keys(field.annotation)]
-        names.append(name)
-    return names

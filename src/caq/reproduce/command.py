@@ -11,6 +11,7 @@ from rich.console import Console
 
 from caq.errors import InvalidInput, nearest
 from caq.items.tasks import Tasks
+from caq.measure.store import locked
 from caq.report.experiment import ExperimentTable
 from caq.report.measures import numbers
 from caq.report.table import rich_table, wide_console
@@ -68,10 +69,16 @@ def run(request: Request, *, quiet: bool = False) -> ExperimentTable:
     """Run a table; print rows as they come, then the table; write `results.json`, `report.md` and a plot.
 
     Raises:
-        InvalidInput: an unknown table, pair or preset, or what `open_bench` refuses; before any compute.
+        InvalidInput: an unknown table, pair or preset, a directory that another process writes, or what `open_bench`
+            refuses; before any compute.
     """
     if request.table not in EXPERIMENTS:
         raise InvalidInput([f"{request.table}: no such table{nearest(request.table, EXPERIMENTS)}"])
+    with locked(request.directory):
+        return _run(request, quiet=quiet)
+
+
+def _run(request: Request, *, quiet: bool) -> ExperimentTable:
     pair = open_source(request.pair, request.directory / "pair", request.tasks)
     experiment = EXPERIMENTS[request.table](pair)
     grid = _grid(request, pair, experiment)

@@ -14,20 +14,13 @@ from caq.lm_eval.harness import Benchmarks
 from caq.reproduce.grid import Overrides
 from caq.reproduce.pairs import PairSource
 
-FIXED: Overrides = MappingProxyType(
-    {
-        "transforms.residual": "none",
-        "transforms.learn": False,
-        "transforms.rotate_value_output": False,
-        "transforms.online_down_hadamard": False,
-    }
-)
+FIXED: Overrides = MappingProxyType({"transforms": [], "learn": []})
 #: Table 1's arms, and between them the transforms that are set by hand.
 BASELINES: Mapping[str, Overrides] = MappingProxyType(
     {
         "RTN": {**FIXED, "quantizer.name": "rtn", "quantizer.clip_search": False},
         "GPTQ": FIXED,
-        "Hadamard": {"transforms.learn": False},
+        "Hadamard": {"learn": []},
         "MSE": {"objective.name": "mse"},
         "KL": {"objective.name": "kl"},
         "KL-Top": {"objective.name": "kl-top"},

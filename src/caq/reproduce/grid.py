@@ -32,8 +32,9 @@ from caq.measure.assemble import assemble
 from caq.measure.judges import DEFAULT_JUDGE, NamedJudge
 from caq.measure.record import ArmRecord, Role
 from caq.measure.run import Entrant, Named, Setup, measure_arms, place_arms, prepare, running_on
-from caq.pipeline import Load, quantize_pair
+from caq.pipeline import quantize_pair
 from caq.recipe import Recipe
+from caq.run import Load
 from caq.runners import find_source
 
 BASE = "Base"

@@ -26,13 +26,13 @@ BUNDLED_SIZES: Settings = MappingProxyType(
     {
         "data.samples": 128,
         "data.length": 128,
-        "transforms.residual": "hadamard",
-        "training.steps": 60,
-        "training.batch_size": 16,
-        "training.micro_batch_size": 16,
-        "training.validation_samples": 32,
-        "training.dtype": "float32",
-        "training.gradient_checkpointing": False,
+        "transforms.residual-rotation.start": "hadamard",
+        "learn.end-to-end.steps": 60,
+        "learn.end-to-end.batch_size": 16,
+        "learn.end-to-end.micro_batch_size": 16,
+        "learn.end-to-end.validation_samples": 32,
+        "learn.end-to-end.gradient_checkpointing": False,
+        "dtype": "float32",
     }
 )
 

@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from caq.files.whole import whole
 from caq.reproduce.contrasts import AMOUNTS, Runs, quantized_arms
 from caq.reproduce.experiments import SAFETY, Experiment, Sweep
 from caq.reproduce.grid import ALIGNED, BASE, FULL_PRECISION
@@ -47,11 +48,10 @@ def draw(experiment: Experiment, runs: Runs, found: Spreads, directory: Path) ->
     if experiment.sweep is not None and len(experiment.sweep.lines) > 1:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(f"{experiment.title}\n{CAPTION}", fontsize=11)
-    directory.mkdir(parents=True, exist_ok=True)
     name = f"{experiment.name}.svg"
     # No date and no random identifiers: the same results give the same bytes.
-    with rc_context({"svg.hashsalt": "caq"}):
-        figure.savefig(directory / name, metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "caq"}), whole(directory / name) as partial:
+        figure.savefig(partial, format="svg", metadata={"Date": None})
     return [name]
 
 

@@ -10,10 +10,10 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from caq.checkpoint.inspect import Checkpoint, fingerprint, inspect, read_json
 from caq.checkpoint.source import resolve
 from caq.errors import InvalidInput
-from caq.export.directory import RECORD_FILE
+from caq.export.directory import RECIPE_FILE, RECORD_FILE
+from caq.export.online import MATRICES_FILE, ONLINE_FILE
 from caq.files.cache import digest
 from caq.ledger import Entry
-from caq.loading import RECIPE_FILE
 from caq.runners.base import Source
 
 
@@ -91,7 +91,7 @@ def _bits(group: Mapping[str, Any], part: str) -> str:
 
 def _online(checkpoint: Checkpoint) -> Iterator[str | bytes]:
     """Yield what decides a model's answers beside the files that are hashed: what runs online, and where it stops."""
-    for name in (RECIPE_FILE, "generation_config.json"):
+    for name in (ONLINE_FILE, MATRICES_FILE, RECIPE_FILE, "generation_config.json"):
         if (checkpoint.path / name).is_file():
             yield name
             yield (checkpoint.path / name).read_bytes()

@@ -93,9 +93,7 @@ def load_model(path: Path, device: torch.device) -> PreTrainedModel:
         InvalidInput: Transformers cannot.
     """
     try:
-        model = load(path, torch.float32 if device.type == "cpu" else None)
-        # What bitsandbytes packs is put on its device as it is loaded, and cannot be moved.
-        return model if model.device.type == device.type else model.to(device)
+        return load(path, torch.float32 if device.type == "cpu" else None, device)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise InvalidInput([f"{path}: cannot be loaded: {error}"]) from error
 

@@ -1,1 +1,1 @@
-"""The bundled pair: a small world of text, a tiny base model and its aligned fine-tune, built from nothing."""
+"""The bundled pair: a tiny base model, its aligned fine-tune, and the data they are measured on."""

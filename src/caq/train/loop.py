@@ -1,4 +1,4 @@
-"""Learning the transforms: one forward and backward of the student a micro-batch, the teachers read from the cache.
+"""The loop of `end-to-end`: one forward and backward of the student a micro-batch, the teachers read from the cache.
 
 The loss is taken in chunks of tokens. Each chunk's logits live only until its gradient with respect to the final hidden
 states is known, and those gradients go back through the blocks once: a sequence of 2,048 tokens over 128k words would
@@ -8,130 +8,79 @@ otherwise hold several GB of logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from caq.errors import Diverged
-from caq.files.sealed import SealedFile
 from caq.ledger import Entry
-from caq.objectives import Objective
 from caq.progress import progress
-from caq.recipe import TrainingRecipe
-from caq.student import BlockCalls, Student, block_calls, hidden_states, logits
+from caq.student import final_hidden_states, logits
+from caq.train.learner import FitInputs, FitResult
 from caq.train.state import FitState, load_state, save_state
-from caq.train.teacher import CHUNK, TeacherCache
-from caq.transforms.apply import operators
-from caq.transforms.rotation import Rotation
+from caq.train.teacher import CHUNK
+from caq.transforms.plan import Plan
+
+if TYPE_CHECKING:
+    from caq.train.end_to_end import EndToEnd
 
 #: The pull term may rise this far above its lowest value before learning is called diverging.
 RISING = 1.5
 #: Evaluations in a row with a rising pull term after which learning stops.
 STRIKES = 3
+#: What is recorded of an evaluation, as far as the objective has it.
+TERMS = ("total", "pull", "push")
 
 
-@dataclass(frozen=True)
-class FitResult:
-    """What learning found.
-
-    Attributes:
-        parameters: of the step that was kept, by transform, float32.
-        best_step: the step that was kept; 0 is the start.
-        history: one record per evaluation on the validation sequences: step, total, pull and push if any.
-        entries: departures for the ledger.
-    """
-
-    parameters: dict[str, Tensor]
-    best_step: int
-    history: tuple[dict[str, float], ...]
-    entries: tuple[Entry, ...]
-
-
-@dataclass(frozen=True)
-class _Lesson:
-    """What does not change during a fit."""
-
-    student: Student
-    objective: Objective
-    teacher: TeacherCache
-    ids: Int[Tensor, "samples length"]
-    calls: BlockCalls
-    settings: TrainingRecipe
-
-
-def fit(
-    student: Student,
-    objective: Objective,
-    teacher: TeacherCache,
-    ids: Int[Tensor, "samples length"],
-    settings: TrainingRecipe,
-    *,
-    seed: int,
-    state_file: SealedFile | None = None,
-    quiet: bool = False,
-) -> FitResult:
-    """Learn the plan's parameters under `objective`.
-
-    The last `validation_samples` sequences are kept from learning; the best step is the one with the lowest pull term
-    on them. The loss would not do: a contrastive one is unbounded below, and falls for a model that leaves the aligned
-    one. With `keep: last`, the paper's way, learning goes on to the last step however far the pull term rises.
-
-    Args:
-        student: the transformed model with quantization in it.
-        objective: the loss.
-        teacher: its targets on `ids`.
-        ids: calibration tokens.
-        settings: steps, batch and learning rates.
-        seed: decides the order of the sequences.
-        state_file: where the state is kept, so that a stopped fit goes on; None keeps none.
-        quiet: show no progress.
+def fit(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
+    """Learn from `start`, or from where the state file stands; `EndToEnd.learn` says what is kept.
 
     Raises:
         Diverged: no evaluated step is better than the start, or the loss is not a number and the last step was asked
             for.
     """
-    device = student.bound.embedding.weight.device
-    # One sequence's masks and positions broadcast over micro-batches of every size.
-    lesson = _Lesson(student, objective, teacher, ids, block_calls(student.bound, ids[:1].to(device)), settings)
-    state = (load_state(state_file, student.plan.initial(), device) if state_file else None) or _start(lesson)
-    optimizer = _optimizer(student, state.parameters, settings)
+    device, state_file = inputs.student.device, inputs.state_file
+    saved = load_state(state_file, start, device) if state_file else None
+    state = saved or _start(options, inputs, {name: value.to(device) for name, value in start.items()})
+    optimizer = _optimizer(inputs.student.plan, state.parameters, options)
     if state.optimizer:
         optimizer.load_state_dict(state.optimizer)
-    with progress(f"fit: {type(objective).__name__}", settings.steps - state.step, quiet=quiet) as advance:
-        while state.step < settings.steps and not state.stopped:
-            state = _advance(lesson, state, optimizer, seed)
-            if state_file and (state.step % settings.evaluate_every == 0 or state.stopped):
+    with progress(f"learn: {inputs.objective.name}", options.steps - state.step, quiet=inputs.quiet) as advance:
+        while state.step < options.steps and not state.stopped:
+            state = _advance(options, inputs, state, optimizer)
+            due = state.step % options.evaluate_every == 0 or state.stopped
+            if state_file and due and inputs.world.first:
                 save_state(state, optimizer, state_file)
             advance()
-    return _result(state, settings)
+    return _result(options, state)
 
 
-def _start(lesson: _Lesson) -> FitState:
-    device = lesson.student.bound.embedding.weight.device
-    parameters = {name: start.to(device).requires_grad_() for name, start in lesson.student.plan.initial().items()}
-    record = {"step": 0.0, **_evaluate(lesson, parameters)}
+def _start(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitState:
+    parameters = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
+    record = {"step": 0.0, **evaluate(options, inputs, parameters, 0.0)}
     best = {name: value.detach().clone() for name, value in parameters.items()}
     return FitState(step=0, parameters=parameters, best=best, best_step=0, history=(record,))
 
 
-def _optimizer(student: Student, parameters: Mapping[str, Tensor], settings: TrainingRecipe) -> torch.optim.Adam:
-    rotations = [p for name, p in parameters.items() if isinstance(student.plan.transforms[name], Rotation)]
-    scalings = [p for name, p in parameters.items() if not isinstance(student.plan.transforms[name], Rotation)]
+def _optimizer(plan: Plan, parameters: Mapping[str, Tensor], options: EndToEnd) -> torch.optim.Adam:
+    rotations = [value for name, value in parameters.items() if plan.transforms[name].group == "rotation"]
+    others = [value for name, value in parameters.items() if plan.transforms[name].group != "rotation"]
     groups = [
-        {"params": rotations, "lr": settings.rotation_learning_rate},
-        {"params": scalings, "lr": settings.scaling_learning_rate},
+        {"params": rotations, "lr": options.rotation_learning_rate},
+        {"params": others, "lr": options.scaling_learning_rate},
     ]
     return torch.optim.Adam([group for group in groups if group["params"]])
 
 
-def _advance(lesson: _Lesson, state: FitState, optimizer: torch.optim.Adam, seed: int) -> FitState:
+def _advance(options: EndToEnd, inputs: FitInputs, state: FitState, optimizer: torch.optim.Adam) -> FitState:
     """Take one step; on evaluation steps, judge it."""
-    settings, step = lesson.settings, state.step + 1
+    step = state.step + 1
+    done = step / options.steps
     optimizer.zero_grad()
-    total = _accumulate(lesson, state.parameters, _batch(lesson, step, seed))
+    total = accumulate(options, inputs, state.parameters, _batch(options, inputs, step), done)
     if not math.isfinite(total):
         return state.stop(
             step,
@@ -142,12 +91,13 @@ def _advance(lesson: _Lesson, state: FitState, optimizer: torch.optim.Adam, seed
                 {"step": step, "best_step": state.best_step},
             ),
         )
-    torch.nn.utils.clip_grad_norm_(state.parameters.values(), settings.gradient_clip)
+    torch.nn.utils.clip_grad_norm_(state.parameters.values(), options.gradient_clip)
     # Linear decay to zero: the last step is the smallest.
-    _scaled_step(optimizer, 1 - (step - 1) / settings.steps)
-    if step % settings.evaluate_every and step != settings.steps:
+    _scaled_step(optimizer, 1 - (step - 1) / options.steps)
+    if step % options.evaluate_every and step != options.steps:
         return state.at(step)
-    return judge(state.at(step), {"step": float(step), **_evaluate(lesson, state.parameters)}, settings)
+    record = {"step": float(step), **evaluate(options, inputs, state.parameters, done)}
+    return judge(state.at(step), record, options)
 
 
 def _scaled_step(optimizer: torch.optim.Adam, factor: float) -> None:
@@ -159,7 +109,7 @@ def _scaled_step(optimizer: torch.optim.Adam, factor: float) -> None:
         group["lr"] = rate
 
 
-def judge(state: FitState, record: dict[str, float], settings: TrainingRecipe) -> FitState:
+def judge(state: FitState, record: dict[str, float], options: EndToEnd) -> FitState:
     """Take an evaluation into account: keep the step if it is to be kept, stop if the pull term keeps rising."""
     step, pull = state.step, record["pull"]
     history = (*state.history, record)
@@ -171,7 +121,7 @@ def judge(state: FitState, record: dict[str, float], settings: TrainingRecipe) -
             {"step": step, "best_step": state.best_step},
         )
         return state.recorded(history).stop(step, entry)
-    if settings.keep == "last" or pull < state.history_at(state.best_step)["pull"]:
+    if options.keep == "last" or pull < state.history_at(state.best_step)["pull"]:
         return state.recorded(history).keep_best(strikes=0)
     lowest = min(past["pull"] for past in history)
     strikes = state.strikes + 1 if pull > RISING * lowest else 0
@@ -186,25 +136,25 @@ def judge(state: FitState, record: dict[str, float], settings: TrainingRecipe) -
     return state.recorded(history).stop(step, entry)
 
 
-def _result(state: FitState, settings: TrainingRecipe) -> FitResult:
-    if state.best_step == 0 or (settings.keep == "last" and state.stopped):
-        found = "found no step better than the start" if settings.keep == "best" else "did not come to its last step"
+def _result(options: EndToEnd, state: FitState) -> FitResult:
+    if state.best_step == 0 or (options.keep == "last" and state.stopped):
+        failed = "found no step better than the start" if options.keep == "best" else "did not reach its last step"
         reasons = "".join(f"; {entry.message}" for entry in state.entries)
         raise Diverged(
-            f"learning {found} (validation history: {list(state.history)}){reasons}; "
-            "lower training.rotation_learning_rate and training.scaling_learning_rate, or objective.alpha"
+            f"learning {failed} (validation history: {list(state.history)}){reasons}; lower "
+            "learn.end-to-end.rotation_learning_rate and learn.end-to-end.scaling_learning_rate, or objective.alpha"
         )
     parameters = {name: value.detach().cpu() for name, value in state.best.items()}
-    return FitResult(parameters, state.best_step, state.history, state.entries)
+    return FitResult(options.name, parameters, state.best_step, state.history, state.entries)
 
 
-def _batch(lesson: _Lesson, step: int, seed: int) -> list[int]:
+def _batch(options: EndToEnd, inputs: FitInputs, step: int) -> list[int]:
     """Return step's sequences: a permutation per epoch, a function of seed and step alone, so that fits resume."""
-    samples = len(lesson.ids) - lesson.settings.validation_samples
-    first = (step - 1) * lesson.settings.batch_size
+    samples = len(inputs.ids) - options.validation_samples
+    first = (step - 1) * options.batch_size
     return [
-        _shuffled(samples, seed, position // samples)[position % samples]
-        for position in range(first, first + lesson.settings.batch_size)
+        _shuffled(samples, inputs.seed, position // samples)[position % samples]
+        for position in range(first, first + options.batch_size)
     ]
 
 
@@ -213,64 +163,72 @@ def _shuffled(samples: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(samples, generator=generator).tolist()
 
 
-def _accumulate(lesson: _Lesson, parameters: Mapping[str, Tensor], batch: list[int]) -> float:
-    """Add the gradient of the mean loss over `batch`; return that loss."""
+def accumulate(
+    options: EndToEnd, inputs: FitInputs, parameters: Mapping[str, Tensor], batch: Sequence[int], done: float
+) -> float:
+    """Add the gradient of the mean loss over `batch`, of all processes together; return that loss."""
     total = 0.0
-    micro_batches = list(_micro_batches(batch, lesson.settings.micro_batch_size))
-    for samples in micro_batches:
-        hidden = _student_hidden(lesson, parameters, samples)
+    for samples in _micro_batches(inputs.world.share(batch), options.micro_batch_size):
+        divisor = len(batch) / len(samples)
+        hidden = _student_hidden(inputs, parameters, samples)
         leaf = hidden.detach().requires_grad_()
-        parts = _chunked_loss(lesson, leaf, samples, len(micro_batches), backward=True)
+        terms = _chunked_loss(inputs, leaf, samples, done, divisor)
         hidden.backward(leaf.grad)
-        total += parts["total"] / len(micro_batches)
-    return total
+        total += terms["total"] / divisor
+    for value in parameters.values():
+        value.grad = inputs.world.sum(torch.zeros_like(value) if value.grad is None else value.grad)
+    return inputs.world.sum(torch.tensor(total, dtype=torch.float64, device=inputs.student.device)).item()
 
 
 @torch.no_grad()
-def _evaluate(lesson: _Lesson, parameters: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the mean loss and its parts on the validation sequences."""
-    samples = list(range(len(lesson.ids) - lesson.settings.validation_samples, len(lesson.ids)))
-    micro_batches = list(_micro_batches(samples, lesson.settings.micro_batch_size))
+def evaluate(options: EndToEnd, inputs: FitInputs, parameters: Mapping[str, Tensor], done: float) -> dict[str, float]:
+    """Return the mean loss and its terms on the validation sequences."""
+    samples = range(len(inputs.ids) - options.validation_samples, len(inputs.ids))
     sums: dict[str, float] = {}
-    for micro_batch in micro_batches:
-        hidden = _student_hidden(lesson, parameters, micro_batch)
-        for name, value in _chunked_loss(lesson, hidden, micro_batch, 1, backward=False).items():
+    for micro_batch in _micro_batches(inputs.world.share(samples), options.micro_batch_size):
+        hidden = _student_hidden(inputs, parameters, micro_batch)
+        for name, value in _chunked_loss(inputs, hidden, micro_batch, done).items():
             sums[name] = sums.get(name, 0.0) + value * len(micro_batch) / len(samples)
-    return sums
+    own = torch.tensor([sums.get(name, 0.0) for name in TERMS], dtype=torch.float64, device=inputs.student.device)
+    summed = dict(zip(TERMS, inputs.world.sum(own).tolist(), strict=True))
+    # A process without a share learns from the others' sums which terms there are.
+    return {name: value for name, value in summed.items() if name in sums or value}
 
 
-def _micro_batches(samples: list[int], size: int) -> Iterator[list[int]]:
+def _micro_batches(samples: Sequence[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(samples), size):
-        yield samples[start : start + size]
+        yield list(samples[start : start + size])
 
 
 def _student_hidden(
-    lesson: _Lesson, parameters: Mapping[str, Tensor], samples: list[int]
+    inputs: FitInputs, parameters: Mapping[str, Tensor], samples: list[int]
 ) -> Float[Tensor, "batch length hidden"]:
-    student = lesson.student
-    ids = lesson.ids[samples].to(student.bound.embedding.weight.device)
-    return hidden_states(student, ids, operators(student.plan, parameters), lesson.calls)
+    student = inputs.student
+    ids = inputs.ids[samples].to(student.device)
+    return final_hidden_states(student, ids, student.plan.operators(parameters), inputs.arguments)
 
 
 def _chunked_loss(
-    lesson: _Lesson,
+    inputs: FitInputs,
     hidden: Float[Tensor, "batch length hidden"],
     samples: list[int],
-    divisor: int,
-    *,
-    backward: bool,
+    done: float,
+    divisor: float | None = None,
 ) -> dict[str, float]:
-    """Return the tokens' mean loss and parts; `backward` leaves the gradient over `divisor` in `hidden.grad`."""
-    kept = [lesson.teacher.read(sample) for sample in samples]
-    rows = {name: torch.cat([one[name] for one in kept]).to(hidden.device) for name in kept[0]}
+    """Return the tokens' mean loss and its terms; with a divisor, leave the gradient over it in `hidden.grad`."""
+    teacher = inputs.teacher
+    if teacher is None:
+        raise ValueError("end-to-end learning needs the teachers' targets")
+    kept = [teacher.read(sample) for sample in samples]
+    rows = {name: torch.cat([sequence[name] for sequence in kept]).to(hidden.device) for name in kept[0]}
     flat = hidden.flatten(0, 1)
     sums: dict[str, Tensor] = {}
     for start in range(0, len(flat), CHUNK):
-        targets = lesson.teacher.expand({name: row[start : start + CHUNK] for name, row in rows.items()})
-        loss = lesson.objective(logits(lesson.student, flat[start : start + CHUNK]), targets)
+        targets = teacher.expand({name: row[start : start + CHUNK] for name, row in rows.items()})
+        loss = inputs.objective(logits(inputs.student, flat[start : start + CHUNK]), targets, done)
         share = len(flat[start : start + CHUNK]) / len(flat)
-        if backward:
+        if divisor is not None:
             (loss.total * (share / divisor)).backward(retain_graph=start + CHUNK < len(flat))
-        for name, value in {"total": loss.total, **loss.parts}.items():
-            sums[name] = sums.get(name, 0) + value.detach() * share
+        for name, value in loss.terms().items():
+            sums[name] = sums.get(name, 0) + value * share
     return {name: value.item() for name, value in sums.items()}

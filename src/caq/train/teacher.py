@@ -7,14 +7,16 @@ memory. Objectives over the whole vocabulary read the hidden states and apply th
 
 Layout: `{root}/{key}/{sample:05d}.safetensors`, one file per calibration sequence, memory-mapped on reading. A key is
 a hash of all that decides the content, so that runs with the same model, data and objective share files, and a killed
-run goes on where it stopped. Of runs at the same time, one writes an entry; the others wait and read.
+run goes on where it stopped. Of runs at the same time, one writes an entry; the others wait and read. The processes of
+one run each compute their share of its sequences.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,6 +31,8 @@ from caq.files.lock import turn
 from caq.files.whole import whole
 from caq.objectives import Objective
 from caq.progress import progress
+from caq.walk import final_hidden
+from caq.world import World
 
 #: Tokens whose whole rows of logits exist at once: 256 rows of 128k float32 logits are 131 MB.
 CHUNK = 256
@@ -53,9 +57,9 @@ class SequenceFiles:
         """Write `sample`'s tensors; a reader never sees half a file."""
         _write(self.path(sample), tensors)
 
-    def missing(self, samples: int) -> list[int]:
-        """Return the sequences that are still to be computed."""
-        return [sample for sample in range(samples) if not self.path(sample).exists()]
+    def missing(self, samples: int, world: World) -> list[int]:
+        """Return this process's share of the sequences, without those that are there already."""
+        return [sample for sample in world.share(range(samples)) if not self.path(sample).exists()]
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ def cache_hidden(
     *,
     name: str,
     dtype: torch.dtype,
+    world: World,
     quiet: bool = False,
 ) -> HiddenStates:
     """Return a teacher's final hidden states on `ids`; the model is loaded only if some are missing.
@@ -115,87 +120,92 @@ def cache_hidden(
         root: the cache's directory.
         name: how progress calls the teacher.
         dtype: of the computation, part of the key.
+        world: the processes that share the sequences.
         quiet: show no progress.
     """
     files = SequenceFiles(root / f"hidden-{digest(fingerprint, _bytes(ids), str(dtype))}")
     head_file = files.directory / "head.safetensors"
-    if files.missing(len(ids)) or not head_file.exists():
-        with turn(files.directory):
-            # Again: another run may have made them in the meantime.
-            missing = files.missing(len(ids))
-            if missing or not head_file.exists():
-                bound = load()
+    with _completing(files, len(ids), world, head_file) as missing:
+        if missing or (world.first and not head_file.exists()):
+            bound = load()
+            if world.first:
                 _write(head_file, {"head": bound.head.weight.detach()})
-                with progress(f"teacher: {name}", len(missing), quiet=quiet) as advance:
-                    for sample in missing:
-                        files.write(sample, {"hidden": _final_hidden(bound, ids[sample])})
-                        advance()
+            device = bound.embedding.weight.device
+            with progress(f"teacher: {name}", len(missing), quiet=quiet) as advance:
+                for sample in missing:
+                    files.write(sample, {"hidden": final_hidden(bound, ids[sample][None].to(device))[0].cpu()})
+                    advance()
     return HiddenStates(files)
-
-
-@torch.no_grad()
-def _final_hidden(bound: Bound, ids: Int[Tensor, " length"]) -> Float[Tensor, "length hidden"]:
-    decoder = bound.model.get_submodule(bound.family.decoder)
-    device = bound.embedding.weight.device
-    hidden: Tensor = decoder(ids[None].to(device), use_cache=False).last_hidden_state
-    return hidden[0].cpu()
 
 
 def cache_targets(
     objective: Objective,
     aligned: HiddenStates,
-    base: HiddenStates | None,
+    negative: HiddenStates | None,
     samples: int,
     root: Path,
     *,
-    device: torch.device,
+    world: World,
     quiet: bool = False,
 ) -> TeacherCache:
     """Return the objective's targets, made from the teachers' hidden states.
 
     Args:
-        objective: decides what is kept; its settings are part of the key.
-        aligned: the instruct model's hidden states.
-        base: the base model's, for objectives that need it.
+        objective: decides what is kept; its `targets_options` are part of the key.
+        aligned: the aligned model's hidden states.
+        negative: the base model's, for objectives that need it.
         samples: number of calibration sequences.
         root: the cache's directory.
-        device: where the heads are applied.
+        world: the processes that share the sequences; the heads are applied on its device.
         quiet: show no progress.
     """
-    teachers = {"aligned": aligned} | ({"base": base} if base is not None and objective.needs_base else {})
-    heads = {name: teacher.head().to(device) for name, teacher in teachers.items()}
+    teachers = {"aligned": aligned} | ({"negative": negative} if negative and objective.needs_base else {})
+    heads = {name: teacher.head().to(world.device) for name, teacher in teachers.items()}
     if objective.needs_full:
         return TeacherCache({name: teacher.files for name, teacher in teachers.items()}, heads)
     keys = [teacher.files.directory.name for teacher in teachers.values()]
     files = SequenceFiles(root / f"targets-{digest(*keys, describe(objective))}")
-    if files.missing(samples):
-        with turn(files.directory):
-            missing = files.missing(samples)
-            with progress("teacher: targets", len(missing), quiet=quiet) as advance:
-                for sample in missing:
-                    hidden = {name: part.files.read(sample)["hidden"].to(device) for name, part in teachers.items()}
-                    files.write(sample, _targets(objective, hidden, heads))
-                    advance()
+    with (
+        _completing(files, samples, world) as missing,
+        progress("teacher: targets", len(missing), quiet=quiet) as advance,
+    ):
+        for sample in missing:
+            hidden = {name: part.files.read(sample)["hidden"].to(world.device) for name, part in teachers.items()}
+            files.write(sample, _targets(objective, hidden, heads))
+            advance()
     return TeacherCache({"targets": files}, {})
+
+
+@contextmanager
+def _completing(files: SequenceFiles, samples: int, world: World, *others: Path) -> Iterator[list[int]]:
+    """Hold an entry for all processes of this run; yield this one's share of the sequences that are missing in it.
+
+    A complete entry, with its other files, is not held: it may be where nothing can be written.
+    """
+    lacking = len(files.missing(samples, world)) + sum(not path.exists() for path in others)
+    if not world.sum(torch.tensor(lacking, device=world.device)):
+        yield []
+        return
+    with turn(files.directory) if world.first else nullcontext():
+        world.wait()
+        # Read inside: another run may have made them while this one waited.
+        yield files.missing(samples, world)
+        world.wait()
 
 
 @torch.no_grad()
 def _targets(objective: Objective, hidden: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    length = hidden["aligned"].shape[0]
     chunks = []
-    for start in range(0, length, CHUNK):
+    for start in range(0, len(hidden["aligned"]), CHUNK):
         logits = {name: rows[start : start + CHUNK] @ heads[name].to(rows).mT for name, rows in hidden.items()}
-        chunks.append(objective.targets(logits["aligned"], logits.get("base")))
+        chunks.append(objective.targets(logits["aligned"], logits.get("negative")))
     return {name: torch.cat([chunk[name].cpu() for chunk in chunks]) for name in chunks[0]}
 
 
 def describe(objective: Objective) -> str:
-    """Return the objective's name and the settings that decide its targets, as JSON."""
-    settings: dict[str, object] = {}
-    if is_dataclass(objective):
-        # alpha weighs the push in the loss; the targets are the same for every value of it.
-        settings = {field.name: getattr(objective, field.name) for field in fields(objective) if field.name != "alpha"}
-    return json.dumps([type(objective).__name__, settings], sort_keys=True)
+    """Return the objective's name and the options that decide its targets, as JSON."""
+    options = {option: getattr(objective, option) for option in objective.targets_options}
+    return json.dumps([objective.name, options], sort_keys=True)
 
 
 def _bytes(ids: Int[Tensor, "samples length"]) -> bytes:

@@ -2,88 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caq.families import Bound
+from caq.families import Address, Bound, Branch, Norm, OwnWeights
 from caq.transforms.base import Operator
-from caq.transforms.plan import FINAL_GAIN, RESIDUAL, Edit, Plan, Side
+from caq.transforms.location import ONLINE, Location
+from caq.transforms.plan import Plan
+from caq.transforms.spec import Edit
 
-
-def operators(plan: Plan, parameters: Mapping[str, Tensor]) -> dict[str, Operator]:
-    """Return every transform at its parameter; fixed and unlearned ones at their start.
-
-    The global rotation is materialised here, once per step and outside any checkpointed region.
-    """
-    return {name: transform.operator(parameters.get(name)) for name, transform in plan.transforms.items()}
-
-
-def cast(parameters: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return detached copies in `dtype`: folding evaluates the transforms in float64."""
-    return {name: parameter.detach().to(dtype) for name, parameter in parameters.items()}
-
-
-def absorbed(bound: Bound, plan: Plan, index: int) -> dict[str, Tensor]:
-    """Return block `index`'s tensors by name, the two norms' gains replaced by ones if the plan moves them."""
-    tensors = {name: parameter.detach() for name, parameter in bound.blocks[index].named_parameters()}
-    if plan.residual:
-        for norm in (bound.family.attention.norm, bound.family.mlp.norm):
-            tensors[f"{norm}.weight"] = torch.ones_like(tensors[f"{norm}.weight"])
-    return tensors
+Tensors = Mapping[str, Float[Tensor, "..."]]
 
 
 def effective(
-    tensors: Mapping[str, Tensor],
-    edits: Iterable[Edit],
-    transforms: Mapping[str, Operator],
-    dtype: torch.dtype,
-) -> dict[str, Tensor]:
-    """Return `tensors` with every edit applied, computed in `dtype`; pure and differentiable in the transforms.
+    bound: Bound, plan: Plan, index: int, operators: Mapping[str, Operator], dtype: torch.dtype
+) -> dict[str, Float[Tensor, ...]]:
+    """Return block `index`'s tensors with every edit applied, computed in `dtype`; differentiable in the operators.
 
     Args:
-        tensors: a block's weights, of any floating dtype, with absorbed gains.
-        edits: in the order in which they apply.
-        transforms: operators by the names the edits use.
+        bound: the aligned model.
+        plan: the edits.
+        index: of the block.
+        operators: by the names the edits use.
         dtype: float32 while learning, float64 when folding, where rounding would compound across layers.
     """
-    result = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    for edit in edits:
-        result[edit.target] = _edited(result[edit.target], edit, transforms[edit.transform])
+    tensors = cast(bound.tensors(index), dtype)
+    if plan.residual is not None:
+        tensors = moved_gains(bound.branches[index], tensors)
+    return edited(tensors, plan.edits[index], operators)
+
+
+def cast(tensors: Tensors, dtype: torch.dtype) -> dict[str, Float[Tensor, ...]]:
+    """Return detached tensors in `dtype`."""
+    return {name: tensor.detach().to(dtype) for name, tensor in tensors.items()}
+
+
+def moved_gains(branches: Iterable[Branch], tensors: Tensors) -> dict[str, Float[Tensor, ...]]:
+    """Return a block's tensors with its norms' gains moved into the linears that read them; the norms' gains are 1."""
+    result = dict(tensors)
+    for branch in branches:
+        gain_name = f"{branch.norm.path}.weight"
+        gain = result[gain_name] + branch.norm.offset
+        for address in branch.reads:
+            name = f"{address.path}.weight"
+            result[name] = _on_rows(result[name], address.rows, -2, partial(torch.mul, gain))
+        result[gain_name] = torch.full_like(gain, 1 - branch.norm.offset)
     return result
 
 
-def _edited(tensor: Tensor, edit: Edit, operator: Operator) -> Tensor:
-    act = operator.apply_inverse_transpose if edit.inverse else operator.apply
-    if edit.side is Side.OUTPUT and tensor.ndim == 2:
-        return act(tensor.mT).mT
-    return act(tensor)
+def edited(tensors: Tensors, edits: Iterable[Edit], operators: Mapping[str, Operator]) -> dict[str, Float[Tensor, ...]]:
+    """Return tensors with the folded ones among the edits applied, in order."""
+    result = dict(tensors)
+    for edit in edits:
+        if edit.location not in ONLINE:
+            operator = operators[edit.transform]
+            act = operator.apply_inverse_transpose if edit.inverse else operator.apply
+            result |= {name: _edited(result[name], edit, act) for name in _names(edit, result)}
+    return result
 
 
-def fold_block(
-    bound: Bound, plan: Plan, index: int, transforms: Mapping[str, Operator]
-) -> dict[str, Float[Tensor, ...]]:
-    """Return block `index`'s folded tensors, float64."""
-    return effective(absorbed(bound, plan, index), plan.edits[index], transforms, torch.float64)
+def _names(edit: Edit, tensors: Tensors) -> Iterator[str]:
+    yield f"{edit.address.path}.weight"
+    bias = f"{edit.address.path}.bias"
+    if edit.location == Location.WEIGHT_OUTPUT and bias in tensors:
+        yield bias
 
 
-def fold_edges(bound: Bound, plan: Plan, transforms: Mapping[str, Operator]) -> dict[str, Float[Tensor, ...]]:
-    """Return the folded embedding, final gain and head, by state-dict name, float64.
+def _edited(tensor: Tensor, edit: Edit, act: Callable[[Tensor], Tensor]) -> Tensor:
+    if isinstance(edit.address, Norm):
+        return act(tensor + edit.address.offset) - edit.address.offset
+    address: Address = edit.address
+    if tensor.ndim < len(address.shape):
+        return _on_rows(tensor, address.rows, -1, act)
+    if edit.location == Location.WEIGHT_OUTPUT:
+        return _on_rows(tensor, address.rows, -2, lambda rows: act(rows.mT).mT)
+    return _on_rows(tensor, address.rows, -2, act)
+
+
+def _on_rows(tensor: Tensor, rows: tuple[int, int] | None, axis: int, act: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a function to some rows of a fused projection, or to all."""
+    if rows is None:
+        return act(tensor)
+    first, last = rows
+    before, inside, after = tensor.tensor_split((first, last), dim=axis)
+    return torch.cat((before, act(inside), after), dim=axis)
+
+
+def fold_outer(bound: Bound, plan: Plan, operators: Mapping[str, Operator]) -> dict[str, Float[Tensor, ...]]:
+    """Return the folded embedding, final norm and head, by state-dict name, float64.
 
     A rotated embedding and a rotated head are no longer each other's transpose, so tied ones come back as two tensors.
     """
-    embedding, head = bound.embedding.weight.detach().double(), bound.head.weight.detach().double()
-    gain = bound.final_norm.get_parameter("weight").detach().double()
-    if plan.residual:
-        rotation = transforms[RESIDUAL]
-        embedding = rotation.apply(embedding)
-        head = rotation.apply(transforms[FINAL_GAIN].apply(head))
-        gain = torch.ones_like(gain)
-    family = bound.family
-    return {
-        f"{family.embedding}.weight": embedding,
-        f"{family.final_norm}.weight": gain,
-        f"{family.head}.weight": head,
-    }
+    tensors = cast(OwnWeights(bound).outer(), torch.float64)
+    if plan.residual is not None:
+        norm, head = f"{bound.final_norm.path}.weight", f"{bound.family.head}.weight"
+        tensors[head] = tensors[head] * (tensors[norm] + bound.final_norm.offset)
+        tensors[norm] = torch.full_like(tensors[norm], 1 - bound.final_norm.offset)
+    return edited(tensors, plan.outer, operators)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The transformed model's own tensors, as `Weights`: blocks are folded when they are asked for, the rest once.
+
+    Attributes:
+        bound, plan, operators: what is folded; float64.
+        tensors: outside of the blocks, from `fold_outer`.
+    """
+
+    bound: Bound
+    plan: Plan
+    operators: Mapping[str, Operator]
+    tensors: Tensors
+
+    def block(self, index: int) -> dict[str, Float[Tensor, ...]]:
+        """Return block `index`'s folded tensors, float64."""
+        return effective(self.bound, self.plan, index, self.operators, torch.float64)
+
+    def outer(self) -> Tensors:
+        """Return the folded embedding, final norm and head."""
+        return self.tensors
+
+
+def fold(bound: Bound, plan: Plan, operators: Mapping[str, Operator]) -> Folded:
+    """Fold a plan into the model's weights."""
+    return Folded(bound, plan, operators, fold_outer(bound, plan, operators))

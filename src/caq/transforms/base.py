@@ -2,16 +2,24 @@
 
 A tensor that *produces* the activation takes T on its output side; one that *reads* it takes `T^-T` on its input
 side, so that `(x T)(W T^-T)^T = x W^T`: the full-precision function does not change (method: OSTQuant's framework,
-arXiv:2501.13987).
+arXiv:2501.13987). What cannot be folded into a producer runs online.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
+
+#: Which learning rate a parameter takes.
+Group = Literal["rotation", "scaling", "affine"]
+#: What a transform may ask to see of an activation before it starts: per channel, of shape [features].
+Statistic = Literal["absmax", "second-moment"]
+#: Statistics of one activation over the calibration data.
+Seen = Mapping[Statistic, Float[Tensor, " features"]]
 
 
 class Operator(Protocol):
@@ -31,7 +39,15 @@ class Operator(Protocol):
 class Transform(Protocol):
     """A transform that may have a learnable parameter."""
 
-    def initial(self) -> Tensor | None:
+    @property
+    def group(self) -> Group:
+        """The kind of its parameter."""
+
+    @property
+    def observes(self) -> frozenset[Statistic]:
+        """What `start` wants to see; empty for most."""
+
+    def start(self, seen: Seen) -> Tensor | None:
         """Return the parameter's start (float32), or None if nothing is learned."""
 
     def operator(self, parameter: Tensor | None) -> Operator:
@@ -56,6 +72,11 @@ class Orthogonal:
     def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
         """Return `x T^-T`, which is `x T`."""
         return self.apply(x)
+
+    @property
+    def inverse(self) -> Orthogonal:
+        """The transposed matrix."""
+        return Orthogonal(self.matrix.mT)
 
 
 @dataclass(frozen=True)

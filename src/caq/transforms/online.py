@@ -1,118 +1,139 @@
-"""What happens at run time inside a block: online Hadamards and fake quantization, hooked onto unmodified modules."""
+"""What happens at run time inside a block: maps and number formats, hooked onto unmodified modules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from compressed_tensors.quantization import QuantizationArgs
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from caq.families import Family, Shape
 from caq.numerics.fake import fake_quantize_dynamic
-from caq.numerics.scheme import Numerics
-from caq.recipe import TransformRecipe
-from caq.transforms.hadamard import WalshHadamard, online_block
+from caq.transforms.base import Operator
+from caq.transforms.location import ATTENTION, Location
 
 Function = Callable[[Tensor], Tensor]
+#: The attention that every block with something to do on queries or keys runs through.
+ATTENTION_NAME = "caq"
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place inside a block where activations pass through `function`: a module's input or its output."""
+    """A place inside a block where activations pass through `function`.
+
+    Attributes:
+        path: of a module inside the block.
+        location: its input or its output; of an attention, its queries or keys after RoPE.
+        function: of the activations, same shape.
+    """
 
     path: str
-    side: str
+    location: Location
     function: Function
 
 
-def hadamard_sites(family: Family, shape: Shape, recipe: TransformRecipe) -> tuple[Site, ...]:
-    """Return the online Hadamard before down; queries and keys go through `attention_name` instead."""
-    if not recipe.online_down_hadamard:
-        return ()
-    return (Site(family.mlp.down, "input", WalshHadamard(online_block(shape.intermediate)).apply),)
+@dataclass(frozen=True)
+class Step:
+    """A site as data, which a checkpoint can store.
 
-
-def activation_sites(family: Family, numerics: Numerics) -> tuple[Site, ...]:
-    """Return where activations are quantized.
-
-    The readers of a norm share its output, so it is quantized once, where it is written.
+    Attributes:
+        path, location: as in `Site`.
+        act: a map, or the format that activations are rounded to.
+        inverse: of a map: apply `x T^-T` instead of `x T`.
+        index: of the block; None is every block.
     """
-    attention, mlp = family.attention, family.mlp
-    inputs, output_inputs = numerics.linear.input_activations, numerics.output_projection.input_activations
-    sites = [*value_cache_sites(family, numerics)]
-    if inputs is not None:
-        sites += [_quantized(attention.norm, "output", inputs), _quantized(mlp.norm, "output", inputs)]
-        sites += [_quantized(mlp.down, "input", inputs)]
-    if output_inputs is not None:
-        sites += [_quantized(attention.output, "input", output_inputs)]
-    return tuple(sites)
+
+    path: str
+    location: Location
+    act: Operator | QuantizationArgs
+    inverse: bool = False
+    index: int | None = None
+
+    def site(self) -> Site:
+        """Return the place with the function that runs there."""
+        if isinstance(self.act, QuantizationArgs):
+            return Site(self.path, self.location, partial(fake_quantize_dynamic, args=self.act))
+        return Site(self.path, self.location, self.act.apply_inverse_transpose if self.inverse else self.act.apply)
 
 
-def value_cache_sites(family: Family, numerics: Numerics) -> tuple[Site, ...]:
-    """Return the quantization of values as the cache would hold them: per token and head."""
-    if numerics.value is None:
-        return ()
-    return (_quantized(family.attention.value, "output", numerics.value),)
-
-
-def _quantized(path: str, side: str, args: QuantizationArgs) -> Site:
-    return Site(path, side, partial(fake_quantize_dynamic, args=args))
+def sites_of(steps: Iterable[Step], index: int) -> tuple[Site, ...]:
+    """Return what runs in block `index`, in the order of the steps."""
+    return tuple(step.site() for step in steps if step.index in (None, index))
 
 
 @contextmanager
 def instrumented(block: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
     """Hook `sites` onto `block` for the duration; sites on the same place run in order."""
-    handles = install(block, sites)
+    removals = install(block, sites)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for remove in removals:
+            remove()
 
 
-def install(block: nn.Module, sites: Iterable[Site]) -> list[RemovableHandle]:
-    """Hook `sites` onto `block` for good."""
-    return [_hook(block.get_submodule(site.path), site) for site in sites]
+def install(block: nn.Module, sites: Iterable[Site]) -> list[Callable[[], None]]:
+    """Hook `sites` onto `block`; return what takes each of them off again."""
+    sites = tuple(sites)
+    removals = [_hook(block.get_submodule(site.path), site) for site in sites if site.location not in ATTENTION]
+    for path in dict.fromkeys(site.path for site in sites if site.location in ATTENTION):
+        inside = [site for site in sites if site.path == path]
+        removals.append(_attend_through(block.get_submodule(path), inside))
+    return removals
 
 
-def _hook(module: nn.Module, site: Site) -> RemovableHandle:
-    if site.side == "input":
-        return module.register_forward_pre_hook(lambda _, arguments: (site.function(arguments[0]), *arguments[1:]))
-    return module.register_forward_hook(lambda _, __, output: site.function(output))
+def _hook(module: nn.Module, site: Site) -> Callable[[], None]:
+    if site.location == Location.INPUT:
+        return module.register_forward_pre_hook(
+            lambda _, arguments: (site.function(arguments[0]), *arguments[1:])
+        ).remove
+    return module.register_forward_hook(lambda _, __, output: site.function(output)).remove
 
 
-def attention_name(shape: Shape, numerics: Numerics) -> str | None:
-    """Register and return the attention implementation that rotates queries and keys and quantizes keys after RoPE.
+def _attend_through(module: nn.Module, sites: Iterable[Site]) -> Callable[[], None]:
+    """Let an attention's queries and keys pass through functions; return what undoes it.
 
     Transformers' attention registry is the one place where queries and keys are seen after RoPE without a fork of the
-    modelling code. None if keys stay as they are.
+    modelling code. It knows functions by the configuration's name for them, so the module is given a copy of its
+    configuration with that name; the functions are found on the module.
     """
-    if numerics.key is None:
-        return None
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    _register_attention()
+    own: Any = module.config
+    functions = {location: [site.function for site in sites if site.location == location] for location in ATTENTION}
+    configuration = copy(own)
+    configuration._attn_implementation = ATTENTION_NAME
+    module.config, module.caq_functions = configuration, functions  # type: ignore[assignment]
+
+    def undo() -> None:
+        module.config = own
+        del module.caq_functions
+
+    return undo
+
+
+def _register_attention() -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    block = online_block(shape.head_dim)
-    rotate, quantize = WalshHadamard(block).apply, partial(fake_quantize_dynamic, args=numerics.key)
-    attend, mask = ALL_ATTENTION_FUNCTIONS["sdpa"], ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, _attend)
 
-    def quantized_key_attention(
-        module: nn.Module,
-        query: Float[Tensor, "batch heads queries head_dim"],
-        key: Float[Tensor, "batch kv_heads keys head_dim"],
-        *rest: Any,
-        **options: Any,
-    ) -> Any:
-        return attend(module, rotate(query), quantize(rotate(key)), *rest, **options)
 
-    symmetry = "symmetric" if numerics.key.symmetric else "asymmetric"
-    name = f"caq-key{numerics.key.num_bits}-{symmetry}-{block}"
-    ALL_ATTENTION_FUNCTIONS.register(name, quantized_key_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)
-    return name
+def _attend(
+    module: nn.Module,
+    query: Float[Tensor, "batch heads queries head_dim"],
+    key: Float[Tensor, "batch kv_heads keys head_dim"],
+    *rest: Any,
+    **options: Any,
+) -> Any:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    functions: Any = module.caq_functions
+    changed = (
+        reduce(lambda x, function: function(x), functions[location], states)
+        for location, states in ((Location.Q_ATTN, query), (Location.K_CACHE, key))
+    )
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, *changed, *rest, **options)

@@ -1,0 +1,61 @@
+"""Checkpoints of CAQ 0.1, which stored no `online.json`: what runs online follows from its recipe and configuration.
+
+0.1 knew LLaMA's layout alone, so module paths are fixed here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from compressed_tensors.quantization import QuantizationArgs
+
+from caq.errors import InvalidInput
+from caq.export.online import ONLINE_FILE, Online
+from caq.transforms.location import Location
+from caq.transforms.maps.hadamard import WalshHadamard, online_block
+from caq.transforms.online import Step
+
+ATTENTION, VALUE, DOWN = "self_attn", "self_attn.v_proj", "mlp.down_proj"
+
+
+def read_legacy(directory: Path) -> Online | None:
+    """Return what runs online in a checkpoint that 0.1 wrote; None if CAQ did not write it.
+
+    Raises:
+        InvalidInput: a later version wrote it, and its `online.json` is gone.
+    """
+    if not (directory / "caq.json").is_file():
+        return None
+    recipe = yaml.safe_load((directory / "recipe.yaml").read_text(encoding="utf-8"))
+    if not isinstance(recipe["transforms"], Mapping):
+        raise InvalidInput([f"{directory}: {ONLINE_FILE} is missing; copy the whole checkpoint again"])
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return Online("model.layers", tuple(_steps(recipe, config)))
+
+
+def _steps(recipe: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Step]:
+    if recipe["transforms"]["online_down_hadamard"]:
+        yield Step(DOWN, Location.INPUT, WalshHadamard(online_block(config["intermediate_size"])))
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    scheme, symmetric = recipe["scheme"], _symmetric(recipe, config)
+    if scheme["value_bits"] < 16:
+        yield Step(VALUE, Location.OUTPUT, _per_head(scheme["value_bits"], head_dim, symmetric))
+    if scheme["key_bits"] < 16:
+        hadamard = WalshHadamard(online_block(head_dim))
+        yield Step(ATTENTION, Location.Q_ATTN, hadamard)
+        yield Step(ATTENTION, Location.K_CACHE, hadamard)
+        yield Step(ATTENTION, Location.K_CACHE, _per_head(scheme["key_bits"], head_dim, symmetric))
+
+
+def _symmetric(recipe: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """The cache was symmetric where the activations were."""
+    inputs = config["quantization_config"]["config_groups"]["group_0"]["input_activations"]
+    return bool(inputs["symmetric"] if inputs else recipe["scheme"]["activations_symmetric"])
+
+
+def _per_head(bits: int, head_dim: int, symmetric: bool) -> QuantizationArgs:
+    return QuantizationArgs(num_bits=bits, strategy="group", group_size=head_dim, symmetric=symmetric, dynamic=True)

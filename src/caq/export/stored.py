@@ -1,0 +1,39 @@
+"""The quantized model as a run has stored it, for whoever has to compute with what an engine will compute with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from compressed_tensors.quantization import QuantizationArgs
+from torch import Tensor
+
+from caq.export import Format
+from caq.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """A run's stored tensors, read as an engine reads them, as `Weights`.
+
+    Attributes:
+        workspace: where they are.
+        layers: path of the list of blocks, which begins the names of their tensors.
+        format: how they are stored.
+        args: the weights' numbers.
+    """
+
+    workspace: Workspace
+    layers: str
+    format: Format
+    args: QuantizationArgs
+
+    def block(self, index: int) -> Mapping[str, Tensor]:
+        """Return what block `index` computes with, by name inside it."""
+        prefix = f"{self.layers}.{index}."
+        stored = self.workspace.block(index).require().tensors
+        return self.format.read({name.removeprefix(prefix): one for name, one in stored.items()}, self.args)
+
+    def outer(self) -> Mapping[str, Tensor]:
+        """Return embedding, final norm and head."""
+        return self.workspace.outer.require().tensors

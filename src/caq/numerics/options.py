@@ -1,0 +1,63 @@
+"""The numbers of a recipe: which formats stand for weights, activations, values and keys. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from caq.errors import nearest
+from caq.options import Options
+
+# compressed-tensors' preset names without its no-op; a test keeps them equal to the library's, whose
+# import would bring in torch.
+SCHEMES = (
+    *("W4A4", "W4A4_G128", "W4A8", "W4A16", "W4A16_ASYM", "W8A8", "INT8", "W4AFP8", "FP8", "FP8_DYNAMIC", "FP8_BLOCK"),
+    *("NVFP4A16", "NVFP4", "MXFP4A16", "MXFP4", "MXFP4XFP8", "MXFP6A16", "MXFP6A8", "MXFP8A16", "MXFP8"),
+    *(
+        "W2A4",
+        "W2A8",
+        "W2A16",
+        "W3A4",
+        "W3A8",
+        "W3A16",
+        "W5A8",
+        "W5A16",
+        "W6A8",
+        "W6A16",
+        "W7A8",
+        "W7A16",
+        "W8A16",
+    ),
+)
+
+Bits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
+
+
+def _scheme(name: object) -> object:
+    if isinstance(name, str) and name.upper() not in SCHEMES:
+        raise ValueError(f"unknown scheme{nearest(name, SCHEMES)}")
+    return name.upper() if isinstance(name, str) else name
+
+
+class SchemeRecipe(Options):
+    """The numbers that stand for weights, activations, values and keys.
+
+    Attributes:
+        preset: a compressed-tensors preset name, or `W4A4` as in the paper (per channel, per token).
+        activations_symmetric: overrides the preset; None leaves it as it is.
+        output_projection_groups: quantize o_proj's input in groups of head_dim instead of per token.
+        value_bits: bits of v in the cache; 16 leaves it alone.
+        key_bits: bits of k in the cache; 16 leaves it alone.
+    """
+
+    preset: Annotated[str, BeforeValidator(_scheme)] = "W4A4"
+    activations_symmetric: bool | None = None
+    output_projection_groups: bool = False
+    value_bits: Bits = 16
+    key_bits: Bits = 16
+
+    @property
+    def weight_only(self) -> bool:
+        """Whether activations stay in 16 bits."""
+        return self.preset.removesuffix("_ASYM").endswith("A16")

@@ -1,0 +1,111 @@
+"""`contrastive-kl-top` and `cal`: the contrast on a few tokens, which differ in the tokens that are pushed.
+
+Unbounded below, as `contrastive_kl` explains; equations in arXiv:2511.07842, steps 3 and 4.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from caq.objectives.base import Logits, Loss, Targets
+from caq.objectives.contrastive_kl import Alpha, contrast, required
+from caq.options import Options, Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ContrastiveTopKullbackLeibler(Options):
+    """Pull on the top tokens of p_aligned, push on the top tokens of p_base.
+
+    Attributes:
+        alpha: weight of the push away from the base.
+        pull_k: how many of the aligned model's top tokens are pulled.
+        push_k: how many of the base's are pushed.
+        renormalize: softmax restricted to those tokens; otherwise full softmax, then gather.
+    """
+
+    name: Literal["contrastive-kl-top"] = "contrastive-kl-top"
+    alpha: Alpha = 0.75
+    pull_k: Positive = 500
+    push_k: Positive = 500
+    renormalize: bool = True
+    needs_base: ClassVar[bool] = True
+    needs_full: ClassVar[bool] = False
+    targets_options: ClassVar[tuple[str, ...]] = ("pull_k", "push_k", "renormalize")
+
+    def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
+        """Keep the top indices of each teacher and its log-probabilities on them."""
+        from caq.objectives.support import top_k
+
+        base = required(negative)
+        pull_index, push_index = top_k(aligned, self.pull_k), top_k(base, self.push_k)
+        return _restricted_targets(aligned, base, pull_index, push_index, renormalize=self.renormalize)
+
+    def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
+        """Return the contrast of both divergences."""
+        return _restricted_contrast(student, targets, self.alpha, renormalize=self.renormalize)
+
+
+class ContrastiveAlignment(Options):
+    """CAL: KL(p_aligned^S_top ‖ p_Q^S_top) − α·KL(p_base^S_diff ‖ p_Q^S_diff).
+
+    Attributes:
+        alpha: weight of the push away from the base.
+        pull_k: size of S_top, the largest p_aligned.
+        push_k: size of S_diff.
+        difference: what S_diff ranks: |p_aligned − p_base| (paper) or the logits' (the authors' code).
+        renormalize: softmax restricted to S (paper); otherwise full softmax, then gather (the authors' code).
+    """
+
+    name: Literal["cal"] = "cal"
+    alpha: Alpha = 0.75
+    pull_k: Positive = 500
+    push_k: Positive = 500
+    difference: Literal["probability", "logit"] = "probability"
+    renormalize: bool = True
+    needs_base: ClassVar[bool] = True
+    needs_full: ClassVar[bool] = False
+    targets_options: ClassVar[tuple[str, ...]] = ("pull_k", "push_k", "difference", "renormalize")
+
+    def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
+        """Keep S_top with log p_aligned on it, and S_diff with log p_base on it."""
+        from caq.objectives.support import top_k
+
+        base = required(negative)
+        pull_index, push_index = top_k(aligned, self.pull_k), top_k(self._differences(aligned, base), self.push_k)
+        return _restricted_targets(aligned, base, pull_index, push_index, renormalize=self.renormalize)
+
+    def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
+        """Return the contrast of both divergences."""
+        return _restricted_contrast(student, targets, self.alpha, renormalize=self.renormalize)
+
+    def _differences(self, aligned: Logits, base: Logits) -> Logits:
+        if self.difference == "logit":
+            return (aligned.float() - base.float()).abs_()
+        return (aligned.float().softmax(-1) - base.float().softmax(-1)).abs_()
+
+
+def _restricted_targets(
+    aligned: Logits, base: Logits, pull_index: Tensor, push_index: Tensor, *, renormalize: bool
+) -> dict[str, Tensor]:
+    from caq.objectives.support import restricted_log_probs
+
+    (pull_log_prob,) = restricted_log_probs(aligned, pull_index, renormalize=renormalize)
+    (push_log_prob,) = restricted_log_probs(base, push_index, renormalize=renormalize)
+    return {
+        "pull_index": pull_index,
+        "pull_log_prob": pull_log_prob,
+        "push_index": push_index,
+        "push_log_prob": push_log_prob,
+    }
+
+
+def _restricted_contrast(student: Logits, targets: Targets, alpha: float, *, renormalize: bool) -> Loss:
+    from caq.objectives.support import kl, restricted_log_probs
+
+    pull_log_prob, push_log_prob = restricted_log_probs(
+        student, targets["pull_index"], targets["push_index"], renormalize=renormalize
+    )
+    pull, push = kl(targets["pull_log_prob"], pull_log_prob), kl(targets["push_log_prob"], push_log_prob)
+    return contrast(pull, push, alpha)

@@ -1,0 +1,63 @@
+"""Observe: what transforms ask to see of activations before they start, from one walk over the calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from caq.families import Bound, OwnWeights
+from caq.transforms.base import Seen, Statistic
+from caq.transforms.location import Location
+from caq.transforms.online import Site
+from caq.transforms.plan import Plan
+from caq.walk import block_arguments, embed, walk
+
+#: How a statistic of some rows joins that of the rows before.
+_STATISTICS: Mapping[Statistic, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "absmax": (lambda rows: rows.abs().amax(0), torch.maximum),
+    "second-moment": (lambda rows: rows.square().sum(0), torch.add),
+}
+
+
+@torch.no_grad()
+def observe(bound: Bound, plan: Plan, ids: Int[Tensor, "samples length"]) -> dict[str, Seen]:
+    """Return the statistics that the plan's transforms ask for, by transform; runs nothing if none asks.
+
+    They are of the aligned model's own activations, in full precision: largest absolute value, mean square.
+    """
+    asked = {name: place for name, place in (plan.observed or {}).items() if plan.transforms[name].observes}
+    if not asked:
+        return {}
+    totals: dict[str, dict[Statistic, Float[Tensor, " features"]]] = {name: {} for name in asked}
+    own, device = OwnWeights(bound), bound.embedding.weight.device
+    arguments = block_arguments(bound, ids[:1].to(device))
+    for sequence in ids:
+        hidden = embed(bound, own, sequence[None].to(device))
+        walk(bound, own, hidden, arguments, lambda index: _recorders(plan, asked, totals, index))
+    for found in totals.values():
+        if "second-moment" in found:
+            found["second-moment"] /= ids.numel()
+    return dict(totals)
+
+
+def _recorders(
+    plan: Plan,
+    asked: Mapping[str, tuple[int, str]],
+    totals: Mapping[str, dict[Statistic, Tensor]],
+    index: int,
+) -> tuple[Site, ...]:
+    def recorder(name: str) -> Callable[[Tensor], Tensor]:
+        def record(x: Tensor) -> Tensor:
+            rows = x.flatten(0, -2).float()
+            for statistic in plan.transforms[name].observes:
+                measure, join = _STATISTICS[statistic]
+                earlier = totals[name].get(statistic)
+                totals[name][statistic] = measure(rows) if earlier is None else join(earlier, measure(rows))
+            return x
+
+        return record
+
+    return tuple(Site(path, Location.INPUT, recorder(name)) for name, (block, path) in asked.items() if block == index)

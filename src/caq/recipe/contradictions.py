@@ -1,0 +1,54 @@
+"""Settings that are each right and wrong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from caq.recipe.sections import SELF
+
+if TYPE_CHECKING:
+    from caq.recipe.recipe import Recipe
+
+
+def contradictions(recipe: Recipe) -> list[str]:
+    """Return what contradicts what; every sentence names the way out."""
+    return [*_scheme(recipe), *_learning(recipe), *_data(recipe)]
+
+
+def _scheme(recipe: Recipe) -> Iterator[str]:
+    scheme = recipe.scheme
+    if scheme.weight_only and scheme.activations_symmetric is not None:
+        yield f"scheme.activations_symmetric: {scheme.preset} quantizes no activations; leave it out"
+    if scheme.weight_only and scheme.output_projection_groups:
+        yield f"scheme.output_projection_groups: {scheme.preset} quantizes no activations; leave it out"
+
+
+def _learning(recipe: Recipe) -> Iterator[str]:
+    scheme = recipe.scheme
+    if recipe.learn and not any(transform.learnable for transform in recipe.transforms):
+        yield "learn: no transform has anything to learn; add one to transforms, or set learn: []"
+    exact = scheme.weight_only and scheme.value_bits == 16 and scheme.key_bits == 16
+    for learner in recipe.learn:
+        key = f"learn.{learner.name}"
+        if exact and not learner.quantize_weights:
+            yield (
+                f"{key}.quantize_weights: {scheme.preset} quantizes weights only, and they are not quantized while "
+                f"learning, so there is nothing to learn from; set {key}.quantize_weights: true, or learn: []"
+            )
+        if learner.validation_samples >= recipe.data.samples:
+            yield (
+                f"{key}.validation_samples: {learner.validation_samples} of data.samples {recipe.data.samples} leave "
+                f"none to learn from; raise data.samples, or lower {key}.validation_samples"
+            )
+
+
+def _data(recipe: Recipe) -> Iterator[str]:
+    data, statistics = recipe.data, recipe.quantizer.statistics
+    if data.prompts is not None and data.text != SELF:
+        yield "data.prompts: is read only where data.text is self; leave it out, or set data.text: self"
+    if statistics is not None and statistics.samples is not None and statistics.samples > data.samples:
+        yield (
+            f"quantizer.samples: {statistics.samples} are more than data.samples {data.samples}; "
+            "raise data.samples, or leave quantizer.samples out"
+        )

@@ -1,0 +1,112 @@
+"""Entries of a registry: a name and its own options, `{name: gptq, damping: 0.1}`, or the name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from caq.errors import InvalidInput, nearest
+from caq.options import Options, inside
+
+Registry = Mapping[str, type[Any]]
+
+
+class Entry:
+    """Marks a field whose value `read_entry` has read: taken as it is, and written with all its options."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema of anything: the registry's own class has validated it."""
+        return core_schema.any_schema()
+
+
+def read_entry(section: str, value: object, registry: Registry, default: str) -> Options:
+    """Return the options that `value` gives to the entry it names, `default` if it names none.
+
+    Raises:
+        InvalidInput: no such name, or the entry refuses its options; all of it.
+    """
+    options = as_mapping(value)
+    if options is None:
+        raise InvalidInput([f"{section}: should be a name, or a mapping of keys, {_shown(value)}"])
+    options.setdefault("name", default)
+    return _read(section, f"{section}.name", options, registry)
+
+
+def read_entries(section: str, value: object, registry: Registry) -> tuple[Options, ...]:
+    """Return the options of every entry of a list, in its order.
+
+    Raises:
+        InvalidInput: not a list, or what any entry refuses.
+    """
+    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+        raise InvalidInput([f"{section}: should be a list of names, or of mappings with a name, {_shown(value)}"])
+    entries: list[Options] = []
+    problems: list[str] = []
+    for item in value:
+        try:
+            entries.append(_read_item(section, item, registry))
+        except InvalidInput as error:
+            problems += error.problems
+    if problems:
+        raise InvalidInput(problems)
+    return tuple(entries)
+
+
+def read_set(section: str, value: object, registry: Registry) -> tuple[Options, ...]:
+    """Return the options of every entry of a list, each given once, in the registry's order.
+
+    Raises:
+        InvalidInput: as `read_entries`; and an entry is given twice.
+    """
+    entries: list[Any] = list(read_entries(section, value, registry))
+    names = [entry.name for entry in entries]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidInput([f"{section}: {name} is given twice; leave one out" for name in twice])
+    return tuple(sorted(entries, key=lambda entry: list(registry).index(entry.name)))
+
+
+def as_mapping(value: object) -> dict[str, Any] | None:
+    """Return an entry's keys; a bare name is short for an entry without options. None if it is neither."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, Options):
+        return value.model_dump()
+    return dict(value) if isinstance(value, Mapping) else None
+
+
+def _read_item(section: str, item: object, registry: Registry) -> Options:
+    options = as_mapping(item)
+    if options is None or "name" not in options:
+        raise InvalidInput([f"{section}: an entry is a name, or a mapping with a name, {_shown(item)}"])
+    return _read(f"{section}.{options['name']}", section, options, registry)
+
+
+def _read(section: str, named_by: str, options: Mapping[str, Any], registry: Registry) -> Options:
+    name = options["name"]
+    if isinstance(name, str) and name in registry:
+        return _validated(section, registry[name], options)
+    problems = [f"{named_by}: {name!r} is unknown{nearest(str(name), registry)}"]
+    # The other mistakes are told too, as the entry that has most of these options sees them.
+    likely = max(registry, key=lambda known: len(registry[known].model_fields.keys() & options.keys()))
+    try:
+        _validated(section, registry[likely], {**options, "name": likely})
+    except InvalidInput as error:
+        problems += error.problems
+    raise InvalidInput(problems)
+
+
+def _validated(section: str, kind: type[Any], options: Mapping[str, Any]) -> Options:
+    try:
+        entry: Options = kind.model_validate(options)
+    except InvalidInput as error:
+        raise InvalidInput(list(inside(section, error.problems))) from error
+    return entry
+
+
+def _shown(value: object) -> str:
+    return f"is {value!r} ({type(value).__name__})"

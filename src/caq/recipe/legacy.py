@@ -1,0 +1,175 @@
+"""Recipes and keys of CAQ 0.1, translated where they come in; nothing else knows them.
+
+There, transforms were a mapping of switches, `training` held the one learner's options, and objectives and quantizers
+ignored the options that were another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from caq.errors import InvalidInput
+from caq.objectives import OBJECTIVES
+from caq.options import Options, inside
+from caq.quantizers import QUANTIZERS
+from caq.recipe.entries import as_mapping, read_entries
+from caq.train import LEARNERS
+
+LEARNER = "end-to-end"
+#: What an entry of another name ignored.
+IGNORED: Mapping[str, frozenset[str]] = {
+    "objective": frozenset({"alpha", "pull_k", "push_k", "difference", "renormalize"}),
+    "quantizer": frozenset(
+        {"block_size", "damping", "max_damping", "clip_search", "clip_norm", "clip_steps"}
+        | {"quantized_statistics", "samples"}
+    ),
+}
+REGISTRIES: Mapping[str, Mapping[str, type[Any]]] = {"objective": OBJECTIVES, "quantizer": QUANTIZERS}
+ENTRIES: Mapping[str, str] = {
+    "residual": "residual-rotation",
+    "scale_norms": "norm-scaling",
+    "rotate_value_output": "value-output-rotation",
+    "scale_value_output": "value-output-scaling",
+    "scale_query_key": "query-key-scaling",
+    "scale_up_down": "up-down-scaling",
+    "online_down_hadamard": "down-hadamard",
+}
+
+
+class Switches(Options):
+    """The section `transforms` of 0.1."""
+
+    residual: Literal["womi", "hadamard", "none"] = "womi"
+    learn: bool = True
+    scale_norms: bool = True
+    rotate_value_output: bool = True
+    scale_value_output: bool = True
+    scale_query_key: bool = True
+    scale_up_down: bool = True
+    online_down_hadamard: bool = True
+
+
+def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return a recipe's sections as they are written today, and what is wrong with those of 0.1."""
+    sections, problems, given = dict(values), list[str](), dict[str, Any]()
+    if isinstance(values.get("transforms"), Mapping):
+        given, problems = _switches(values["transforms"])
+        every: list[Any] = [*ENTRIES.values(), "key-hadamard"]
+        sections["transforms"] = _switched(every, given)
+    if "training" in values:
+        training = sections.pop("training")
+        if not isinstance(training, Mapping):
+            return sections, [*problems, f"training: should be a mapping of keys, is {training!r}"]
+        if "dtype" in training:
+            sections["dtype"] = training["dtype"]
+        options = {key: value for key, value in training.items() if key != "dtype"}
+        sections["learn"] = [{"name": LEARNER, **options}]
+    if given.get("learn") is False:
+        problems += _wrong(sections.get("learn", []))
+        sections["learn"] = []
+    for section in REGISTRIES:
+        if section in sections:
+            sections[section] = _without_ignored(section, sections[section])
+    return sections, problems
+
+
+def translated_overrides(
+    values: Mapping[str, Any], overrides: Mapping[str, object]
+) -> tuple[dict[str, object], list[str]]:
+    """Return overrides of a recipe by today's keys, and what is wrong with those of 0.1.
+
+    Args:
+        values: of the recipe that is changed, in today's form.
+        overrides: by dotted key.
+    """
+    result = {_key(key): value for key, value in overrides.items()}
+    switches = {key.partition(".")[2]: value for key, value in overrides.items() if _is_switch(key)}
+    given, problems = _switches(switches)
+    for switch in switches:
+        del result[f"transforms.{switch}"]
+    if given.keys() & ENTRIES.keys():
+        result["transforms"] = _switched(result.get("transforms", values["transforms"]), given)
+    learn = result.get("learn", values["learn"])
+    if given.get("learn") is False or (not learn and _has_training(overrides)):
+        result["learn"] = []
+    if given.get("learn") is True and not learn:
+        result["learn"] = [LEARNER]
+    return result, problems
+
+
+def as_given(problems: Iterable[str], given: Mapping[str, object]) -> list[str]:
+    """Return sentences about today's keys as ones about the keys that were given."""
+    renamed: dict[str, str] = {}
+    if "training" in given or _has_training(given):
+        renamed |= {f"learn.{LEARNER}.": "training.", "dtype: ": "training.dtype: "}
+    if isinstance(given.get("transforms"), Mapping) or any(map(_is_switch, given)):
+        renamed |= {"transforms.residual-rotation.start: ": "transforms.residual: ", "learn: ": "transforms.learn: "}
+    return sorted(_renamed(problem, renamed) for problem in problems)
+
+
+def _renamed(problem: str, renamed: Mapping[str, str]) -> str:
+    for now, then in renamed.items():
+        if problem.startswith(now):
+            return then + problem.removeprefix(now)
+    return problem
+
+
+def _has_training(overrides: Iterable[str]) -> bool:
+    return any(key.startswith("training.") for key in overrides)
+
+
+def _is_switch(key: str) -> bool:
+    section, _, switch = key.partition(".")
+    return section == "transforms" and switch in Switches.model_fields
+
+
+def _key(key: str) -> str:
+    section, _, option = key.partition(".")
+    if section != "training" or not option:
+        return key
+    return "dtype" if option == "dtype" else f"learn.{LEARNER}.{option}"
+
+
+def _switches(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the switches that were set, and what is wrong with them."""
+    try:
+        return Switches.model_validate(given).model_dump(exclude_unset=True), []
+    except InvalidInput as error:
+        return {}, list(inside("transforms", error.problems))
+
+
+def _switched(entries: Any, given: Mapping[str, Any]) -> Any:
+    """Return a list of transforms with some switched on or off."""
+    if not isinstance(entries, list | tuple):
+        return entries
+    named = {str(mapping["name"]): mapping for entry in entries if (mapping := as_mapping(entry)) and "name" in mapping}
+    for switch, name in ENTRIES.items():
+        setting = given.get(switch)
+        if setting in (False, "none"):
+            named.pop(name, None)
+        elif setting is not None:
+            named[name] = {"name": name} if setting is True else {"name": name, "start": setting}
+    return list(named.values())
+
+
+def _wrong(learners: Any) -> list[str]:
+    """Return what is wrong with learners that are given and not used."""
+    try:
+        read_entries("learn", learners, LEARNERS)
+    except InvalidInput as error:
+        return list(error.problems)
+    return []
+
+
+def _without_ignored(section: str, value: Any) -> Any:
+    entry = as_mapping(value)
+    if entry is None:
+        return value
+    if section == "objective" and entry.get("name") == "apc":
+        entry["name"] = "cal"
+    name = entry.get("name")
+    kind = REGISTRIES[section].get(name) if isinstance(name, str) else None
+    if kind is None:
+        return entry
+    return {key: option for key, option in entry.items() if key in kind.model_fields or key not in IGNORED[section]}

@@ -1,0 +1,108 @@
+"""Overrides: dotted keys that reach a section's key or, by its name, an entry's option."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from caq.errors import InvalidInput
+from caq.recipe.entries import Registry, as_mapping, read_entries
+from caq.recipe.text import parse_yaml
+
+Registries = Mapping[str, Registry]
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """Split ``objective.alpha=0.5`` into the key and its value, read as YAML.
+
+    Raises:
+        InvalidInput: no `=`, or a value that is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InvalidInput([f"{text}: an override is written key=value, such as objective.alpha=0.5"])
+    return key.strip(), parse_yaml(f"value: {value}", text)["value"]
+
+
+def override(
+    values: Mapping[str, Any], overrides: Mapping[str, object], lists: Registries, entries: Registries
+) -> tuple[dict[str, Any], list[str]]:
+    """Return a recipe's values with overrides in them, and what is wrong with keys that have no place there.
+
+    Whole sections are replaced first, whatever the order. Keys that nothing knows are left for the recipe to refuse.
+
+    Args:
+        values: plain data.
+        overrides: by key, dotted or not.
+        lists: registries of the sections that are lists of entries.
+        entries: registries of the sections that are one entry.
+    """
+    whole = {key: value for key, value in overrides.items() if "." not in key}
+    result = {**values, **whole}
+    for section in entries:
+        result[section] = as_mapping(result[section]) or result[section]
+    absent: dict[tuple[str, str], dict[str, object]] = {}
+    for key, value in overrides.items():
+        if key in whole:
+            continue
+        section, _, option = key.partition(".")
+        name, _, own = option.partition(".")
+        if section in lists and own and name in lists[section]:
+            if not _set_in_list(result, section, name, {own: value}):
+                absent.setdefault((section, name), {})[own] = value
+        elif isinstance(result.get(section), Mapping):
+            result[section] = {**result[section], option: value}
+        else:
+            result[key] = value
+    for section, registry in entries.items():
+        given = {key.partition(".")[2] for key in overrides if key.startswith(f"{section}.")}
+        result[section] = _own_options(result[section], registry, given)
+    problems = [
+        problem
+        for (section, name), options in absent.items()
+        for problem in _absent(section, name, options, values, lists[section], replaced=section in whole)
+    ]
+    return result, problems
+
+
+def _set_in_list(values: dict[str, Any], section: str, name: str, options: Mapping[str, object]) -> bool:
+    """Set options of a list's entries of this name; return whether there are any."""
+    if not isinstance(values[section], list | tuple):
+        return True
+    items = [as_mapping(item) or item for item in values[section]]
+    named = [isinstance(item, Mapping) and item.get("name") == name for item in items]
+    values[section] = [{**item, **options} if own else item for item, own in zip(items, named, strict=True)]
+    return any(named)
+
+
+def _own_options(entry: Any, registry: Registry, given: set[str]) -> Any:
+    """Drop the options that another entry has left and this one lacks, but for those that were given."""
+    kind = registry.get(str(entry.get("name"))) if isinstance(entry, Mapping) else None
+    if kind is None:
+        return entry
+    return {key: value for key, value in entry.items() if key in kind.model_fields or key in given}
+
+
+def _absent(
+    section: str,
+    name: str,
+    options: Mapping[str, object],
+    values: Mapping[str, Any],
+    registry: Registry,
+    *,
+    replaced: bool,
+) -> list[str]:
+    """Return what is wrong with options of an entry that the recipe does not have."""
+    if not replaced:
+        return [
+            f"{section}.{name}.{option}: {name} is not in the recipe's {section}; put it there first, "
+            f"or leave this option out"
+            for option in options
+        ]
+    # Sizes that fit a pair, and a list without their entry: they have no effect, but they must be right.
+    former = next((item for item in values[section] if item["name"] == name), {"name": name})
+    try:
+        read_entries(section, [{**former, **options}], registry)
+    except InvalidInput as error:
+        return list(error.problems)
+    return []

@@ -1,0 +1,52 @@
+"""What every stage of one run is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from caq.families import Bound
+from caq.inputs import Pair, stored_dtype
+from caq.recipe import Recipe
+from caq.workspace import Workspace
+from caq.world import World
+
+#: Brings a full-precision model from its directory; the model is never changed.
+Load = Callable[[Path, torch.dtype, torch.device], Bound]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a recipe on a pair.
+
+    Attributes:
+        pair: the checked checkpoints.
+        recipe: all settings.
+        world: the processes that share the run, and where this one computes.
+        dtype: of the computation.
+        workspace: where the run keeps what it has done.
+        cache: where runs share what their teachers said.
+        load: brings a full-precision model.
+        quiet: show no progress.
+    """
+
+    pair: Pair
+    recipe: Recipe
+    world: World
+    dtype: torch.dtype
+    workspace: Workspace
+    cache: Path
+    load: Load
+    quiet: bool
+
+    @property
+    def stored(self) -> torch.dtype:
+        """The dtype of what the checkpoint stores in full precision."""
+        return stored_dtype(self.pair.aligned)
+
+    def load_aligned(self) -> Bound:
+        """Load the aligned model."""
+        return self.load(self.pair.aligned.path, self.dtype, self.world.device)

@@ -1,0 +1,119 @@
+"""What a learner is: options that turn parameters of the transforms into better ones. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from caq.ledger import Entry
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+    from torch import Tensor
+
+    from caq.files.sealed import SealedFile
+    from caq.objectives import Objective
+    from caq.student import Student
+    from caq.train.teacher import TeacherCache
+    from caq.walk import BlockArguments
+    from caq.world import World
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """What every learner of a run is given.
+
+    Attributes:
+        student: the transformed model; its `weight_format` is the run's, for learners that quantize weights.
+        objective: the loss.
+        teacher: the objective's targets on `ids`; None where no learner needs them.
+        ids: calibration tokens.
+        arguments: the blocks' arguments for one sequence of them.
+        seed: decides the order of the sequences.
+        world: the processes that learn together.
+        state_file: where the state is kept, so that a stopped fit goes on; None keeps none. The second of a run's
+            learners keeps its own in a file beside it.
+        quiet: show no progress.
+    """
+
+    student: Student
+    objective: Objective
+    teacher: TeacherCache | None
+    ids: Int[Tensor, "samples length"]
+    arguments: BlockArguments
+    seed: int
+    world: World
+    state_file: SealedFile | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a learner leaves.
+
+    Attributes:
+        learner: its name.
+        parameters: of the step that was kept, by transform, float32, on the CPU.
+        best_step: the step that was kept; 0 is the start.
+        history: one record per evaluation on the validation sequences: step, total, pull and push if any. The first is
+            of the start.
+        entries: departures for the ledger.
+    """
+
+    learner: str
+    parameters: Mapping[str, Tensor]
+    best_step: int
+    history: tuple[dict[str, float], ...]
+    entries: tuple[Entry, ...] = ()
+
+    def record(self) -> dict[str, object]:
+        """Return what a checkpoint keeps of it."""
+        return {"learner": self.learner, "best_step": self.best_step, "history": list(self.history)}
+
+
+class Learner(Protocol):
+    """A way to learn; its fields are the options of its entry in a recipe."""
+
+    @property
+    def name(self) -> str:
+        """Its name in recipes."""
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it reads the objective's targets."""
+
+    @property
+    def validation_samples(self) -> int:
+        """Sequences, the last ones, that it keeps from learning."""
+
+    @property
+    def quantize_weights(self) -> bool:
+        """Whether it sees quantized weights, so that there is something to learn where activations stay whole."""
+
+    def learn(self, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
+        """Return better parameters than `start`, which is by transform, float32.
+
+        Raises:
+            Diverged: it found none.
+        """
+
+
+def learn_in_turn(learners: Sequence[Learner], inputs: FitInputs, start: Mapping[str, Tensor]) -> tuple[FitResult, ...]:
+    """Run the learners one after another, each from where the one before it ended, each with its own state file.
+
+    Raises:
+        Diverged: one of them found nothing better than its start.
+    """
+    results: list[FitResult] = []
+    for position, learner in enumerate(learners):
+        state_file = _own_file(inputs.state_file, position)
+        parameters = results[-1].parameters if results else start
+        results.append(learner.learn(replace(inputs, state_file=state_file), parameters))
+    return tuple(results)
+
+
+def _own_file(first: SealedFile | None, position: int) -> SealedFile | None:
+    if first is None or position == 0:
+        return first
+    return replace(first, path=first.path.with_stem(f"{first.path.stem}-{position + 1}"))

@@ -1,0 +1,1 @@
+"""The maps that transforms are made of, whatever they stand between."""

@@ -1,0 +1,79 @@
+"""`R_res`: one rotation of the residual stream, from the embedding to the head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from caq.errors import Unsupported
+from caq.options import Options
+from caq.transforms.location import Location
+from caq.transforms.spec import Edit, Placed, Subject, reads, writes
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from caq.families import Bound, Branch
+
+
+class ResidualRotation(Options):
+    """Rotate the residual stream.
+
+    Attributes:
+        start: a random Hadamard matrix, or `womi`: the eigenvectors of the readers' covariance times one (OSTQuant,
+            arXiv:2501.13987).
+    """
+
+    name: Literal["residual-rotation"] = "residual-rotation"
+    start: Literal["womi", "hadamard"] = "womi"
+    learnable: ClassVar[bool] = True
+    online: ClassVar[frozenset[Location]] = frozenset()
+
+    def place(self, subject: Subject) -> Iterator[Placed]:
+        """Yield the one rotation, which every reader and writer of the stream takes.
+
+        Raises:
+            Unsupported: a norm stands between a writer and the stream.
+        """
+        from caq.families import Address
+        from caq.transforms.maps.hadamard import random_hadamard
+        from caq.transforms.maps.rotation import Rotation, weight_principal_rotation
+
+        bound, generator = subject.bound, subject.generator
+        if any(branch.post_norm for branches in bound.branches for branch in branches):
+            raise Unsupported(
+                f"the residual stream of {bound.family.name} cannot be rotated: a norm stands between what writes it "
+                "and the stream; take residual-rotation out of transforms"
+            )
+        if self.start == "hadamard":
+            base = random_hadamard(bound.shape.hidden, generator)[None]
+        else:
+            base = weight_principal_rotation(_readers(bound), generator)
+        table = (bound.shape.vocab, bound.shape.hidden)
+        outer = (
+            # An embedding's rows are what it puts out.
+            Edit(Address(bound.family.embedding, table), Location.WEIGHT_INPUT, "residual"),
+            reads(Address(bound.family.head, table), "residual"),
+        )
+        edits: dict[int | None, tuple[Edit, ...]] = {None: outer}
+        edits |= {index: tuple(_edits(branches)) for index, branches in enumerate(bound.branches)}
+        yield Placed("residual", Rotation(base), edits, rotates_stream=True)
+
+
+def _edits(branches: tuple[Branch, ...]) -> Iterator[Edit]:
+    for branch in branches:
+        yield from (reads(address, "residual") for address in branch.reads)
+        yield writes(branch.writes, "residual")
+
+
+def _readers(bound: Bound) -> Iterator[Float[Tensor, "out hidden"]]:
+    from caq.transforms.apply import moved_gains
+
+    for index, branches in enumerate(bound.branches):
+        tensors = {name: tensor.double() for name, tensor in bound.tensors(index).items()}
+        moved = moved_gains(branches, tensors)
+        for branch in branches:
+            for address in branch.reads:
+                weight = moved[f"{address.path}.weight"]
+                yield (weight if address.rows is None else weight[..., slice(*address.rows), :]).flatten(0, -2)

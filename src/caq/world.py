@@ -1,0 +1,47 @@
+"""The processes that share one run: who does which part, and how their sums come together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among `size`; passed in, never global. More than one need torch's process group.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: how many there are.
+        device: where this one computes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes what all share."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return this process's part of items that all processes have in the same order; it may be empty."""
+        return items[self.rank :: self.size]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of all processes' tensors of this shape; alone, the tensor itself."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.size > 1:
+            distributed.barrier()

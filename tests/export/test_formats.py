@@ -1,0 +1,87 @@
+"""What every format of the registry does with blocks of every kind of number that it holds, and the check before."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from compressed_tensors.quantization import QuantizationArgs
+
+from caq.errors import InvalidInput, Unsupported
+from caq.export import FORMATS, format_for
+from caq.families import Address
+from caq.numerics.grids import GRIDS
+from caq.numerics.scheme import resolve
+from caq.quantizers import RoundToNearest
+from caq.quantizers.blocks import QuantizedBlock
+from caq.recipe import SchemeRecipe
+from caq.transforms import TRANSFORMS
+from caq.transforms.down_hadamard import DownHadamard
+from caq.transforms.key_hadamard import KeyHadamard
+from caq.transforms.location import Location
+from tests.support.formats import INPUTS, label, preset_formats
+from tests.support.tiny import tiny_model
+from tests.support.transforming import bound_to
+
+CASES = [
+    pytest.param(name, args, id=f"{name}-{label(args)}")
+    for name, form in FORMATS.items()
+    for args in preset_formats("channel", "group")
+    if form.holds(args) and any(grid.holds(args) for grid in GRIDS.values())
+]
+INTEGERS = QuantizationArgs(num_bits=4, strategy="channel")
+WRITER = Address("mlp.down_proj", (48, 56))
+
+
+@pytest.mark.parametrize(("name", "args"), CASES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_what_is_read_back_are_the_codes_values_bit_for_bit(
+    name: str, args: QuantizationArgs, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {f"mlp.{path}": torch.randn(24, INPUTS, generator=generator) for path in ("up_proj", "down_proj")}
+    nearest = RoundToNearest(clip_search=False)
+    others = {"mlp.up_proj.bias": torch.randn(24, generator=generator, dtype=torch.float64)}
+    block = QuantizedBlock(
+        {path: nearest.quantize(weight, None, args, dtype) for path, weight in weights.items()}, others
+    )
+    read = FORMATS[name].read(FORMATS[name].store(block, dtype), args)
+    assert set(read) == set(block.weights())
+    for path, quantized in block.linears.items():
+        assert torch.equal(read[f"{path}.weight"], quantized.weight())
+    assert torch.equal(read["mlp.up_proj.bias"], others["mlp.up_proj.bias"].to(dtype))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_configuration_is_plain_data(name: str) -> None:
+    bound = bound_to(tiny_model("llama"))
+    configuration = FORMATS[name].configuration(bound, resolve(SchemeRecipe(), bound.shape.head_dim), ())
+    assert json.loads(json.dumps(configuration)) == configuration
+    assert not {*configuration} & {*bound.model.config.to_dict()} - {"quantization_config"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whatever_is_folded_suits_every_format(name: str) -> None:
+    folded = [spec() for spec in TRANSFORMS.values() if not spec.online]
+    assert format_for(name, INTEGERS, folded) is FORMATS[name]
+
+
+def test_an_unknown_format_is_named_with_the_nearest() -> None:
+    with pytest.raises(InvalidInput, match=r"'compressed' is unknown; did you mean compressed-tensors\?"):
+        format_for("compressed", INTEGERS, ())
+
+
+def test_numbers_that_a_format_cannot_hold_are_refused() -> None:
+    floats = QuantizationArgs(num_bits=8, type="float", strategy="channel")
+    with pytest.raises(Unsupported, match="cannot hold 8-bit float weights"):
+        format_for("compressed-tensors", floats, ())
+
+
+def test_a_transform_that_a_format_cannot_run_is_named_once_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Folded(type(FORMATS["compressed-tensors"])):  # type: ignore[misc]
+        runs_online = frozenset({Location.Q_ATTN})
+
+    monkeypatch.setitem(FORMATS, "folded", Folded())
+    with pytest.raises(Unsupported, match=r"down-hadamard \(input\); key-hadamard \(k_cache\); take it out of"):
+        format_for("folded", INTEGERS, [DownHadamard(), KeyHadamard()])

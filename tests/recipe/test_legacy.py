@@ -1,0 +1,91 @@
+"""Recipes and keys of CAQ 0.1 mean what they meant; mistakes in them are told by the keys that were given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caq.errors import InvalidInput
+from caq.recipe import PRESETS, Recipe, preset
+
+OLD_PRESETS = Path(__file__).parent / "presets_0_1"
+SWITCHES = {
+    "scale_norms": "norm-scaling",
+    "rotate_value_output": "value-output-rotation",
+    "scale_value_output": "value-output-scaling",
+    "scale_query_key": "query-key-scaling",
+    "scale_up_down": "up-down-scaling",
+    "online_down_hadamard": "down-hadamard",
+}
+
+
+def names(recipe: Recipe) -> list[str]:
+    return [transform.name for transform in recipe.transforms]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_presets_of_0_1_read_as_today_s(name: str) -> None:
+    assert Recipe.from_yaml(OLD_PRESETS / f"{name}.yaml") == preset(name)
+
+
+@pytest.mark.parametrize(("switch", "name"), SWITCHES.items())
+def test_every_switch_takes_its_transform_away_and_brings_it_back(switch: str, name: str) -> None:
+    without = Recipe.from_yaml(f"transforms: {{{switch}: false}}")
+    assert names(without) == [other for other in names(Recipe()) if other != name]
+    assert Recipe().with_overrides({f"transforms.{switch}": False}) == without
+    assert without.with_overrides({f"transforms.{switch}": True}) == Recipe()
+
+
+def test_the_residual_rotation_had_its_start_in_a_switch() -> None:
+    hadamard, none = (Recipe().with_overrides({"transforms.residual": start}) for start in ("hadamard", "none"))
+    assert hadamard == Recipe().with_overrides({"transforms.residual-rotation.start": "hadamard"})
+    assert hadamard == Recipe.from_yaml("transforms: {residual: hadamard}")
+    assert names(none) == names(Recipe())[1:]
+    assert none.with_overrides({"transforms.residual": "womi"}) == Recipe()
+
+
+def test_training_is_the_end_to_end_learner_s_options_and_the_dtype() -> None:
+    old = {"training.steps": 6, "training.keep": "last", "training.dtype": "bfloat16"}
+    new = {"learn.end-to-end.steps": 6, "learn.end-to-end.keep": "last", "dtype": "bfloat16"}
+    assert Recipe().with_overrides(old) == Recipe().with_overrides(new)
+    assert Recipe.from_yaml("training: {steps: 6, keep: last, dtype: bfloat16}") == Recipe().with_overrides(new)
+
+
+def test_learning_is_switched_off_wherever_the_switch_stands() -> None:
+    off = Recipe.from_yaml("learn: []")
+    assert Recipe().with_overrides({"transforms.learn": False, "training.steps": 6}) == off
+    assert Recipe().with_overrides({"training.steps": 6, "transforms.learn": False}) == off
+    assert Recipe.from_yaml("transforms: {learn: false}\ntraining: {steps: 6}") == off
+    assert off.with_overrides({"training.steps": 6}) == off
+    assert off.with_overrides({"transforms.learn": True, "training.steps": 6}) == Recipe().with_overrides(
+        {"training.steps": 6}
+    )
+
+
+def test_objectives_and_quantizers_ignore_each_other_s_options() -> None:
+    recipe = Recipe().with_overrides({"objective.name": "kl-top", "objective.push_k": 50, "objective.pull_k": 50})
+    assert recipe == Recipe.from_yaml("objective: {name: kl-top, pull_k: 50}")
+    assert Recipe.from_yaml("objective: {name: kl, alpha: 0.5, pull_k: 7}") == Recipe.from_yaml("objective: kl")
+    assert Recipe.from_yaml("quantizer: {name: rtn, damping: 0.5}") == Recipe.from_yaml("quantizer: rtn")
+
+
+def test_apc_is_cal() -> None:
+    assert Recipe.from_yaml("objective: {name: apc}") == Recipe()
+    assert Recipe().with_overrides({"objective.name": "apc"}) == Recipe()
+
+
+def test_mistakes_are_told_by_the_keys_that_were_given() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Recipe().with_overrides({"training.steps": "many", "transforms.residual": "foo", "training.dtype": "half"})
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        *("training.dtype", "training.steps", "transforms.residual")
+    ]
+    with pytest.raises(InvalidInput) as caught:
+        Recipe.from_yaml("transforms: {learn: false, scale_norm: true}\ntraining: {steps: many, batchsize: 3}")
+    told = dict(problem.split(": ", 1) for problem in caught.value.problems)
+    assert told.keys() == {"transforms.scale_norm", "training.steps", "training.batchsize"}
+    assert "did you mean scale_norms?" in told["transforms.scale_norm"]
+    assert "did you mean batch_size?" in told["training.batchsize"]
+    with pytest.raises(InvalidInput, match=r"^training.micro_batch_size: 3 does not divide batch_size 4"):
+        Recipe().with_overrides({"training.micro_batch_size": 3})

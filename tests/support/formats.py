@@ -1,0 +1,24 @@
+"""Number formats of compressed-tensors' presets, for conformance tests over registries."""
+
+from __future__ import annotations
+
+from compressed_tensors.quantization import QuantizationArgs, QuantizationType
+from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
+
+#: Inputs of a linear that hold two groups of the presets' largest size.
+INPUTS = 256
+_STRATEGIES = ("channel", "token", "group")
+
+
+def preset_formats(*strategies: str) -> list[QuantizationArgs]:
+    """Return every format that a preset has, with these strategies or any that has a scale per row; both symmetries."""
+    formats = [args for preset in PRESET_SCHEMES.values() for args in preset.values()]
+    formats += [args.model_copy(update={"symmetric": False}) for args in formats if args.type == "int"]
+    distinct = {label(args): args for args in formats if args.strategy in (strategies or _STRATEGIES)}
+    return list(distinct.values())
+
+
+def label(args: QuantizationArgs) -> str:
+    group = args.group_size or ""
+    kind, symmetry = QuantizationType(args.type).value, "sym" if args.symmetric else "asym"
+    return f"{kind}{args.num_bits}-{args.strategy}{group}-{symmetry}"

@@ -1,0 +1,103 @@
+"""A tiny course in memory: student, teachers, calibration tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from caq.families import Bound, bind, find_family
+from caq.files.sealed import SealedFile
+from caq.numerics.scheme import resolve
+from caq.objectives import Objective
+from caq.recipe import Recipe
+from caq.student import Student
+from caq.train import EndToEnd, FitInputs, FitResult, Learner
+from caq.train.teacher import HiddenStates, TeacherCache, cache_hidden, cache_targets
+from caq.transforms.activations import activation_steps
+from caq.transforms.plan import make_plan
+from caq.walk import block_arguments
+from caq.world import World
+from tests.support.tiny import tiny_model
+
+IDS = torch.randint(0, 64, (10, 20), generator=torch.Generator().manual_seed(5))
+OPTIONS = EndToEnd(steps=12, batch_size=4, micro_batch_size=2, evaluate_every=3, validation_samples=2)
+DTYPE = torch.float32
+
+
+def tiny_bound(seed: int = 0, family: str = "llama", dtype: torch.dtype = DTYPE) -> Bound:
+    model = tiny_model(family, seed=seed, dtype=dtype)
+    return bind(find_family(model.config.model_type), model)
+
+
+def hidden_states(
+    root: Path, seed: int, load: Callable[[], Bound] | None = None, world: World | None = None
+) -> HiddenStates:
+    """Cache the final hidden states of the tiny model of `seed`."""
+    load = load or (lambda: tiny_bound(seed))
+    world = world or World()
+    return cache_hidden(load, f"model {seed}", IDS, root, name=str(seed), dtype=DTYPE, world=world, quiet=True)
+
+
+def teach(root: Path, objective: Objective, world: World | None = None) -> TeacherCache:
+    """Cache the objective's targets: model 0 is the aligned one, model 1 its base."""
+    world = world or World()
+    aligned, base = hidden_states(root, 0, world=world), hidden_states(root, 1, world=world)
+    return cache_targets(objective, aligned, base, len(IDS), root, world=world, quiet=True)
+
+
+def make_student(family: str = "llama", dtype: torch.dtype = DTYPE) -> Student:
+    bound, recipe = tiny_bound(family=family, dtype=dtype), Recipe()
+    numerics = resolve(recipe.scheme, bound.shape.head_dim)
+    steps = [step for index, own in enumerate(bound.branches) for step in activation_steps(own, numerics, index)]
+    return Student(bound, make_plan(bound, recipe.transforms, numerics, seed=0), tuple(steps), numerics.linear.weights)
+
+
+@dataclass(frozen=True)
+class Course:
+    """Everything that is learned from, but for what a test varies."""
+
+    teacher: TeacherCache
+    objective: Objective
+
+    def inputs(
+        self,
+        student: Student | None = None,
+        *,
+        objective: Objective | None = None,
+        ids: Tensor = IDS,
+        seed: int = 0,
+        world: World | None = None,
+        state_file: SealedFile | None = None,
+    ) -> FitInputs:
+        """Return what a learner is given, with a fresh student."""
+        student = student or make_student()
+        arguments = block_arguments(student.bound, ids[:1])
+        chosen = objective or self.objective
+        return FitInputs(student, chosen, self.teacher, ids, arguments, seed, world or World(), state_file, quiet=True)
+
+    def learn(
+        self,
+        learner: Learner = OPTIONS,
+        *,
+        objective: Objective | None = None,
+        seed: int = 0,
+        state_file: SealedFile | None = None,
+    ) -> FitResult:
+        """Let a fresh student learn."""
+        inputs = self.inputs(objective=objective, seed=seed, state_file=state_file)
+        return learner.learn(inputs, inputs.student.plan.start({}))
+
+
+def sealed(directory: Path) -> SealedFile:
+    """Return where a test's fit keeps its state."""
+    return SealedFile(directory / "fit.safetensors", "this run")
+
+
+def same(first: FitResult, second: FitResult) -> bool:
+    """Whether two results have the same parameters, bit by bit."""
+    ours, theirs = first.parameters, second.parameters
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,0 +1,78 @@
+"""Plans on tiny models, and the logits of the transformed model in training form and folded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from caq.families import Bound, bind, find_family
+from caq.numerics.scheme import Numerics, resolve
+from caq.recipe import SchemeRecipe
+from caq.student import Student, final_hidden_states, logits
+from caq.transforms import TRANSFORMS
+from caq.transforms.apply import cast, fold
+from caq.transforms.online import install, sites_of
+from caq.transforms.plan import Plan, make_plan
+from caq.transforms.spec import TransformSpec
+from caq.walk import block_arguments
+from tests.support.tiny import tiny_model
+
+IDS = torch.randint(0, 64, (2, 12), generator=torch.Generator().manual_seed(7))
+EVERYTHING: tuple[TransformSpec, ...] = tuple(spec() for spec in TRANSFORMS.values())
+
+
+def numerics_of(bound: Bound, **scheme: object) -> Numerics:
+    """Number formats in which keys are quantized, so that what acts on keys is there."""
+    return resolve(SchemeRecipe.model_validate({"key_bits": 4, **scheme}), bound.shape.head_dim)
+
+
+def bound_to(model: PreTrainedModel) -> Bound:
+    return bind(find_family(model.config.model_type), model)
+
+
+def plan_of(bound: Bound, specs: Iterable[TransformSpec] = EVERYTHING) -> Plan:
+    return make_plan(bound, tuple(specs), numerics_of(bound), seed=0)
+
+
+def bound_and_plan(family: str, specs: Iterable[TransformSpec] = EVERYTHING) -> tuple[Bound, Plan]:
+    bound = bound_to(tiny_model(family))
+    return bound, plan_of(bound, specs)
+
+
+def random_parameters(plan: Plan, scale: float = 0.3) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        name: scale * torch.randn(start.shape, generator=generator, dtype=torch.float64)
+        for name, start in plan.start({}).items()
+    }
+
+
+def relative_error(ours: Tensor, expected: Tensor) -> float:
+    return float((ours - expected).norm() / expected.norm())
+
+
+def student_logits(student: Student, parameters: Mapping[str, Tensor]) -> Tensor:
+    arguments = block_arguments(student.bound, IDS)
+    return logits(student, final_hidden_states(student, IDS, student.plan.operators(parameters), arguments))
+
+
+def folded_state(bound: Bound, plan: Plan, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the whole folded state dict, float64."""
+    folded = fold(bound, plan, plan.operators(cast(parameters, torch.float64)))
+    state = dict(folded.outer())
+    for index in range(bound.shape.layers):
+        state |= {f"{bound.family.layers}.{index}.{name}": one for name, one in folded.block(index).items()}
+    return state
+
+
+def folded_logits(bound: Bound, plan: Plan, parameters: Mapping[str, Tensor], empty: PreTrainedModel) -> Tensor:
+    """Load the folded state into a model of the same class, with what runs online, and run it as Transformers does."""
+    empty.load_state_dict(folded_state(bound, plan, parameters))
+    steps = plan.steps(plan.operators(cast(parameters, torch.float64)))
+    for index, block in enumerate(bind(bound.family, empty).blocks):
+        install(block, sites_of(steps, index))
+    out: Tensor = empty(IDS).logits
+    return out

@@ -1,0 +1,108 @@
+"""A grid, a quantizer and a format from outside the package, through their registries alone, in a whole run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+from compressed_tensors.quantization import QuantizationArgs
+from safetensors.torch import load_file
+from torch import Tensor
+
+from caq.errors import Unsupported
+from caq.export import FORMATS
+from caq.families import Bound
+from caq.numerics.codes import dequantize, quantize_codes, range_parameters
+from caq.numerics.grids import GRIDS
+from caq.numerics.scheme import Numerics
+from caq.options import Options
+from caq.quantizers import QUANTIZERS, InputStatistics, Quantized
+from caq.quantizers.blocks import QuantizedBlock
+from caq.transforms.location import Location
+from caq.transforms.online import Step
+from tests.support.powers import PowersOfTwo
+from tests.test_pipeline import run
+
+
+class Shrunk(Options):
+    """Round to nearest within a part of the range."""
+
+    name: Literal["shrunk"] = "shrunk"
+    part: float = 1.0
+    statistics: ClassVar[InputStatistics | None] = None
+
+    def quantize(
+        self, weight: Tensor, gram: Tensor | None, args: QuantizationArgs, scale_dtype: torch.dtype
+    ) -> Quantized:
+        parameters = range_parameters(weight, args, scale_dtype, shrink=self.part)
+        return Quantized(quantize_codes(weight, parameters, args), parameters, args)
+
+
+class Loose:
+    """Codes and scales as they are, for nobody's engine."""
+
+    runs_online: ClassVar[frozenset[Location]] = frozenset({Location.INPUT})
+
+    def holds(self, args: QuantizationArgs) -> bool:
+        return True
+
+    def store(self, block: QuantizedBlock, dtype: torch.dtype) -> dict[str, Tensor]:
+        stored = {name: tensor.to(dtype) for name, tensor in block.others.items()}
+        for path, quantized in block.linears.items():
+            stored |= {f"{path}.codes": quantized.codes, f"{path}.scale": quantized.parameters["scale"]}
+        return stored
+
+    def read(self, stored: Mapping[str, Tensor], args: QuantizationArgs) -> dict[str, Tensor]:
+        paths = [name.removesuffix(".codes") for name in stored if name.endswith(".codes")]
+        weights = {name: one for name, one in stored.items() if not name.endswith((".codes", ".scale"))}
+        for path in paths:
+            scale = {"scale": stored[f"{path}.scale"]}
+            weights[f"{path}.weight"] = dequantize(stored[f"{path}.codes"], scale, args)
+        return weights
+
+    def configuration(self, bound: Bound, numerics: Numerics, steps: Sequence[Step]) -> dict[str, Any]:
+        return {"loose": {"steps": len(steps)}}
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GRIDS, "powers-of-two", PowersOfTwo())
+    monkeypatch.setitem(QUANTIZERS, "shrunk", Shrunk)
+    monkeypatch.setitem(FORMATS, "loose", Loose())
+
+
+SETTINGS: dict[str, object] = {"transforms.learn": False, "scheme.preset": "FP8_DYNAMIC", "format": "loose"}
+
+
+@pytest.mark.parametrize("quantizer", ["shrunk", "rtn", "gptq"])
+def test_a_run_with_all_three_stores_powers_of_two(quantizer: str, tmp_path: Path) -> None:
+    output = run(tmp_path, "llama", "out", **SETTINGS, **{"quantizer.name": quantizer}).output
+    assert json.loads((output / "config.json").read_text())["loose"] == {"steps": 2}
+    stored = {name: one for file in output.glob("model-*.safetensors") for name, one in load_file(file).items()}
+    codes = [one for name, one in stored.items() if name.endswith(".codes")]
+    assert len(codes) == 14
+    for one in codes:
+        sizes = one[one != 0].abs().float()
+        assert torch.equal(sizes.log2(), sizes.log2().round())
+        assert sizes.unique().numel() > 4
+
+
+def test_the_transforms_are_learned_through_the_grid_from_outside(tmp_path: Path) -> None:
+    result = run(tmp_path, "llama", "out", **{**SETTINGS, "transforms.learn": True, "quantizer.name": "shrunk"})
+    assert result.preserved < 1e-4
+
+
+def test_a_format_that_cannot_run_what_the_recipe_asks_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=r"format loose cannot run key-hadamard"):
+        run(tmp_path, "llama", "out", **SETTINGS, **{"scheme.key_bits": 4})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_format_that_cannot_hold_the_numbers_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="cannot hold 8-bit float weights"):
+        run(tmp_path, "llama", "out", **{**SETTINGS, "format": "compressed-tensors"})
+    assert not (tmp_path / "cache").exists()
