@@ -20,12 +20,7 @@ from caq.report.types import Report
 
 
 def evaluation_tasks(
-    model: str,
-    perplexity_text: str | None,
-    safety: str | None,
-    facts: Path | None,
-    prompts: Path | None,
-    window: int,
+    model: str, perplexity_text: str | None, safety: str | None, facts: Path | None, prompts: Path | None, window: int
 ) -> Tasks:
     """Return what is to be measured, read once, so that a mistake shows before the hours of a quantization.
 
@@ -42,13 +37,7 @@ def evaluation_tasks(
 
 
 def evaluate(
-    checkpoint: Path,
-    model: str,
-    base: str | None,
-    tasks: Tasks,
-    *,
-    device: str | None = None,
-    quiet: bool = False,
+    checkpoint: Path, model: str, base: str | None, tasks: Tasks, *, device: str | None = None, quiet: bool = False
 ) -> Report:
     """Compare a checkpoint with what it was made from; write the report beside it and the model card into it.
 

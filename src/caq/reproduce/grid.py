@@ -195,13 +195,7 @@ def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord
     grid, name = bench.grid, f"{arm}, seed {recipe.seed}"
     output = grid.directory / "checkpoints" / slug(f"{arm}-seed{recipe.seed}")
     quantize_pair(
-        bench.pair,
-        recipe,
-        output,
-        load=bench.load,
-        cache_dir=grid.directory / "cache",
-        device=grid.device,
-        quiet=quiet,
+        bench.pair, recipe, output, load=bench.load, cache_dir=grid.directory / "cache", device=grid.device, quiet=quiet
     )
     entrant = Entrant("quantized", find_source(output), load_tokenizer(output))
     record = _measured(bench, replace(bench.setup, entrants=(*bench.setup.entrants, entrant)))[-1]

@@ -96,11 +96,7 @@ def paired_bootstrap(
 
 
 def crossed_bootstrap(
-    differences: Float[np.ndarray, "seeds items"],
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
-    confidence: float = 0.95,
+    differences: Float[np.ndarray, "seeds items"], *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> Difference:
     """Bootstrap the mean of paired differences over seeds and items, both resampled.
 
