@@ -37,7 +37,7 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, answe
             list(messages), tokenize=False, add_generation_prompt=answer, date_string=DATE
         )
     except TemplateError as error:
-        raise InvalidInput([f"the chat template refuses it: {error}"]) from error
+        raise InvalidInput(f"the chat template refuses it: {error}") from error
     return str(text)
 
 
@@ -48,7 +48,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
         InvalidInput: the tokenizer has no chat template, or the template refuses the turn.
     """
     if tokenizer.chat_template is None:
-        raise InvalidInput([NO_TEMPLATE])
+        raise InvalidInput(NO_TEMPLATE)
     return render_chat(tokenizer, [{"role": "user", "content": prompt}], answer=True)
 
 

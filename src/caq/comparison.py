@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from caq.errors import InvalidInput, attempt, nearest
+from caq.errors import InvalidInput, attempt, nearest, refuse
 from caq.items.tasks import Tasks
 from caq.measure.assemble import read_comparison
 from caq.measure.judges import DEFAULT_JUDGE, find_judge
@@ -101,8 +101,7 @@ def redraw(
     earlier = attempt(problems, lambda: _read_baseline(baseline))
     if not output.is_dir():
         problems.append(f"{output}: no such directory; name a model and its --reference to compare")
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     with locked(output):
         return _draw(output, settings, formats, earlier)
 
@@ -127,7 +126,7 @@ def _read_baseline(path: str | Path | None) -> Report | None:
 def _draw(output: Path, settings: Settings, formats: Sequence[str], baseline: Report | None) -> Report:
     comparison = read_comparison(output)
     if not any(arm.role == "aligned" for arm in comparison.arms):
-        raise InvalidInput([f"{output}: holds measures and no aligned model to compare with; name it by --reference"])
+        raise InvalidInput(f"{output}: holds measures and no aligned model to compare with; name it by --reference")
     report = analyse(comparison, settings, baseline)
     write_report(output, report, comparison, formats)
     return report

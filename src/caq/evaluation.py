@@ -63,7 +63,7 @@ def safety_task(
         chosen = tuple(protocols or DEFAULT_PROTOCOLS)
         return SafetyTask(Path(questions), answers, chosen, shots, examples, chat, language)
     if answers or protocols or shots or examples or chat or language:
-        raise InvalidInput(["how to ask safety questions is given, and no questions: add --safety safetybench-en"])
+        raise InvalidInput("how to ask safety questions is given, and no questions: add --safety safetybench-en")
     return None
 
 
@@ -140,7 +140,7 @@ def _check_holds_no_comparison(output: Path) -> None:
     earlier = read_manifest(output)
     if earlier is not None and any(arm.role == "aligned" for arm in earlier.arms):
         raise InvalidInput(
-            [f"{output}: holds a comparison with an aligned model; name it by --reference, or choose another directory"]
+            f"{output}: holds a comparison with an aligned model; name it by --reference, or choose another directory"
         )
 
 

@@ -79,9 +79,9 @@ def compare(
             say=partial(print, file=sys.stderr),
         )
     elif models:
-        raise InvalidInput(["there is no aligned model to compare with: add --reference, the model that was quantized"])
+        raise InvalidInput("there is no aligned model to compare with: add --reference, the model that was quantized")
     elif any((reference, base, asked, prompts, facts, perplexity_text)):
-        raise InvalidInput(["there is no model to judge: name one, or give -o alone to redraw the report there"])
+        raise InvalidInput("there is no model to judge: name one, or give -o alone to redraw the report there")
     else:
         report = redraw(output, settings=settings, formats=wanted, baseline=baseline)
     _print(report, output, json)

@@ -24,11 +24,9 @@ def detect(questions: Sequence[Question], source: object) -> str:
     chinese = [is_chinese(question) for question in questions]
     if len(set(chinese)) > 1:
         raise InvalidInput(
-            [
-                f"{source}: {sum(chinese)} of {len(chinese)} questions are Chinese, such as id "
-                f"{questions[chinese.index(True)].id}, and id {questions[chinese.index(False)].id} is not: put them "
-                "into two files, or name the language of the words around them with --language"
-            ]
+            f"{source}: {sum(chinese)} of {len(chinese)} questions are Chinese, such as id "
+            f"{questions[chinese.index(True)].id}, and id {questions[chinese.index(False)].id} is not: put them "
+            "into two files, or name the language of the words around them with --language"
         )
     return "zh" if any(chinese) else "en"
 

@@ -84,5 +84,5 @@ def _divided(values: Sequence[float], protocol: Protocol, question: Question) ->
 
 def _best(values: Sequence[float]) -> int:
     if any(map(math.isnan, values)):
-        raise InvalidInput(["the model's logits are not numbers (NaN); check its weights and scales"])
+        raise InvalidInput("the model's logits are not numbers (NaN); check its weights and scales")
     return values.index(max(values))

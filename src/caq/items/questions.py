@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caq.errors import InvalidInput
+from caq.errors import refuse
 from caq.files.records import Record, read_records
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -42,8 +42,7 @@ def parse_questions(records: Sequence[Record], problems: Sequence[str]) -> tuple
     found = [*problems, *(problem for record in records for problem in _problems(record))]
     ids = [_id(record, position) for position, record in enumerate(records)]
     found += _repeated(records, ids)
-    if found:
-        raise InvalidInput(found)
+    refuse(found)
     return tuple(_question(record, name) for record, name in zip(records, ids, strict=True))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, refuse
 from caq.files.records import Record, read_records
 
 Row = Mapping[Any, Any]
@@ -81,8 +81,7 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
         return _from_csv(path)
     records, problems = read_records(path)
     found = [*problems, *(problem for record in records for problem in _problems(record))]
-    if found:
-        raise InvalidInput(found)
+    refuse(found)
     return tuple(
         Prompt(record.fields["prompt"], record.fields["harmful"], str(_category(record) or "")) for record in records
     )
@@ -107,7 +106,7 @@ def _from_csv(path: Path) -> tuple[Prompt, ...]:
     layout = next((one for one in LAYOUTS.values() if set(one.columns) <= set(columns)), None)
     if layout is None:
         known = "; ".join(f"{', '.join(one.columns)} ({name})" for name, one in LAYOUTS.items())
-        raise InvalidInput([f"{path}: has the columns {', '.join(columns) or 'of no CSV'}; read are {known}"])
+        raise InvalidInput(f"{path}: has the columns {', '.join(columns) or 'of no CSV'}; read are {known}")
     problems, prompts = [], []
     for where, row in rows:
         # csv files what is too much under None, and gives None for what is missing.
@@ -132,4 +131,4 @@ def _rows(path: Path) -> tuple[tuple[str, ...], list[tuple[str, Row]]]:
             rows: list[tuple[str, Row]] = [(f"{path}:{reader.line_num}", row) for row in reader]
             return tuple(reader.fieldnames or ()), rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput([f"{path}: {error}; give a UTF-8 CSV with a line of columns"]) from error
+        raise InvalidInput(f"{path}: {error}; give a UTF-8 CSV with a line of columns") from error

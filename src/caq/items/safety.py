@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from caq.chat import NO_TEMPLATE
-from caq.errors import InvalidInput, nearest
+from caq.errors import InvalidInput, nearest, refuse
 from caq.items.language import contradictions, detect
 from caq.items.protocols import LETTER, OPTION_TEXT, PROTOCOLS
 from caq.items.question_prompts import LANGUAGES, PromptFormat
@@ -79,8 +79,7 @@ def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyI
         form = _form(task, questions)
     except InvalidInput as error:
         problems += error.problems
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return SafetyInputs(questions, form, _notes(task, form))
 
 
@@ -112,8 +111,7 @@ def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:
     code = _language(task, questions)
     problems = contradictions(questions, code, task.questions)
     if not task.shots:
-        if problems:
-            raise InvalidInput(problems)
+        refuse(problems)
         return PromptFormat(LANGUAGES[code], {}, task.chat)
     file = _examples_file(task)
     examples = read_examples(file)
@@ -124,8 +122,7 @@ def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:
         for category in dict.fromkeys(question.category for question in questions)
         if len(examples.get(category, ())) < task.shots
     ]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return PromptFormat(LANGUAGES[code], {name: some[: task.shots] for name, some in examples.items()}, task.chat)
 
 
@@ -147,6 +144,6 @@ def _examples_file(task: SafetyTask) -> Path:
         return task.examples
     if str(task.questions) not in NAMES:
         raise InvalidInput(
-            [f"{task.shots} solved examples are asked for and none given: add --dev dev_en.json, SafetyBench's own"]
+            f"{task.shots} solved examples are asked for and none given: add --dev dev_en.json, SafetyBench's own"
         )
     return find_file(f"dev_{NAMES[str(task.questions)][1]}.json")

@@ -51,9 +51,9 @@ def read_safetybench(source: Path, answers: Path | None = None) -> tuple[Questio
     if source.exists():
         return _questions(source, answers)
     if str(source) not in NAMES:
-        raise InvalidInput([f"{source}: no such file, and no questions of that name{nearest(str(source), NAMES)}"])
+        raise InvalidInput(f"{source}: no such file, and no questions of that name{nearest(str(source), NAMES)}")
     if answers is not None:
-        raise InvalidInput([f"{answers}: {source} has answers of its own; leave them out, or give its file by path"])
+        raise InvalidInput(f"{answers}: {source} has answers of its own; leave them out, or give its file by path")
     return read_test(NAMES[str(source)][0])
 
 

@@ -49,7 +49,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(hf_hub_download(REPOSITORY, name, repo_type="dataset", revision=HUB_REVISION))
     except (OSError, HfHubHTTPError) as error:
-        raise InvalidInput([f"SafetyBench's {name} cannot be had from the hub ({error}); {WAY_OUT}"]) from error
+        raise InvalidInput(f"SafetyBench's {name} cannot be had from the hub ({error}); {WAY_OUT}") from error
 
 
 def kept_answers(name: str) -> Path:
@@ -62,7 +62,7 @@ def kept_answers(name: str) -> Path:
     if not kept.exists():
         write_bytes(kept, download_answers(name))
     elif not _is_published(name, kept.read_bytes()):
-        raise InvalidInput([f"{kept}: was damaged or changed since it was brought here; delete it, and {WAY_OUT}"])
+        raise InvalidInput(f"{kept}: was damaged or changed since it was brought here; delete it, and {WAY_OUT}")
     return kept
 
 
@@ -73,14 +73,14 @@ def download_answers(name: str) -> bytes:
         InvalidInput: there is no network, or what came is not what was published.
     """
     if is_offline_mode():
-        raise InvalidInput([f"SafetyBench's {name} is not kept here and HF_HUB_OFFLINE is set; {WAY_OUT}"])
+        raise InvalidInput(f"SafetyBench's {name} is not kept here and HF_HUB_OFFLINE is set; {WAY_OUT}")
     try:
         with urlopen(ANSWERS_URL + name, timeout=TIMEOUT_SECONDS) as response:
             content: bytes = response.read()
     except OSError as error:
-        raise InvalidInput([f"{ANSWERS_URL}{name}: {error}; {WAY_OUT}"]) from error
+        raise InvalidInput(f"{ANSWERS_URL}{name}: {error}; {WAY_OUT}") from error
     if not _is_published(name, content):
-        raise InvalidInput([f"{ANSWERS_URL}{name}: is not the file that was published; {WAY_OUT}"])
+        raise InvalidInput(f"{ANSWERS_URL}{name}: is not the file that was published; {WAY_OUT}")
     return content
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from caq.errors import InvalidInput, Unsupported
+from caq.errors import InvalidInput, Unsupported, refuse
 from caq.files.cache import digest
 from caq.lm_eval.abilities import read_ability
 from caq.lm_eval.tasks import task_directory
@@ -181,13 +181,12 @@ def _check_installed() -> None:
     try:
         import lm_eval  # noqa: F401  # Only whether it is there.
     except ImportError as error:
-        raise InvalidInput(["lm-eval is not installed: pip install 'caq[harness]'"]) from error
+        raise InvalidInput("lm-eval is not installed: pip install 'caq[harness]'") from error
 
 
 def _check_include(include: Sequence[Path]) -> None:
     problems = [f"{path}: no such directory of task files" for path in include if not path.is_dir()]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
 
 
 def _manager(names: Sequence[str], include: Sequence[Path]) -> TaskManager:
@@ -202,8 +201,7 @@ def _manager(names: Sequence[str], include: Sequence[Path]) -> TaskManager:
 def _check_known(names: Sequence[str], manager: TaskManager) -> None:
     known = [*manager.all_tasks, *SUITES]
     problems = [f"{name}: lm-eval has no such task{_nearest(name, known)}" for name in names if name not in known]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
@@ -226,8 +224,7 @@ def _load(names: Sequence[str], manager: TaskManager) -> dict[str, Task | Group]
         manager.load(list(loaded.values()))
     except ValueError as error:
         problems.append(f"{error}; name the group or the task, not both")
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return loaded
 
 

@@ -46,7 +46,7 @@ def read_comparison(output: Path) -> Comparison:
     """
     manifest = read_manifest(output)
     if manifest is None:
-        raise InvalidInput([f"{output}: holds no comparison to draw again; name a model and its --reference"])
+        raise InvalidInput(f"{output}: holds no comparison to draw again; name a model and its --reference")
     return assemble(output, manifest, read_items(output))
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from caq.chat import NO_TEMPLATE, render_prompt
 from caq.data.sources import read_text
-from caq.errors import InvalidInput, attempt
+from caq.errors import attempt, refuse
 from caq.files.cache import digest
 from caq.files.codec import encode
 from caq.items.question_prompts import prompts
@@ -93,8 +93,7 @@ def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Ques
     requests = read(tasks.prompts, read_prompts) or ()
     if tasks.prompts is not None and tokenizer.chat_template is None:
         problems.append(NO_TEMPLATE)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     items = _items(tasks, safety, facts, requests)
     # A chat and a plain prompt of the same words still differ in the tokenizer's special tokens.
     put = () if safety is None else (safety.form.chat, *prompts(safety.questions, safety.form, tokenizer))

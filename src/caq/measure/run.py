@@ -112,7 +112,7 @@ def _find(role: Role, given: str | Path) -> Source:
     source = find_source(given)
     if role != "quantized" and source.runner != TRANSFORMERS:
         raise InvalidInput(
-            [f"{given}: {source.runner} models can only be judged; give the {role} model as Transformers has it"]
+            f"{given}: {source.runner} models can only be judged; give the {role} model as Transformers has it"
         )
     return source
 

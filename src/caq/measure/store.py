@@ -91,7 +91,7 @@ def locked(output: Path) -> Iterator[None]:
         InvalidInput: another process holds it, it is no directory, or it cannot be written.
     """
     if output.exists() and not output.is_dir():
-        raise InvalidInput([f"{output}: is a file; choose a directory for the report"])
+        raise InvalidInput(f"{output}: is a file; choose a directory for the report")
     with lock.locked(output, output / LOCK):
         sweep_directory(output)
         yield
@@ -125,7 +125,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         # Not splitlines(): U+2028 and its kin are allowed inside JSON strings.
         return [json.loads(line) for line in path.read_bytes().decode().split("\n") if line]
     except (OSError, ValueError) as error:
-        raise InvalidInput([f"{path}: is not as it was written ({error}); remove it and compare again"]) from error
+        raise InvalidInput(f"{path}: is not as it was written ({error}); remove it and compare again") from error
 
 
 def write_manifest(output: Path, manifest: Manifest, items: Mapping[str, tuple[Item, ...]]) -> None:
@@ -148,9 +148,7 @@ def read_manifest(output: Path) -> Manifest | None:
         return decode(Manifest, parse(path.read_bytes().decode()), "comparison")
     except (ValueError, InvalidInput) as error:
         reason = str(error).partition("\n")[0]
-        raise InvalidInput(
-            [f"{path}: is not as this version writes it ({reason}); choose another directory"]
-        ) from error
+        raise InvalidInput(f"{path}: is not as this version writes it ({reason}); choose another directory") from error
 
 
 def read_items(output: Path) -> dict[str, tuple[Item, ...]]:

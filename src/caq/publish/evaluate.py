@@ -28,9 +28,7 @@ def evaluation_tasks(
         InvalidInput: nothing that decides is asked for, or every problem of the files.
     """
     if safety is None and prompts is None:
-        raise InvalidInput(
-            ["--evaluate: nothing is asked that decides; add --safety safetybench-en, or --prompts FILE"]
-        )
+        raise InvalidInput("--evaluate: nothing is asked that decides; add --safety safetybench-en, or --prompts FILE")
     tasks = task_files(perplexity_text, SafetyTask(Path(safety)) if safety else None, facts, prompts, window)
     read_questionnaire(tasks, load_tokenizer(resolve(model)))
     return tasks

@@ -27,10 +27,8 @@ def write_card(directory: Path, report: Report) -> None:
     arm = next((arm for arm in report.arms if arm.name in judged and arm.provenance.get("sha256") == sha256), None)
     if arm is None:
         raise InvalidInput(
-            [
-                f"{directory}: the report judges {', '.join(sorted(judged)) or 'no model'}, and not these files; "
-                f"compare this checkpoint by `caq compare {directory}`"
-            ]
+            f"{directory}: the report judges {', '.join(sorted(judged)) or 'no model'}, and not these files; "
+            f"compare this checkpoint by `caq compare {directory}`"
         )
     sources = {one.role: origin(one.provenance["source"]) for one in report.arms if "source" in one.provenance}
     text = model_card(
@@ -55,7 +53,7 @@ def put_card(directory: Path, source: Path) -> None:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(
-            [f"{source}: is not readable text ({error}); give a Markdown file, or a results.json"]
+            f"{source}: is not readable text ({error}); give a Markdown file, or a results.json"
         ) from error
     if source.suffix == ".json":
         write_card(directory, from_json(text))

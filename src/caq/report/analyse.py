@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from caq.errors import InvalidInput
+from caq.errors import refuse
 from caq.items.floors import floors
 from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison, Item
 from caq.report.abilities import paired_abilities
@@ -39,8 +39,7 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
             unique, outcomes without their items, settings out of range.
     """
     problems = problems_of(comparison, settings)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     arms = [_Arm.of(arm, comparison) for arm in comparison.arms]
     hashes = {measure: items_sha256(items) for measure, items in comparison.items.items()}
     changed = changes([arm.summary for arm in arms], hashes, baseline, settings) if baseline is not None else ()

@@ -73,7 +73,7 @@ def run(request: Request, *, quiet: bool = False) -> ExperimentTable:
             refuses; before any compute.
     """
     if request.table not in EXPERIMENTS:
-        raise InvalidInput([f"{request.table}: no such table{nearest(request.table, EXPERIMENTS)}"])
+        raise InvalidInput(f"{request.table}: no such table{nearest(request.table, EXPERIMENTS)}")
     with locked(request.directory):
         return _run(request, quiet=quiet)
 

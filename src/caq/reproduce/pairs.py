@@ -95,7 +95,7 @@ def open_source(name: str, directory: Path, tasks: Tasks | None = None) -> PairS
     aligned, colon, base = name.partition(":")
     known = HUB_PAIRS.get(name)
     if known is None and not (aligned and colon and base):
-        raise InvalidInput([f"{name}: no such pair{nearest(name, (BUNDLED, *HUB_PAIRS))}; or give ALIGNED:BASE"])
+        raise InvalidInput(f"{name}: no such pair{nearest(name, (BUNDLED, *HUB_PAIRS))}; or give ALIGNED:BASE")
     aligned, base = known or (aligned, base)
     return PairSource(
         name,

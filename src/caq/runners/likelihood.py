@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from caq.errors import InvalidInput, Unsupported
+from caq.errors import Unsupported, refuse
 from caq.runners.base import Choice
 from caq.runners.states import Cut, chunk_tokens, inference, logits, pad
 from caq.runners.tokens import encode
@@ -111,8 +111,7 @@ def check_lengths(encoded: Sequence[Encoded], context: int | None) -> None:
         for index, length in enumerate(lengths)
         if context is not None and length > context
     ]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
 
 
 def _align(prompt: array[int], wholes: list[array[int]]) -> Encoded:

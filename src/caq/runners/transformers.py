@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.checkpoint.inspect import Checkpoint
 from caq.checkpoint.vocabulary import tokenizer_differences
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, refuse
 from caq.loading import load
 from caq.runners.base import Choice, Passage, Prediction, Response, Running, Source, vocabulary_mismatch
 from caq.runners.generation import greedy_tokens
@@ -95,7 +95,7 @@ def load_model(path: Path, device: torch.device) -> PreTrainedModel:
     try:
         return load(path, torch.float32 if device.type == "cpu" else None, device)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise InvalidInput([f"{path}: cannot be loaded: {error}"]) from error
+        raise InvalidInput(f"{path}: cannot be loaded: {error}") from error
 
 
 def checkpoint_mismatch(ours: Checkpoint, aligned: Checkpoint) -> str:
@@ -137,5 +137,4 @@ def _check_room(encoded: Sequence[Sequence[int]], max_new_tokens: int, context: 
         for index, ids in enumerate(encoded, start=1)
         if context is not None and len(ids) + max_new_tokens > context
     ]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
