@@ -1,4 +1,4 @@
-"""The language of questions, by the script they are written in: Chinese where Han characters stand, or else English."""
+"""The language of questions, by their script: Chinese where there are Han characters, or else English."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def detect(questions: Sequence[Question], source: object) -> str:
 
 
 def contradictions(questions: Sequence[Question], language: str, source: object) -> list[str]:
-    """Return what there is to say against asking `questions` in `language`: that most of them are in another."""
+    """Return the problem of asking `questions` in `language`, if most of them are in another."""
     chinese = sum(map(is_chinese, questions))
     theirs = {"zh": chinese, "en": len(questions) - chinese}
     if not questions or 2 * theirs[language] >= len(questions):

@@ -69,10 +69,10 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def read_prompts(path: Path) -> tuple[Prompt, ...]:
-    """Read prompts from JSON Lines, JSON or CSV.
+    """Read prompts from JSON Lines, JSON, or a CSV of `LAYOUTS`.
 
-    JSON objects have `prompt`, `harmful` and, if they like, `category`, or `type` as XSTest calls it. Every CSV of
-    `LAYOUTS` is read; all of AdvBench, HarmBench and SimpleSafetyTests is harmful.
+    JSON objects have `prompt`, `harmful` and optionally `category`, or `type` as XSTest calls it. All prompts of
+    AdvBench, HarmBench and SimpleSafetyTests are harmful.
 
     Raises:
         InvalidInput: with every problem of the file.
@@ -80,8 +80,7 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
     if path.suffix == ".csv":
         return _from_csv(path)
     records, problems = read_records(path)
-    found = [*problems, *(problem for record in records for problem in _problems(record))]
-    refuse(found)
+    refuse([*problems, *(problem for record in records for problem in _problems(record))])
     return tuple(
         Prompt(record.fields["prompt"], record.fields["harmful"], str(_category(record) or "")) for record in records
     )
@@ -103,13 +102,13 @@ def _problems(record: Record) -> Iterator[str]:
 
 def _from_csv(path: Path) -> tuple[Prompt, ...]:
     columns, rows = _rows(path)
-    layout = next((one for one in LAYOUTS.values() if set(one.columns) <= set(columns)), None)
+    layout = next((layout for layout in LAYOUTS.values() if set(layout.columns) <= set(columns)), None)
     if layout is None:
-        known = "; ".join(f"{', '.join(one.columns)} ({name})" for name, one in LAYOUTS.items())
-        raise InvalidInput(f"{path}: has the columns {', '.join(columns) or 'of no CSV'}; read are {known}")
+        known = "; ".join(f"{', '.join(layout.columns)} ({name})" for name, layout in LAYOUTS.items())
+        raise InvalidInput(f"{path}: has the columns {', '.join(columns) or 'of no CSV'}; known layouts are {known}")
     problems, prompts = [], []
     for where, row in rows:
-        # csv files what is too much under None, and gives None for what is missing.
+        # csv puts surplus fields under the key None, and gives missing ones the value None.
         if None in row or None in row.values():
             problems.append(f"{where}: has other columns than the first line names; quote texts that hold commas")
             continue
