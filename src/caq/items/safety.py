@@ -104,7 +104,7 @@ def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:
     examples = read_examples(file)
     problems += contradictions([*chain.from_iterable(examples.values())], code, file)
     problems += [
-        f"{category}: {len(examples.get(category, ()))} solved examples, and {task.shots} are asked for; "
+        f"{category}: {len(examples.get(category, ()))} solved examples and {task.shots} asked for; "
         "give a file that has them, or ask for fewer"
         for category in dict.fromkeys(question.category for question in questions)
         if len(examples.get(category, ())) < task.shots

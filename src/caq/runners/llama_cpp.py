@@ -27,9 +27,9 @@ from scipy.special import log_softmax
 from transformers import PreTrainedTokenizerBase
 
 from caq.checkpoint.inspect import Checkpoint
-from caq.errors import InvalidInput, Unsupported, refuse
+from caq.errors import InvalidInput, Unsupported
 from caq.runners.base import Choice, Passage, Prediction, Response, Running, Source, vocabulary_mismatch
-from caq.runners.likelihood import Encoded, align, check_lengths
+from caq.runners.likelihood import Encoded, align, check_lengths, check_room
 from caq.runners.states import CHUNK_ELEMENTS
 
 NAME = "llama.cpp"
@@ -83,13 +83,7 @@ class LlamaCppRunner:
     ) -> tuple[Response, ...]:
         """As `Runner`; any of the file's ends of generation ends a response."""
         encoded = list(encode(self.model, texts, add_special_tokens))
-        problems = [
-            f"prompt {index} is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
-            f"and the context of {self.model.path.name} {self.model.context}: remove it"
-            for index, ids in enumerate(encoded, start=1)
-            if len(ids) + max_new_tokens > self.model.context
-        ]
-        refuse(problems)
+        check_room(encoded, max_new_tokens, self.model.context)
         responses = (tuple(_respond(self.model, ids, max_new_tokens)) for ids in encoded)
         return tuple(Response(decode(self.model, ids), ids) for ids in responses)
 
@@ -253,9 +247,8 @@ def _score(model: Gguf, item: Encoded) -> tuple[float, ...]:
     totals = []
     for scored in item.scored:
         rows = chain(first, chain.from_iterable(_logits(model, scored[:-1], len(item.shared), 0)))
-        totals.append(
-            sum(float(log_softmax(row.astype(np.float64))[token]) for row, token in zip(rows, scored, strict=True))
-        )
+        logs = (log_softmax(row.astype(np.float64))[token] for row, token in zip(rows, scored, strict=True))
+        totals.append(sum(map(float, logs)))
     return tuple(totals)
 
 
