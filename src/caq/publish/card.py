@@ -12,9 +12,9 @@ from caq.files.markdown import bullets, plain, table
 from caq.publish.origin import Origin
 from caq.publish.serving import serving
 from caq.recipe import Recipe
-from caq.report.render.words import STATUS_WORDS, between, heading, number, signed, signed_between
+from caq.report.render.words import STATUS_WORDS, between, heading, number, signed_between
 from caq.report.types import ArmSummary, Gap, Judgement, Rate, Report, Row
-from caq.report.wording import points
+from caq.report.wording import points, signed
 
 
 def model_card(
