@@ -88,9 +88,8 @@ def _measures(judgement: Judgement, reference: ArmSummary, summary: ArmSummary) 
     fallen = [row for row in judgement.rows if row.category is not None and row.status == "lost"]
     parts = [_rates(whole)] if whole else []
     if fallen:
-        names = (
-            f"{plain(row.category or '')} ({plain(heading(row.measure))}, {signed(row.difference)})" for row in fallen
-        )
+        losses = [f"({plain(heading(row.measure))}, {signed(row.difference)})" for row in fallen]
+        names = [f"{plain(row.category or '')} {loss}" for row, loss in zip(fallen, losses, strict=True)]
         parts.append(f"Categories that fell: {', '.join(names)}.")
     if judgement.gap:
         parts.append(_gaps(judgement.gap))
@@ -162,10 +161,8 @@ def _making(recipe: Recipe, record: Mapping[str, Any], config: Mapping[str, Any]
         "CAQ": plain(str(record.get("caq", "not recorded"))),
         "Recipe, seed": f"{recipe.fingerprint()[:12]}, {recipe.seed}",
     }
-    facts |= {
-        f"sha256 of the {plain(name)} model": plain(str(one["sha256"]))
-        for name, one in record.get("models", {}).items()
-    }
+    models = record.get("models", {}).items()
+    facts |= {f"sha256 of the {plain(name)} model": plain(str(model["sha256"])) for name, model in models}
     return table(("", ""), list(facts.items())) + "\n\nAll settings are in [recipe.yaml](recipe.yaml)."
 
 

@@ -1,4 +1,4 @@
-"""`caq push`: a checkpoint to the hub, checked here before it goes and there after it came."""
+"""`caq push`: a checkpoint to the hub, checked here before the upload and there after it."""
 
 from __future__ import annotations
 
@@ -99,12 +99,8 @@ def push(
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         _refuse_other_weights(api, repo, revision, files)
-        commit = api.upload_folder(
-            repo_id=repo,
-            folder_path=directory,
-            revision=revision,
-            commit_message=message or f"Upload {directory.resolve().name}, quantized by CAQ",
-        )
+        said = message or f"Upload {directory.resolve().name}, quantized by CAQ"
+        commit = api.upload_folder(repo_id=repo, folder_path=directory, revision=revision, commit_message=said)
         _check_arrived(api, repo, commit.oid, directory, files)
     return str(commit.commit_url)
 

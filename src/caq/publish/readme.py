@@ -31,16 +31,9 @@ def write_card(directory: Path, report: Report) -> None:
             f"compare this checkpoint by `caq compare {directory}`"
         )
     sources = {one.role: origin(one.provenance["source"]) for one in report.arms if "source" in one.provenance}
-    text = model_card(
-        report,
-        arm.name,
-        Recipe.from_yaml(directory / RECIPE_FILE),
-        read_json(directory / RECORD_FILE),
-        read_json(directory / "config.json"),
-        sources["aligned"],
-        sources.get("base"),
-    )
-    put_text(directory, CARD, text)
+    recipe, record = Recipe.from_yaml(directory / RECIPE_FILE), read_json(directory / RECORD_FILE)
+    config, base = read_json(directory / "config.json"), sources.get("base")
+    put_text(directory, CARD, model_card(report, arm.name, recipe, record, config, sources["aligned"], base))
 
 
 def put_card(directory: Path, source: Path) -> None:

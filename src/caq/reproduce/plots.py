@@ -74,10 +74,8 @@ def _lines(axes: Axes, sweep: Sweep, found: Spreads, measure: str) -> None:
             [_scaled(spread.mean, measure) for _, spread in values],
             yerr=_bars([spread for _, spread in values], measure),
             label=name,
-            color=COLOURS[index % len(COLOURS)],
-            marker=MARKERS[index % len(MARKERS)],
-            capsize=3,
-        )
+            color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], capsize=3,
+        )  # fmt: skip
     axes.set_xlabel(sweep.label)
     if sweep.logarithmic:
         axes.set_xscale("symlog", linthresh=5)
@@ -96,16 +94,9 @@ def _decades(found: Spreads, sweep: Sweep, measure: str) -> bool:
 def _points(axes: Axes, arms: Sequence[str], found: Spreads, measure: str) -> None:
     shown = [arm for arm in arms if measure in found[arm]]
     spreads = [found[arm][measure] for arm in shown]
-    places = list(range(len(shown)))
-    axes.errorbar(
-        [_scaled(spread.mean, measure) for spread in spreads],
-        places,
-        xerr=_bars(spreads, measure),
-        linestyle="none",
-        marker="o",
-        color=COLOURS[0],
-        capsize=3,
-    )
+    places, means = list(range(len(shown))), [_scaled(spread.mean, measure) for spread in spreads]
+    bars = _bars(spreads, measure)
+    axes.errorbar(means, places, xerr=bars, linestyle="none", marker="o", color=COLOURS[0], capsize=3)
     axes.set_yticks(places, shown, fontsize=8)
     axes.invert_yaxis()
 
