@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from caq.measure.record import SAFETY_PREFIX, ArmRecord, Item
+from caq.measure.record import SAFETY_PREFIX, ArmRecord, Item, Role
 from caq.report.pairing import goods, rate
 
 ABILITY_PREFIX = "ability/"
+#: In the order of a table.
+ROLES: Sequence[Role] = ("base", "aligned", "quantized")
 
 
 def numbers(arm: ArmRecord) -> dict[str, float]:
@@ -48,6 +50,13 @@ def category_rates(arm: ArmRecord, items: Mapping[str, Sequence[Item]], measure:
     for item, score in zip(items.get(measure, ()), item_scores(arm).get(measure, ()), strict=False):
         grouped.setdefault(item.category, []).append(score)
     return {name: sum(scores) / len(scores) for name, scores in grouped.items()}
+
+
+def by_role(arms: Sequence[ArmRecord]) -> dict[str, ArmRecord]:
+    """Return arms in the order of a table, under their role where it is theirs alone, or else their name."""
+    ordered = sorted(arms, key=lambda arm: ROLES.index(arm.role))
+    roles = [arm.role for arm in ordered]
+    return {arm.role if roles.count(arm.role) == 1 else arm.name: arm for arm in ordered}
 
 
 def safety_measures(arm: ArmRecord) -> list[str]:
