@@ -195,7 +195,7 @@ def _full_precision(bench: Bench, role: Role) -> ArmRecord:
 
 def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord:
     """Quantize, then measure the saved directory."""
-    grid, name = bench.grid, f"{arm}, seed {recipe.seed}"
+    grid = bench.grid
     output = grid.directory / "checkpoints" / slug(f"{arm}-seed{recipe.seed}")
     quantize_pair(
         bench.pair,
