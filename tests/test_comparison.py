@@ -216,9 +216,9 @@ def test_a_model_is_added_without_running_the_others_again(
     newcomer = Path(shutil.copytree(pair.base, tmp_path / "newcomer"))
     loaded: list[Path] = []
 
-    def load(path: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    def load(path: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
         loaded.append(path)
-        return loading.load(path, dtype)
+        return loading.load(path, dtype, device)
 
     monkeypatch.setattr(transformers, "load", load)
     assert [one.model for one in run(newcomer, output=output).judgements] == ["newcomer", pair.model, pair.base]
@@ -236,9 +236,9 @@ def test_one_model_is_in_memory_at_a_time(
     models: list[weakref.ref[PreTrainedModel]] = []
     alive = []
 
-    def load(path: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    def load(path: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
         alive.append(sum(model() is not None for model in models))
-        model = loading.load(path, dtype)
+        model = loading.load(path, dtype, device)
         models.append(weakref.ref(model))
         return model
 
