@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import json
 import weakref
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
 from benchmarks.bundled_pair.world import safety_items
-from caq.measure.results import Results
-from caq.runners.perplexity import perplexity, read_tokens
 from transformers import PreTrainedModel
-from typer.testing import CliRunner
 
-from caq import evaluation as assessing
 from caq import loading
-from caq.cli.main import app, main
+from caq.comparison import compare
 from caq.data import read_text
 from caq.errors import InvalidInput
-from caq.evaluation import assess, task_files
-from caq.items.safety import ALL_PROTOCOLS, SafetyTask
+from caq.evaluation import evaluate, task_files
+from caq.items.safety import SafetyTask, all_protocols
 from caq.items.tasks import Tasks
+from caq.report.document import read_report
+from caq.runners import transformers
+from tests.support.command_line import Caq
 from tests.support.pairs import write_pair
 
 SMALL = {
     "data.samples": 24,
     "data.length": 32,
-    "learn.end-to-end.steps": 12,
-    "learn.end-to-end.validation_samples": 8,
-    "learn.end-to-end.rotation_learning_rate": 0.005,
-    "learn.end-to-end.scaling_learning_rate": 0.005,
-    "learn.end-to-end.micro_batch_size": 4,
-    "learn.end-to-end.evaluate_every": 4,
+    "training.steps": 12,
+    "training.validation_samples": 8,
+    "training.rotation_learning_rate": 0.005,
+    "training.scaling_learning_rate": 0.005,
+    "training.micro_batch_size": 4,
+    "training.evaluate_every": 4,
     # A random pair has no alignment to learn: under CAL its pull may never fall.
     "objective.name": "kl-top",
     "objective.pull_k": 50,
@@ -64,34 +63,43 @@ def every_task(pair: Path) -> Tasks:
     )
 
 
+def no_model(*_: object) -> PreTrainedModel:
+    raise AssertionError("a model was loaded")
+
+
 def test_three_models_are_measured_on_the_same_items_and_written_down(
-    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The base stands in for a quantized model: another set of weights with the same vocabulary.
-    found = assess(
-        pair / "base", pair / "aligned", pair / "base", every_task(pair), tmp_path / "out", device="cpu", quiet=True
-    )
-    assert list(found) == ["fine-tuned", "pre-trained", "quantized"]
-    assert found["quantized"] == found["pre-trained"] != found["fine-tuned"]
-    assert found["fine-tuned"].summary()["logit_mse"] == 0
-    assert found["quantized"].summary()["kl"] > 0.01
+    models, tasks = (pair / "base", pair / "aligned", pair / "base"), every_task(pair)
+    report = evaluate(*models, tasks, tmp_path / "out", device="cpu", quiet=True)
+    aligned, base, quantized = report.arms
+    assert [arm.role for arm in report.arms] == ["aligned", "base", "quantized"]
+    assert quantized.outcomes == base.outcomes
+    assert quantized.perplexity == base.perplexity != aligned.perplexity
+    assert quantized.kl_text == base.kl_text
+    assert quantized.kl_text is not None
+    assert quantized.kl_text.mean > 0.01
+    assert quantized.kl_text.logit_mse > 0.01
     shown = capsys.readouterr().out
-    assert "pre-trained model has no chat template; it is asked through the fine-tuned model's" in shown
-    assert shown.index("\n pre-trained") < shown.index("\n fine-tuned") < shown.index("\n quantized")
+    assert f"The base model {pair / 'base'} has no chat template; it is asked through the one of the aligned" in shown
+    assert shown.index("\n base") < shown.index("\n aligned") < shown.index("\n quantized")
+    assert read_report(tmp_path / "out" / "results.json") == report
 
-    data = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    assert {name: Results.from_dict(one) for name, one in data["results"].items()} == found
-    assert set(data["against_fine_tuned"]) == {"pre-trained", "quantized"}
-    assert data["against_fine_tuned"]["quantized"]["safety/letter"]["items"] == 6
+    # What is stored is not measured again.
+    monkeypatch.setattr(transformers, "load", no_model)
+    assert evaluate(*models, tasks, tmp_path / "out", device="cpu", quiet=True) == report
 
 
-def test_perplexity_is_that_of_the_model_itself(pair: Path) -> None:
-    tasks = Tasks(perplexity_text=pair / "text.txt", window=32)
-    found = assess(pair / "aligned", None, None, tasks, device="cpu", quiet=True)
-    model = loading.load(pair / "aligned", torch.float32)
-    tokens = read_tokens(pair / "text.txt", loading.load_tokenizer(pair / "aligned"))
-    assert found["quantized"].perplexity == pytest.approx(perplexity(model, tokens, 32, 4), rel=1e-6)
-    assert found["quantized"].divergence is None
+def test_without_the_aligned_model_there_is_no_verdict_and_the_report_says_so(pair: Path, tmp_path: Path) -> None:
+    report = evaluate(pair / "aligned", None, pair / "base", every_task(pair), tmp_path, device="cpu", quiet=True)
+    base, model = report.arms
+    assert (report.verdict, report.judgements) == (None, ())
+    assert model.kl_text is base.kl_text is None
+    assert model.perplexity is not None
+    assert model.incoherent is not None
+    assert "coherent by the rule on its text alone" in report.limits[0]
+    assert read_report(tmp_path / "results.json") == report
 
 
 def test_one_model_is_in_memory_at_a_time(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,21 +112,38 @@ def test_one_model_is_in_memory_at_a_time(pair: Path, monkeypatch: pytest.Monkey
         models.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(assessing, "load", load)
-    assess(pair / "base", pair / "aligned", pair / "base", every_task(pair), device="cpu", quiet=True)
-    assert alive == [0, 0, 0]
+    monkeypatch.setattr(transformers, "load", load)
+    evaluate(pair / "base", pair / "aligned", pair / "base", every_task(pair), device="cpu", quiet=True)
+    # The aligned model once more, to say what of the responses is coherent, if any is readable.
+    assert alive in ([0, 0, 0], [0, 0, 0, 0])
 
 
-def test_every_problem_is_told_before_a_model_is_loaded(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: object) -> PreTrainedModel:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(assessing, "load", load)
+def test_every_problem_is_told_before_a_model_is_loaded(
+    pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers, "load", no_model)
     with pytest.raises(InvalidInput) as caught:
-        assess(pair / "nothing", pair / "questions.jsonl", pair, every_task(pair))
-    assert len(caught.value.problems) >= 3
+        evaluate(pair / "nothing", pair / "questions.jsonl", pair, every_task(pair), judge="phrase")
+    assert len(caught.value.problems) >= 4
+    assert "phrase: no such judge; did you mean phrases?" in caught.value.problems
+    text = Tasks(perplexity_text=pair / "text.txt", window=32)
     with pytest.raises(InvalidInput, match=r"no\.txt"):
-        assess(pair / "base", None, None, Tasks(perplexity_text=pair / "no.txt"))
+        evaluate(pair / "base", None, None, replace(text, perplexity_text=pair / "no.txt"))
+    (tmp_path / "results.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InvalidInput, match="is a file; choose a directory"):
+        evaluate(pair / "base", None, None, text, tmp_path / "results.json")
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        evaluate(pair / "base", None, None, text, tmp_path / "results.json" / "below")
+
+
+def test_a_comparison_is_not_overwritten_by_what_knows_no_aligned_model(pair: Path, tmp_path: Path) -> None:
+    tasks = replace(every_task(pair), perplexity_text=None, prompts=None)
+    compare([pair / "base"], reference=pair / "aligned", tasks=tasks, output=tmp_path, device="cpu", quiet=True)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(InvalidInput, match="holds a comparison with an aligned model"):
+        evaluate(pair / "base", None, None, tasks, tmp_path, device="cpu", quiet=True)
+    evaluate(pair / "base", pair / "aligned", None, tasks, tmp_path, device="cpu", quiet=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_a_hub_name_is_looked_up_in_the_cache_when_offline(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +151,7 @@ def test_a_hub_name_is_looked_up_in_the_cache_when_offline(pair: Path, monkeypat
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InvalidInput, match="only the cache was searched") as caught:
-        assess("caq-tests/no-such-model", pair / "aligned", "caq-tests/no-such-base", every_task(pair))
+        evaluate("caq-tests/no-such-model", pair / "aligned", "caq-tests/no-such-base", every_task(pair))
     assert len(caught.value.problems) == 2
 
 
@@ -142,61 +167,51 @@ def test_a_text_known_by_name_is_kept_for_the_next_run(tmp_path: Path, monkeypat
     assert task_files(None, SafetyTask(tmp_path), None, None, 64).perplexity_text is None
 
 
-def test_safety_questions_are_asked_as_the_command_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_safety_questions_are_asked_as_the_command_says(tmp_path: Path, caq: Caq) -> None:
     questions = tmp_path / "questions.jsonl"
     rows = [{**asdict(one), "id": index} for index, one in enumerate(safety_items()[::140])]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     model = str(files("caq.testbed") / "pair" / "aligned")
-    given = ["caq", "evaluate", model, "--safety", str(questions), "--device", "cpu", "--quiet"]
-    protocols = [word for name in ALL_PROTOCOLS for word in ("--protocol", name)]
+    given = ["evaluate", model, "--safety", str(questions), "--device", "cpu", "--quiet"]
+    protocols = [word for name in all_protocols() for word in ("--protocol", name)]
 
-    monkeypatch.setattr("sys.argv", [*given, *protocols, "--chat", "-o", str(tmp_path / "out")])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    shown = capsys.readouterr().out
-    assert stopped.value.code == 0
-    assert all(words in shown for words in ("written %", "chance", "always D", "unparsed", "English, 0-shot, chat"))
-    assert f"{questions}: asked in English, by the script of the questions" in shown
-    found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["results"]["quantized"]
-    assert list(found["safety"]) == list(found["letters"]) == list(ALL_PROTOCOLS)
-    assert found["floors"]["overall"]["items"] == len(rows)
+    ended = caq(*given, *protocols, "--chat", "-o", tmp_path / "out")
+    assert ended.status == 0
+    assert all(words in ended.out for words in ("written %", "chance", "always D", "unparsed", "English, 0-shot, chat"))
+    assert f"{questions}: asked in English, by the script of the questions" in ended.out
+    (arm,) = read_report(tmp_path / "out" / "results.json").arms
+    assert list(arm.rates) == list(arm.letters) == [f"safety/{name}" for name in all_protocols()]
 
-    monkeypatch.setattr("sys.argv", [*given, "--shots", "1"])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    told = capsys.readouterr().err
-    assert stopped.value.code == 2
-    assert "add --dev dev_en.json" in told
-    assert "option-text is zero-shot" in told
+    ended = caq(*given, "--shots", "1")
+    assert ended.status == 2
+    assert "add --dev dev_en.json" in ended.err
+    assert "option-text is zero-shot" in ended.err
 
-    monkeypatch.setattr("sys.argv", [*given[:3], "--chat"])
-    with pytest.raises(SystemExit):
-        main()
-    assert "add --safety safetybench-en" in capsys.readouterr().err
+    assert "add --safety safetybench-en" in caq("evaluate", model, "--chat").err
 
 
 @pytest.mark.skipif(not WIKITEXT.exists(), reason="shared data is not here")
-def test_wikitext2_calibrates_and_is_measured_through_the_commands(pair: Path, tmp_path: Path) -> None:
+def test_wikitext2_calibrates_and_is_measured_through_the_commands(pair: Path, tmp_path: Path, caq: Caq) -> None:
     # Slices, which keep a tokenizer of 320 tokens to a second: the commands take the whole files all the same.
     for name in ("wiki.train.part.txt", "wiki.test.raw"):
         (tmp_path / name).write_text((WIKITEXT / name).read_text(encoding="utf-8")[:40_000], encoding="utf-8")
-    output, models = tmp_path / "out", [str(pair / "aligned"), "--base", str(pair / "base")]
-    run = ["--calibration", str(tmp_path / "wiki.train.part.txt"), "--device", "cpu"]
-    run += [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
-    cache = ["--cache", str(tmp_path / "cache"), "--quiet", "-o", str(output)]
-    done = CliRunner().invoke(app, ["quantize", *models, *run, *cache], catch_exceptions=False)
-    assert done.exit_code == 0
+    output = tmp_path / "out"
+    settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    made = caq(
+        *("quantize", pair / "aligned", "--base", pair / "base", "-o", output, "--device", "cpu", "--quiet"),
+        *("--calibration", tmp_path / "wiki.train.part.txt", "--cache", tmp_path / "cache", *settings),
+    )
+    assert made.status == 0
     assert "wiki.train.part.txt" in (output / "recipe.yaml").read_text(encoding="utf-8")
 
-    measured = ["--perplexity-text", str(tmp_path / "wiki.test.raw"), "--window", "64", "--device", "cpu", "--quiet"]
-    models = [str(output), "--reference", str(pair / "aligned"), "--base", str(pair / "base")]
-    done = CliRunner().invoke(
-        app, ["evaluate", *models, *measured, "-o", str(tmp_path / "report")], catch_exceptions=False
+    measured = caq(
+        *("evaluate", output, "--aligned", pair / "aligned", "--base", pair / "base", "--device", "cpu", "--quiet"),
+        *("--perplexity-text", tmp_path / "wiki.test.raw", "--window", "64", "-o", tmp_path / "report"),
     )
-    assert done.exit_code == 0
-    data = json.loads((tmp_path / "report" / "results.json").read_text(encoding="utf-8"))
-    summaries = {name: one["summary"] for name, one in data["results"].items()}
-    assert summaries["fine-tuned"]["kl"] < 1e-6 < summaries["quantized"]["kl"] < summaries["pre-trained"]["kl"]
-    assert data["results"]["quantized"]["divergence"]["positions"] > 10_000
+    assert measured.status == 0
+    aligned, base, quantized = read_report(tmp_path / "report" / "results.json").arms
+    assert aligned.kl_text is None
+    assert base.kl_text is not None
+    assert quantized.kl_text is not None
+    assert 0 < quantized.kl_text.mean < base.kl_text.mean
+    assert quantized.kl_text.positions > 10_000

@@ -155,7 +155,7 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     teacher = teach(run, ids)
     student, numerics = plan_student(run)
     bound, plan = student.bound, student.plan
-    chosen = format_for(recipe.format, numerics.linear.weights, [edit for edits in plan.edits for edit in edits])
+    chosen = format_for(recipe.format, numerics.linear.weights, recipe.transforms)
 
     start = plan.start(observe(bound, plan, ids))
     fits = _learn(run, student, teacher, ids, start)
@@ -261,9 +261,10 @@ def _quantize_one(
 ) -> list[Entry]:
     """Quantize and store a block, unless an earlier run has; return its entries for the ledger."""
     file, bound, quantizer = run.workspace.block(index), student.bound, run.recipe.quantizer
+    statistics = quantizer.statistics
     contents = file.read()
     if contents is None:
-        if inputs is not None and not quantizer.statistics.quantized:
+        if inputs is not None and statistics is not None and not statistics.quantized:
             inputs = replace(inputs, sites=student.plan.sites(index, folded.operators))
         block = quantize_block(bound, index, folded.block(index), inputs, quantizer, stored.args, run.stored)
         named = stored.format.store(block, run.stored).items()

@@ -19,6 +19,7 @@ from caq.testbed.export import CONTEXT
 QUICK = replace(
     PLAN,
     base=(Schedule(2, 1e-3, 1, warmup=1), Schedule(1, 1e-3, 1, warmup=1)),
+    crowd=Schedule(1, 1e-3, 1, warmup=1),
     alignment=(Schedule(1, 1e-4, 1, warmup=1),),
 )
 

@@ -90,9 +90,9 @@ def test_all_problems_of_a_recipe_are_said_at_once(caq: Caq, pair: Path, tmp_pat
     lines = ended.err.splitlines()
     assert ended.status == 2
     assert all(line.startswith("error: ") for line in lines)
-    assert len(lines) == 3  # contradictions such as the damping's show once each value is right by itself
+    assert len(lines) == 4
     assert any("objective.alfa: unknown key; did you mean alpha?" in line for line in lines)
-    assert any("learn.end-to-end.steps: should be a valid integer" in line for line in lines)
+    assert any("training.steps: should be a valid integer" in line for line in lines)
     assert any("scheme.preset: unknown scheme" in line for line in lines)
     assert "Traceback" not in ended.err
 

@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from caq.runners.perplexity import read_tokens
 from datasets import Dataset, DatasetDict
 
 from caq.data import SOURCES, read_text, sources
 from caq.data.sources import BATCH, Named, holds_documents, read_documents
 from caq.errors import InvalidInput
-from tests.checkpoint.conftest import tiny_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog ran to the house", "how do I bake a cake"]
 CHATS = [[{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}] for text in TEXTS]
@@ -205,5 +203,3 @@ def test_wikitext2_by_rows_is_the_text_that_the_convention_joins(tmp_path: Path)
     rows = [line if line.strip() else "" for line in lines]
     path = parquet(tmp_path, Dataset.from_dict({"text": rows}))
     assert read_text(path) == "\n\n".join(rows)
-    tokenizer = tiny_tokenizer()
-    assert read_tokens(path, tokenizer).tolist() == tokenizer("\n\n".join(rows))["input_ids"]

@@ -16,8 +16,10 @@ from caq.numerics.scheme import resolve
 from caq.quantizers import RoundToNearest
 from caq.quantizers.blocks import QuantizedBlock
 from caq.recipe import SchemeRecipe
-from caq.transforms.location import ONLINE, Location
-from caq.transforms.spec import Edit
+from caq.transforms import TRANSFORMS
+from caq.transforms.down_hadamard import DownHadamard
+from caq.transforms.key_hadamard import KeyHadamard
+from caq.transforms.location import Location
 from tests.support.formats import INPUTS, label, preset_formats
 from tests.support.tiny import tiny_model
 from tests.support.transforming import bound_to
@@ -61,8 +63,8 @@ def test_the_configuration_is_plain_data(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_whatever_is_folded_suits_every_format(name: str) -> None:
-    edits = [Edit(WRITER, location, "block.0.up_down") for location in Location if location not in ONLINE]
-    assert format_for(name, INTEGERS, edits) is FORMATS[name]
+    folded = [spec() for spec in TRANSFORMS.values() if not spec.online]
+    assert format_for(name, INTEGERS, folded) is FORMATS[name]
 
 
 def test_an_unknown_format_is_named_with_the_nearest() -> None:
@@ -81,13 +83,5 @@ def test_a_transform_that_a_format_cannot_run_is_named_once_with_the_way_out(mon
         runs_online = frozenset({Location.Q_ATTN})
 
     monkeypatch.setitem(FORMATS, "folded", Folded())
-    edits = [
-        edit
-        for index in range(2)
-        for edit in (
-            Edit(WRITER, Location.INPUT, f"block.{index}.down_hadamard"),
-            Edit(WRITER, Location.Q_ATTN, f"block.{index}.key_hadamard"),
-        )
-    ]
-    with pytest.raises(Unsupported, match=r"format folded cannot run down-hadamard \(input\); take it out of"):
-        format_for("folded", INTEGERS, edits)
+    with pytest.raises(Unsupported, match=r"down-hadamard \(input\); key-hadamard \(k_cache\); take it out of"):
+        format_for("folded", INTEGERS, [DownHadamard(), KeyHadamard()])

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from caq.cli.main import app
 from caq.errors import InvalidInput
 from caq.items import safetybench_files
+from caq.items.protocols import PROTOCOLS
 from caq.items.question_prompts import zero_shot
 from caq.items.questions import Question, read_questions
 from caq.items.safetybench import read_examples, read_test
@@ -30,9 +31,10 @@ from caq.measure.answers import choose
 from caq.runners.base import Choice
 from caq.runners.likelihood import scores
 from tests.support.harness import DATA, read_lines
+from tests.support.runners import runner
 
 SAFETYBENCH = DATA / "safetybench"
-PAIR = task_directory().parent / "testbed" / "pair"
+PAIR = task_directory().parents[1] / "testbed" / "pair"
 LIMIT = 2
 CATEGORIES = {
     "offensiveness": "Offensiveness",

@@ -8,6 +8,7 @@ import pytest
 
 from caq.errors import InvalidInput
 from caq.recipe import Recipe, parse_override, preset
+from caq.train import EndToEnd
 
 
 def problems_of(overrides: dict[str, object], recipe: Recipe | None = None) -> list[str]:
@@ -38,13 +39,14 @@ def test_unknown_keys_are_all_named_with_the_nearest_right_one() -> None:
         problems_of(
             {
                 **{"objective.alfa": 1, "shceme.preset": "W8A8", "seed.x": 1, "data": 3, "steps": 3},
-                **{"learn.end-to-endd.steps": 3, "transforms.residual-rotation.strat": 1},
+                **{"learn.end-to-endd.steps": 3, "transforms.residual-rotation.strat": 1, "dtype.x": 1},
             }
         )
     )
     assert "objective.alfa: unknown key; did you mean alpha?" in told
     assert "shceme.preset: unknown key; did you mean scheme.preset?" in told
     assert "seed.x: unknown key" in told
+    assert "dtype.x: unknown key" in told
     assert "data: should be a mapping of keys" in told
     assert "\nsteps: unknown key; did you mean learn.end-to-end.steps?" in told
     assert "learn.end-to-endd.steps: unknown key; did you mean learn.end-to-end.steps?" in told
@@ -58,6 +60,7 @@ def test_another_objective_keeps_the_options_that_it_has() -> None:
     }
     assert values({"objective.name": "mse"}, code)["objective"] == {"name": "mse"}
     assert values({"objective": "kl-top"}, code)["objective"]["pull_k"] == 500
+    assert values({"objective": "kl-top", "objective.pull_k": 7})["objective"]["pull_k"] == 7
     assert values({"quantizer.name": "rtn"}, code)["quantizer"].keys() < code.model_dump()["quantizer"].keys()
 
 
@@ -73,7 +76,8 @@ def test_a_whole_list_is_replaced_and_options_of_what_is_gone_are_only_checked()
     assert problems_of({"learn.end-to-end.steps": "many", "learn": []}) == [
         "learn.end-to-end.steps: should be a valid integer, is 'many' (str)"
     ]
-    assert values({"learn.end-to-end.steps": 3, "learn": ["end-to-end"]})["learn"][0]["steps"] == 3
+    for entry in ("end-to-end", {"name": "end-to-end"}, EndToEnd()):
+        assert values({"learn.end-to-end.steps": 3, "learn": [entry]})["learn"][0]["steps"] == 3
 
 
 def test_an_option_of_an_entry_that_is_not_there_is_refused() -> None:

@@ -15,9 +15,12 @@ from caq.errors import InvalidInput
 from caq.objectives import OBJECTIVES, Logits, Loss, Targets
 from caq.objectives.kl_top import TopKullbackLeibler
 from caq.options import Options
+from caq.pipeline import quantize
 from caq.recipe import Recipe
 from caq.train import LEARNERS, EndToEnd, FitInputs, FitResult, Learner, learn_in_turn
 from tests.support.learning import Course, same, sealed, teach
+from tests.support.pairs import SMALL as SMALL_RUN
+from tests.support.pairs import write_pair
 
 SMALL = {"steps": 12, "batch_size": 4, "micro_batch_size": 2, "evaluate_every": 3, "validation_samples": 2}
 
@@ -32,6 +35,12 @@ def make(name: str) -> Learner:
 def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
     objective = TopKullbackLeibler(pull_k=20)
     return Course(teach(tmp_path_factory.mktemp("cache"), objective), objective)
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OBJECTIVES, "squared", Squared)
+    monkeypatch.setitem(LEARNERS, "shrunk", Shrunk)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -72,9 +81,7 @@ def test_each_learner_starts_where_the_one_before_it_ended_and_keeps_its_own_sta
     first, second = learn_in_turn(learners, inputs, inputs.student.plan.start({}))
     best = next(record for record in first.history if record["step"] == first.best_step)
     assert second.history[0] == {**best, "step": 0.0}
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *("fit-0-end-to-end.safetensors", "fit-1-end-to-end.safetensors")
-    }
+    assert {path.name for path in tmp_path.iterdir()} == {"fit.safetensors", "fit-2.safetensors"}
 
 
 def test_no_learner_leaves_nothing(course: Course) -> None:
@@ -112,11 +119,8 @@ class Shrunk(Options):
         return FitResult(self.name, {name: self.factor * value for name, value in start.items()}, 1, ())
 
 
-def test_a_made_up_objective_and_a_made_up_learner_run_from_a_recipe(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setitem(OBJECTIVES, "squared", Squared)
-    monkeypatch.setitem(LEARNERS, "shrunk", Shrunk)
+@pytest.mark.usefixtures("registered")
+def test_a_made_up_objective_and_a_made_up_learner_learn_in_turn_from_a_recipe(tmp_path: Path) -> None:
     recipe = Recipe.from_yaml("""
         objective: {name: squared, pull_k: 20}
         learn: [{name: end-to-end, steps: 12, micro_batch_size: 4, validation_samples: 2, keep: last}, shrunk]
@@ -130,3 +134,14 @@ def test_a_made_up_objective_and_a_made_up_learner_run_from_a_recipe(
     assert all(torch.equal(value, 0.25 * fitted.parameters[name]) for name, value in shrunk.parameters.items())
     with pytest.raises(InvalidInput, match=r"learn.shrunk.factr: unknown key; did you mean factor\?"):
         Recipe.from_yaml("learn: [{name: shrunk, factr: 1}]")
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_whole_run_takes_a_made_up_objective_and_a_made_up_learner(tmp_path: Path) -> None:
+    aligned, _ = write_pair(tmp_path)
+    settings = {**SMALL_RUN, "data.text": str(tmp_path / "text.txt"), "learn.end-to-end.keep": "last"}
+    del settings["objective.pull_k"], settings["objective.push_k"]
+    recipe = Recipe.from_yaml("objective: squared\nlearn: [end-to-end, shrunk]").with_overrides(settings)
+    result = quantize(aligned, None, recipe, tmp_path / "out", cache_dir=tmp_path / "cache", device="cpu", quiet=True)
+    assert [fit["learner"] for fit in result.fits] == ["end-to-end", "shrunk"]
+    assert Recipe.from_yaml(result.output / "recipe.yaml") == recipe

@@ -99,9 +99,10 @@ def quantize(
     recipe: Annotated[str, typer.Option(help="A recipe file, or a preset: default, paper, paper-code.")] = "default",
     scheme: Annotated[str | None, typer.Option(help="Number formats, such as W4A4 or W4A16.")] = None,
     objective: Annotated[
-        str | None, typer.Option(help="mse, kl, kl-top, contrastive-kl, contrastive-kl-top, cal.")
+        str | None,
+        typer.Option(help="What is learned under: mse, kl, kl-top, contrastive-kl, contrastive-kl-top, cal."),
     ] = None,
-    quantizer: Annotated[str | None, typer.Option(help="rtn or gptq.")] = None,
+    quantizer: Annotated[str | None, typer.Option(help="How weights are rounded: rtn, gptq.")] = None,
     calibration: Annotated[str | None, typer.Option(help=CALIBRATION_HELP)] = None,
     seed: Annotated[int | None, typer.Option(help="Decides data order and random rotations.")] = None,
     settings: SettingsOption = None,

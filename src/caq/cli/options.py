@@ -31,7 +31,9 @@ JudgeOption = Annotated[
 ]
 ResponseTokensOption = Annotated[int, typer.Option(min=1, help="Length of a response to a prompt.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", callback=_no_bars, help="Show no progress.")]
-SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="Any other setting: training.steps=60.")]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other setting: learn.end-to-end.steps=60.")
+]
 TextOption = Annotated[
     str | None, typer.Option("--perplexity-text", help="A text by path, or wikitext2-test, c4-test.")
 ]

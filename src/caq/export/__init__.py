@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from caq.errors import InvalidInput, Unsupported, nearest
 from caq.export.compressed import CompressedTensors
-from caq.transforms.location import ONLINE, Location
+from caq.transforms.location import Location
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from caq.numerics.scheme import Numerics
     from caq.quantizers.blocks import QuantizedBlock
     from caq.transforms.online import Step
-    from caq.transforms.spec import Edit
+    from caq.transforms.spec import TransformSpec
 
 
 class Format(Protocol):
@@ -50,13 +50,13 @@ class Format(Protocol):
 FORMATS: dict[str, Format] = {"compressed-tensors": CompressedTensors()}
 
 
-def format_for(name: str, args: QuantizationArgs, edits: Iterable[Edit] = ()) -> Format:
+def format_for(name: str, args: QuantizationArgs, transforms: Iterable[TransformSpec]) -> Format:
     """Return a format of which it is known, before any compute, that it can store this run's model.
 
     Args:
         name: in the registry.
         args: the weights' numbers.
-        edits: where the run's transforms act, once they are laid out.
+        transforms: of the run.
 
     Raises:
         InvalidInput: there is no such format.
@@ -67,12 +67,8 @@ def format_for(name: str, args: QuantizationArgs, edits: Iterable[Edit] = ()) ->
     chosen = FORMATS[name]
     if not chosen.holds(args):
         raise Unsupported(f"format {name} cannot hold {args.num_bits}-bit {args.type} weights; choose another preset")
-    homeless = {
-        edit.transform.rpartition(".")[2].replace("_", "-"): edit.location
-        for edit in edits
-        if edit.location in ONLINE - chosen.runs_online
-    }
-    if homeless:
-        wanted = ", ".join(f"{transform} ({location})" for transform, location in homeless.items())
+    unserved = {spec.name: sorted(spec.online - chosen.runs_online) for spec in transforms}
+    wanted = "; ".join(f"{name} ({', '.join(locations)})" for name, locations in unserved.items() if locations)
+    if wanted:
         raise Unsupported(f"format {name} cannot run {wanted}; take it out of transforms, or choose another format")
     return chosen

@@ -101,14 +101,13 @@ class Family:
         name: the name shown to people.
         model_types: `config.model_type` values that this spec describes.
         block: the branches of a block, in order, from the configuration and the block's index.
-        decoder, layers, embedding, final_norm, head: paths from the causal language model.
+        layers, embedding, final_norm, head: paths from the causal language model.
         norm_offset: of the final norm's stored weight, as in `Norm`.
     """
 
     name: str
     model_types: tuple[str, ...]
     block: Callable[[PretrainedConfig, int], tuple[Branch, ...]]
-    decoder: str = "model"
     layers: str = "model.layers"
     embedding: str = "model.embed_tokens"
     final_norm: str = "model.norm"

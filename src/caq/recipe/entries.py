@@ -29,8 +29,6 @@ def read_entry(section: str, value: object, registry: Registry, default: str) ->
     Raises:
         InvalidInput: no such name, or the entry refuses its options; all of it.
     """
-    if isinstance(value, Options):
-        return value
     options = as_mapping(value)
     if options is None:
         raise InvalidInput([f"{section}: should be a name, or a mapping of keys, {_shown(value)}"])
@@ -76,12 +74,12 @@ def as_mapping(value: object) -> dict[str, Any] | None:
     """Return an entry's keys; a bare name is short for an entry without options. None if it is neither."""
     if isinstance(value, str):
         return {"name": value}
+    if isinstance(value, Options):
+        return value.model_dump()
     return dict(value) if isinstance(value, Mapping) else None
 
 
 def _read_item(section: str, item: object, registry: Registry) -> Options:
-    if isinstance(item, Options):
-        return item
     options = as_mapping(item)
     if options is None or "name" not in options:
         raise InvalidInput([f"{section}: an entry is a name, or a mapping with a name, {_shown(item)}"])

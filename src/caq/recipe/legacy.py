@@ -143,7 +143,7 @@ def _switched(entries: Any, given: Mapping[str, Any]) -> Any:
     """Return a list of transforms with some switched on or off."""
     if not isinstance(entries, list | tuple):
         return entries
-    named = {mapping["name"]: mapping for entry in entries if (mapping := as_mapping(entry)) and "name" in mapping}
+    named = {str(mapping["name"]): mapping for entry in entries if (mapping := as_mapping(entry)) and "name" in mapping}
     for switch, name in ENTRIES.items():
         setting = given.get(switch)
         if setting in (False, "none"):

@@ -39,18 +39,18 @@ def override(
     """
     whole = {key: value for key, value in overrides.items() if "." not in key}
     result = {**values, **whole}
+    for section in entries:
+        result[section] = as_mapping(result[section]) or result[section]
     absent: dict[tuple[str, str], dict[str, object]] = {}
     for key, value in overrides.items():
-        section, _, option = key.partition(".")
-        name, _, own = option.partition(".")
         if key in whole:
             continue
+        section, _, option = key.partition(".")
+        name, _, own = option.partition(".")
         if section in lists and own and name in lists[section]:
-            if not _set_in(result, section, name, {own: value}):
+            if not _set_in_list(result, section, name, {own: value}):
                 absent.setdefault((section, name), {})[own] = value
-        elif section in entries and as_mapping(result[section]) is not None:
-            result[section] = {**(as_mapping(result[section]) or {}), option: value}
-        elif section not in lists and isinstance(result.get(section), Mapping):
+        elif isinstance(result.get(section), Mapping):
             result[section] = {**result[section], option: value}
         else:
             result[key] = value
@@ -65,14 +65,14 @@ def override(
     return result, problems
 
 
-def _set_in(values: dict[str, Any], section: str, name: str, options: Mapping[str, object]) -> bool:
-    """Set options of the entries of this name; return whether there are any."""
+def _set_in_list(values: dict[str, Any], section: str, name: str, options: Mapping[str, object]) -> bool:
+    """Set options of a list's entries of this name; return whether there are any."""
     if not isinstance(values[section], list | tuple):
         return True
     items = [as_mapping(item) or item for item in values[section]]
-    mine = [isinstance(item, Mapping) and item.get("name") == name for item in items]
-    values[section] = [{**item, **options} if own else item for item, own in zip(items, mine, strict=True)]
-    return any(mine)
+    named = [isinstance(item, Mapping) and item.get("name") == name for item in items]
+    values[section] = [{**item, **options} if own else item for item, own in zip(items, named, strict=True)]
+    return any(named)
 
 
 def _own_options(entry: Any, registry: Registry, given: set[str]) -> Any:

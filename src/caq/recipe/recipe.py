@@ -17,7 +17,7 @@ from caq.numerics.options import SchemeRecipe
 from caq.objectives import OBJECTIVES, Objective
 from caq.objectives.contrastive_top import ContrastiveAlignment
 from caq.options import Options, inside, sentences
-from caq.quantizers import QUANTIZERS
+from caq.quantizers import QUANTIZERS, Quantizer
 from caq.recipe import legacy
 from caq.recipe.contradictions import contradictions
 from caq.recipe.entries import Entry, read_entries, read_entry, read_set
@@ -61,7 +61,7 @@ class Recipe(Options):
     transforms: Annotated[tuple[TransformSpec, ...], Entry] = tuple(TRANSFORMS[name]() for name in _TRANSFORMS)
     objective: Annotated[Objective, Entry] = ContrastiveAlignment()
     learn: Annotated[tuple[Learner, ...], Entry] = (EndToEnd(),)
-    quantizer: Annotated[Any, Entry] = QUANTIZERS["gptq"]()
+    quantizer: Annotated[Quantizer, Entry] = QUANTIZERS["gptq"]()
     format: str = "compressed-tensors"
     data: DataRecipe = DataRecipe()
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -193,7 +193,7 @@ def _full_precision(bench: Bench, role: Role, name: str) -> ArmRecord:
 def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord:
     """Quantize, then measure the saved directory."""
     grid, name = bench.grid, f"{arm}, seed {recipe.seed}"
-    output = grid.directory / "checkpoints" / slug(name)
+    output = grid.directory / "checkpoints" / slug(f"{arm}-seed{recipe.seed}")
     quantize_pair(
         bench.pair,
         recipe,

@@ -53,10 +53,10 @@ class RunnerSpec:
     module: str
 
 
-#: The first that recognises a source runs it.
+#: The last that recognises a source runs it; Transformers takes what no other does.
 RUNNERS: dict[str, RunnerSpec] = {
-    "llama.cpp": RunnerSpec(lambda given: given.endswith(".gguf"), "caq.runners.llama_cpp"),
     "transformers": RunnerSpec(lambda given: True, "caq.runners.transformers"),
+    "llama.cpp": RunnerSpec(lambda given: given.endswith(".gguf"), "caq.runners.llama_cpp"),
 }
 
 
@@ -71,5 +71,5 @@ def find_source(given: str | Path) -> Source:
     Raises:
         InvalidInput: every problem of the model.
     """
-    name = next(name for name, spec in RUNNERS.items() if spec.recognises(str(given)))
+    name = next(name for name, spec in reversed(RUNNERS.items()) if spec.recognises(str(given)))
     return runner_module(name).find(str(given))

@@ -32,7 +32,8 @@ class FitInputs:
         arguments: the blocks' arguments for one sequence of them.
         seed: decides the order of the sequences.
         world: the processes that learn together.
-        state_file: where the state is kept, so that a stopped fit goes on; None keeps none.
+        state_file: where the state is kept, so that a stopped fit goes on; None keeps none. The second of a run's
+            learners keeps its own in a file beside it.
         quiet: show no progress.
     """
 
@@ -106,13 +107,13 @@ def learn_in_turn(learners: Sequence[Learner], inputs: FitInputs, start: Mapping
     """
     results: list[FitResult] = []
     for position, learner in enumerate(learners):
-        state_file = _own_file(inputs.state_file, position, learner)
+        state_file = _own_file(inputs.state_file, position)
         parameters = results[-1].parameters if results else start
         results.append(learner.learn(replace(inputs, state_file=state_file), parameters))
     return tuple(results)
 
 
-def _own_file(shared: SealedFile | None, position: int, learner: Learner) -> SealedFile | None:
-    if shared is None:
-        return None
-    return replace(shared, path=shared.path.with_stem(f"{shared.path.stem}-{position}-{learner.name}"))
+def _own_file(first: SealedFile | None, position: int) -> SealedFile | None:
+    if first is None or position == 0:
+        return first
+    return replace(first, path=first.path.with_stem(f"{first.path.stem}-{position + 1}"))

@@ -15,6 +15,7 @@ class DownHadamard(Options):
 
     name: Literal["down-hadamard"] = "down-hadamard"
     learnable: ClassVar[bool] = False
+    online: ClassVar[frozenset[Location]] = frozenset({Location.INPUT})
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one Hadamard matrix a block, in blocks of a power of two."""

@@ -18,6 +18,7 @@ class KeyHadamard(Options):
 
     name: Literal["key-hadamard"] = "key-hadamard"
     learnable: ClassVar[bool] = False
+    online: ClassVar[frozenset[Location]] = frozenset({Location.Q_ATTN, Location.K_CACHE})
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one Hadamard matrix a block, in blocks of a power of two."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from caq.families import Bound
 from caq.numerics.scheme import Numerics
 from caq.transforms.base import Operator, Seen, Transform
-from caq.transforms.location import ONLINE, Location
+from caq.transforms.location import ONLINE
 from caq.transforms.online import Site, Step
 from caq.transforms.spec import Edit, Placed, Subject, TransformSpec
 
@@ -33,11 +33,6 @@ class Plan:
     outer: tuple[Edit, ...] = ()
     residual: str | None = None
     observed: Mapping[str, tuple[int, str]] | None = None
-
-    @property
-    def locations(self) -> frozenset[Location]:
-        """Where the plan acts; a format must run what is online among them."""
-        return frozenset(edit.location for edits in (*self.edits, self.outer) for edit in edits)
 
     def start(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
         """Return the start of every learnable parameter, float32.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from caq.options import Options
+from caq.transforms.location import Location
 from caq.transforms.spec import Placed, Subject, writes
 
 
@@ -14,6 +15,7 @@ class QueryKeyScaling(Options):
 
     name: Literal["query-key-scaling"] = "query-key-scaling"
     learnable: ClassVar[bool] = True
+    online: ClassVar[frozenset[Location]] = frozenset()
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the scalings of each block's heads as one map."""

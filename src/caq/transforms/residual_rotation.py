@@ -28,6 +28,7 @@ class ResidualRotation(Options):
     name: Literal["residual-rotation"] = "residual-rotation"
     start: Literal["womi", "hadamard"] = "womi"
     learnable: ClassVar[bool] = True
+    online: ClassVar[frozenset[Location]] = frozenset()
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the one rotation, which every reader and writer of the stream takes.

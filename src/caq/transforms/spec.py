@@ -77,6 +77,10 @@ class TransformSpec(Protocol):
     def learnable(self) -> bool:
         """Whether it has a parameter."""
 
+    @property
+    def online(self) -> frozenset[Location]:
+        """Where it needs maps on activations at run time; empty if all of it is folded."""
+
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the maps and their edits.
 
