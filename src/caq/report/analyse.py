@@ -134,9 +134,9 @@ def _judgement(
 
 
 def _floors(items: Mapping[str, Sequence[Item]]) -> dict[str, dict[str, float]]:
-    found = {measure: floors(questions(asked)) for measure, asked in items.items() if measure.startswith(SAFETY_PREFIX)}
+    known = {measure: floors(questions(asked)) for measure, asked in items.items() if measure.startswith(SAFETY_PREFIX)}
     return {
         measure: {"chance": floor.overall.chance, **floor.overall.letters}
-        for measure, floor in found.items()
+        for measure, floor in known.items()
         if floor is not None
     }
