@@ -24,9 +24,4 @@ class Entry:
 
     def as_dict(self) -> dict[str, object]:
         """Return the entry as plain JSON-ready data."""
-        return {
-            "stage": self.stage,
-            "event": self.event,
-            "message": self.message,
-            "details": dict(self.details),
-        }
+        return {"stage": self.stage, "event": self.event, "message": self.message, "details": dict(self.details)}

@@ -202,9 +202,7 @@ def plan_student(run: Run) -> tuple[Student, Numerics]:
     bound = run.load_aligned()
     numerics = resolve(run.recipe.scheme, bound.shape.head_dim)
     plan = make_plan(bound, run.recipe.transforms, numerics, seed=run.recipe.seed)
-    blocks = enumerate(bound.branches)
-    steps = tuple(step for index, branches in blocks for step in activation_steps(branches, numerics, index))
-    return Student(bound, plan, steps, numerics.linear.weights), numerics
+    return Student(bound, plan, tuple(activation_steps(bound, numerics)), numerics.linear.weights), numerics
 
 
 def _learn(
@@ -223,11 +221,7 @@ def _learn(
 
 @torch.no_grad()
 def _quantize_blocks(
-    run: Run,
-    student: Student,
-    folded: Folded,
-    stored: StoredWeights,
-    ids: Int[Tensor, "samples length"],
+    run: Run, student: Student, folded: Folded, stored: StoredWeights, ids: Int[Tensor, "samples length"]
 ) -> tuple[Entry, ...]:
     """Quantize and store block after block; each sees what the *stored* blocks before it put out."""
     bound, quantizer = student.bound, run.recipe.quantizer
@@ -278,11 +272,7 @@ def _write(
     run: Run, result: QuantizationResult, student: Student, folded: Folded, numerics: Numerics, chosen: Format
 ) -> None:
     bound = student.bound
-    blocks = enumerate(bound.branches)
-    steps = (
-        *student.plan.steps(folded.operators),
-        *(step for index, branches in blocks for step in cache_steps(branches, numerics, index)),
-    )
+    steps = (*student.plan.steps(folded.operators), *cache_steps(bound, numerics))
     shards = [run.workspace.outer, *(run.workspace.block(index) for index in range(bound.shape.layers))]
     write_checkpoint(
         result.output,

@@ -71,10 +71,7 @@ class _Effective:
 
 
 def final_hidden_states(
-    student: Student,
-    ids: Int[Tensor, "batch length"],
-    operators: Mapping[str, Operator],
-    arguments: BlockArguments,
+    student: Student, ids: Int[Tensor, "batch length"], operators: Mapping[str, Operator], arguments: BlockArguments
 ) -> Float[Tensor, "batch length hidden"]:
     """Return what the head reads, in the head's own coordinates; differentiable in the operators.
 

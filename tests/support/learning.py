@@ -52,8 +52,12 @@ def teach(root: Path, objective: Objective, world: World | None = None) -> Teach
 def make_student(family: str = "llama", dtype: torch.dtype = DTYPE) -> Student:
     bound, recipe = tiny_bound(family=family, dtype=dtype), Recipe()
     numerics = resolve(recipe.scheme, bound.shape.head_dim)
-    steps = [step for index, own in enumerate(bound.branches) for step in activation_steps(own, numerics, index)]
-    return Student(bound, make_plan(bound, recipe.transforms, numerics, seed=0), tuple(steps), numerics.linear.weights)
+    return Student(
+        bound,
+        make_plan(bound, recipe.transforms, numerics, seed=0),
+        tuple(activation_steps(bound, numerics)),
+        numerics.linear.weights,
+    )
 
 
 @dataclass(frozen=True)

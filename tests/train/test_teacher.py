@@ -13,11 +13,8 @@ from torch import Tensor, nn
 
 from caq.families import Bound
 from caq.objectives import Objective
-from caq.objectives.contrastive_kl import ContrastiveKullbackLeibler
-from caq.objectives.contrastive_top import ContrastiveAlignment, ContrastiveTopKullbackLeibler
-from caq.objectives.kl import KullbackLeibler
-from caq.objectives.kl_top import TopKullbackLeibler
-from caq.objectives.mse import MeanSquaredError
+from caq.objectives.full import ContrastiveKullbackLeibler, KullbackLeibler, MeanSquaredError
+from caq.objectives.restricted import ContrastiveAlignment, ContrastiveTopKullbackLeibler, TopKullbackLeibler
 from caq.train import teacher
 from caq.train.teacher import TeacherCache, cache_hidden, cache_targets
 from caq.world import World

@@ -64,11 +64,7 @@ def token_blocks(
 
 
 def draw_blocks(
-    tokens: Sequence[int],
-    data: DataRecipe,
-    generator: Generator,
-    origin: Mapping[str, object],
-    more: str = "add text",
+    tokens: Sequence[int], data: DataRecipe, generator: Generator, origin: Mapping[str, object], more: str = "add text"
 ) -> Calibration:
     """Cut tokens into blocks from a random start and draw `data.samples` of them.
 

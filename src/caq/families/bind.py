@@ -45,6 +45,10 @@ class Bound:
         assert isinstance(module, nn.Linear)
         return module
 
+    def all_branches(self) -> Iterator[tuple[int, Branch]]:
+        """Yield every branch of every block, with the block's index."""
+        return ((index, branch) for index, block in enumerate(self.branches) for branch in block)
+
     def tensors(self, index: int) -> dict[str, Tensor]:
         """Return the tensors of block `index` by their names inside it."""
         return {name: parameter.detach() for name, parameter in self.blocks[index].named_parameters()}

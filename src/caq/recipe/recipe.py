@@ -15,7 +15,7 @@ from caq.errors import InvalidInput, nearest
 from caq.export import FORMATS
 from caq.numerics.options import SchemeRecipe
 from caq.objectives import OBJECTIVES, Objective
-from caq.objectives.contrastive_top import ContrastiveAlignment
+from caq.objectives.restricted import ContrastiveAlignment
 from caq.options import Options, inside, sentences
 from caq.quantizers import QUANTIZERS, Quantizer
 from caq.recipe import legacy
