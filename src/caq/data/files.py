@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caq.data.documents import KINDS
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, first_line
 from caq.files.records import Record, read_records
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def _table(path: Path) -> Dataset | IterableDataset:
         else:
             found = load_dataset("parquet", data_files=str(path), streaming=True)
     except Exception as error:  # datasets documents no closed set of errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InvalidInput([f"{path}: not readable as a data set: {reason}"]) from error
+        raise InvalidInput([f"{path}: not readable as a data set: {first_line(error)}"]) from error
     return _one_split(path, found)
 
 

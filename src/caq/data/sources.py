@@ -16,7 +16,7 @@ from typing import Any
 
 from caq.data.documents import KINDS
 from caq.data.files import holds_records, read_file, read_rows
-from caq.errors import InvalidInput, nearest
+from caq.errors import InvalidInput, first_line, nearest
 from caq.files.cache import cache_root
 from caq.files.records import Record, read_records
 from caq.files.whole import write_text
@@ -156,11 +156,10 @@ def _download(name: str, source: Named, skipped: int, wanted: int | None) -> lis
         chosen = rows if wanted is None else rows.take(wanted)
         return [{kind: row[kind] for kind in KINDS if kind in row} for row in chosen]
     except Exception as error:  # datasets documents no closed set of errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         note = "; HF_HUB_OFFLINE is set, so only caches were searched" if offline else ""
         raise InvalidInput(
             [
-                f"{name}: cannot be had from the hub ({source.repository}{note}): {reason}; "
+                f"{name}: cannot be had from the hub ({source.repository}{note}): {first_line(error)}; "
                 "give the path of a .txt, .jsonl or .parquet file or of a data set's directory instead"
             ]
         ) from error
