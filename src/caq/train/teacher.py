@@ -21,8 +21,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from caq.families import Bound
@@ -50,8 +49,7 @@ class SequenceFiles:
 
     def read(self, sample: int) -> dict[str, Tensor]:
         """Return `sample`'s tensors, one row per token."""
-        with safe_open(self.path(sample), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the handle itself cannot be iterated)
+        return load_file(self.path(sample))
 
     def write(self, sample: int, tensors: Mapping[str, Tensor]) -> None:
         """Write `sample`'s tensors; a reader never sees half a file."""
@@ -70,9 +68,7 @@ class HiddenStates:
 
     def head(self) -> Float[Tensor, "vocab hidden"]:
         """Return the teacher's head."""
-        with safe_open(self.files.directory / "head.safetensors", framework="pt") as file:
-            head: Tensor = file.get_tensor("head")
-        return head
+        return load_file(self.files.directory / "head.safetensors")["head"]
 
 
 @dataclass(frozen=True)
