@@ -16,7 +16,7 @@ from caq.objectives import Objective
 from caq.recipe import Recipe
 from caq.student import Student
 from caq.train import EndToEnd, FitInputs, FitResult, Learner
-from caq.train.teacher import HiddenStates, TeacherCache, cache_hidden, cache_targets
+from caq.train.teacher import SequenceFiles, TeacherCache, cache_hidden, cache_targets
 from caq.transforms.activations import activation_steps
 from caq.transforms.plan import make_plan
 from caq.walk import block_arguments
@@ -35,7 +35,7 @@ def tiny_bound(seed: int = 0, family: str = "llama", dtype: torch.dtype = DTYPE)
 
 def hidden_states(
     root: Path, seed: int, load: Callable[[], Bound] | None = None, world: World | None = None
-) -> HiddenStates:
+) -> SequenceFiles:
     """Cache the final hidden states of the tiny model of `seed`."""
     load = load or (lambda: tiny_bound(seed))
     world = world or World()
