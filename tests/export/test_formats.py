@@ -17,8 +17,7 @@ from caq.quantizers import RoundToNearest
 from caq.quantizers.blocks import QuantizedBlock
 from caq.recipe import SchemeRecipe
 from caq.transforms import TRANSFORMS
-from caq.transforms.down_hadamard import DownHadamard
-from caq.transforms.key_hadamard import KeyHadamard
+from caq.transforms.hadamards import DownHadamard, KeyHadamard
 from caq.transforms.location import Location
 from tests.support.formats import INPUTS, label, preset_formats
 from tests.support.tiny import tiny_model

@@ -21,8 +21,7 @@ class NormScaling(Options):
         """Yield one scaling for each branch of each block."""
         from caq.transforms.maps.scaling import Scaling
 
-        for index, branches in enumerate(subject.bound.branches):
-            for branch in branches:
-                name = f"block.{index}.{branch.kind}_input"
-                edits = (*(reads(address, name) for address in branch.reads), writes(branch.norm, name))
-                yield Placed(name, Scaling(1, branch.norm.size), {index: edits})
+        for index, branch in subject.bound.all_branches():
+            name = f"block.{index}.{branch.kind}_input"
+            edits = (*(reads(address, name) for address in branch.reads), writes(branch.norm, name))
+            yield Placed(name, Scaling(1, branch.norm.size), {index: edits})

@@ -41,7 +41,7 @@ class ResidualRotation(Options):
         from caq.transforms.maps.rotation import Rotation, weight_principal_rotation
 
         bound, generator = subject.bound, subject.generator
-        if any(branch.post_norm for branches in bound.branches for branch in branches):
+        if any(branch.post_norm for _, branch in bound.all_branches()):
             raise Unsupported(
                 f"the residual stream of {bound.family.name} cannot be rotated: a norm stands between what writes it "
                 "and the stream; take residual-rotation out of transforms"
