@@ -24,8 +24,7 @@ from caq.student import Student
 from caq.transforms import TRANSFORMS
 from caq.transforms.apply import cast, fold
 from caq.transforms.base import Diagonal, Group, Seen, Statistic
-from caq.transforms.location import Location
-from caq.transforms.spec import Placed, Subject, TransformSpec, reads, writes
+from caq.transforms.spec import Placed, Subject, TransformSpec, nowhere, reads, writes
 from tests.support.tiny import BUILDERS, tiny_model
 from tests.support.transforming import IDS, bound_to, plan_of, relative_error, student_logits
 from tests.test_pipeline import run
@@ -52,7 +51,7 @@ class Smoothing(Options):
     name: Literal["smoothing"] = "smoothing"
     block: int = 0
     learnable: ClassVar[bool] = True
-    online: ClassVar[frozenset[Location]] = frozenset()
+    online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         (attention, _), name = subject.bound.branches[self.block], f"block.{self.block}.smoothing"
