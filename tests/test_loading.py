@@ -74,7 +74,7 @@ def student_logits(quantized: Quantized, dtype: torch.dtype) -> Tensor:
     operators = plan.operators(plan.start({}))
 
     def sites(index: int) -> tuple[Site, ...]:
-        rounding = activation_steps(bound.branches[index], numerics, index)
+        rounding = activation_steps(bound, numerics)
         return (*plan.sites(index, operators), *sites_of(rounding, index))
 
     # Transformers casts the scales before it multiplies them with the codes.

@@ -67,6 +67,11 @@ def is_out_of_space(error: BaseException) -> bool:
     return number is not None and int(number[1]) in _NO_ROOM
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class's name where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean …?`` for the closest known word, or the list of all of them."""
     words = list(known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,9 +12,9 @@ from transformers import AutoConfig
 
 from caq.checkpoint.inspect import Checkpoint, inspect
 from caq.checkpoint.pair import check_pair
-from caq.checkpoint.scan import Scan, scan
+from caq.checkpoint.scan import scan
 from caq.checkpoint.source import resolve as resolve_source
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, attempt
 from caq.export import format_for
 from caq.families import find_family, shape_of
 from caq.numerics.scheme import resolve
@@ -45,24 +46,22 @@ def open_pair(model: str | Path, base: str | Path | None) -> Pair:
         Unsupported: no family describes the model.
     """
     problems: list[str] = []
-    checkpoints: dict[str, Checkpoint] = {}
-    scans: dict[str, Scan] = {}
-    for name, source in {"aligned": model, "base": base}.items():
-        if source is None:
-            continue
-        try:
-            checkpoints[name] = inspect(resolve_source(source))
-            scans[name] = scan(checkpoints[name])
-            problems += scans[name].problems
-        except InvalidInput as error:
-            problems += error.problems
+    sources = {"aligned": model} | ({} if base is None else {"base": base})
+    opened = {name: attempt(problems, partial(_open, source)) for name, source in sources.items()}
+    whole = {name: pair for name, pair in opened.items() if pair is not None}
     if problems:
         raise InvalidInput(problems)
-    aligned, base_checkpoint = checkpoints["aligned"], checkpoints.get("base")
+    aligned = whole["aligned"][0]
     find_family(str(aligned.config.get("model_type")))
+    base_checkpoint = whole["base"][0] if "base" in whole else None
     if base_checkpoint is not None:
         check_pair(aligned, base_checkpoint)
-    return Pair(aligned, base_checkpoint, {name: one.fingerprint for name, one in scans.items()})
+    return Pair(aligned, base_checkpoint, {name: fingerprint for name, (_, fingerprint) in whole.items()})
+
+
+def _open(source: str | Path) -> tuple[Checkpoint, str]:
+    checkpoint = inspect(resolve_source(source))
+    return checkpoint, scan(checkpoint)
 
 
 def check_recipe(pair: Pair, recipe: Recipe) -> None:
@@ -80,7 +79,7 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
         )
     shape = shape_of(AutoConfig.from_pretrained(pair.aligned.path, local_files_only=True))
     numerics = resolve(recipe.scheme, shape.head_dim)
-    format_for(recipe.format, numerics.linear.weights, recipe.transforms)
+    format_for(recipe.format, numerics, recipe.transforms)
     inputs = {"hidden": shape.hidden, "o_proj's input": shape.heads * shape.head_dim, "MLP": shape.intermediate}
     sizes = {args.group_size for args in (numerics.linear.weights, numerics.linear.input_activations) if args}
     problems += [

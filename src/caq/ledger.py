@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,4 @@ class Entry:
 
     def as_dict(self) -> dict[str, object]:
         """Return the entry as plain JSON-ready data."""
-        return {
-            "stage": self.stage,
-            "event": self.event,
-            "message": self.message,
-            "details": dict(self.details),
-        }
+        return asdict(self)

@@ -44,10 +44,7 @@ def observe(bound: Bound, plan: Plan, ids: Int[Tensor, "samples length"]) -> dic
 
 
 def _recorders(
-    plan: Plan,
-    asked: Mapping[str, tuple[int, str]],
-    totals: Mapping[str, dict[Statistic, Tensor]],
-    index: int,
+    plan: Plan, asked: Mapping[str, tuple[int, str]], totals: Mapping[str, dict[Statistic, Tensor]], index: int
 ) -> tuple[Site, ...]:
     def recorder(name: str) -> Callable[[Tensor], Tensor]:
         def record(x: Tensor) -> Tensor:

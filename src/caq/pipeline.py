@@ -1,6 +1,6 @@
-"""`caq quantize`, told from top to bottom.
+"""`caq quantize`, from top to bottom.
 
-check the inputs -> calibration data -> (is the checkpoint there already?) -> teachers' targets -> plan the transforms
+check the inputs -> calibration data -> (is the checkpoint already made?) -> teachers' targets -> plan the transforms
 -> observe activations -> learn -> fold, and prove that it changed nothing -> quantize block by block -> write the
 checkpoint. Every stage is resumable; what departs from the recipe is in the ledger.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from caq.checkpoint.write import owned, require_space
@@ -25,7 +25,6 @@ from caq.export import Format, format_for
 from caq.export.directory import IDENTITY, read_record, write_checkpoint
 from caq.export.online import Online
 from caq.export.stored import StoredWeights
-from caq.families import Bound
 from caq.files.cache import cache_root, digest
 from caq.inputs import Pair, check_recipe, compute_dtype, open_pair
 from caq.ledger import Entry
@@ -59,9 +58,9 @@ class QuantizationResult:
         output: the checkpoint's directory.
         fits: of each learner, the step that was kept and the history of the validation.
         preserved: relative logit difference of the folded, unquantized model.
-        ledger: every departure.
+        ledger: every departure from the recipe.
         data: what the calibration data are.
-        found: whether the checkpoint was there, whole, from an earlier run that nothing distinguishes from this one.
+        found: whether an equal earlier run had already written the checkpoint, whole.
     """
 
     output: Path
@@ -86,8 +85,8 @@ def quantize(
     """Quantize an aligned model under an objective that keeps its alignment.
 
     Args:
-        model: the aligned (instruct) model: a local directory or a hub name.
-        base: its pre-trained base; needed by contrastive objectives.
+        model: the aligned model: a local directory or a hub name.
+        base: its base; needed by contrastive objectives.
         recipe: all settings; None takes the default preset.
         output_dir: where the checkpoint goes; it appears whole or not at all.
         cache_dir: where texts and teacher caches are kept for later runs; None takes `$CAQ_CACHE` or `~/.cache/caq`.
@@ -142,7 +141,7 @@ def quantize_pair(
         if earlier is not None:
             if (finished := Workspace(output, identity)).holds_this_run():
                 finished.remove()
-            return _found(output, earlier)
+            return _earlier_result(output, earlier)
         workspace = open_workspace(output, identity, restart=restart)
         result = _make(Run(pair, recipe, world, dtype, workspace, cache, load, quiet), data)
         workspace.remove()
@@ -155,7 +154,7 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     teacher = teach(run, ids)
     student, numerics = plan_student(run)
     bound, plan = student.bound, student.plan
-    chosen = format_for(recipe.format, numerics.linear.weights, recipe.transforms)
+    chosen = format_for(recipe.format, numerics, recipe.transforms)
 
     start = plan.start(observe(bound, plan, ids))
     fits = _learn(run, student, teacher, ids, start)
@@ -193,8 +192,8 @@ def teach(run: Run, ids: Int[Tensor, "samples length"]) -> TeacherCache | None:
         for name, checkpoint in teachers.items()
         if checkpoint is not None
     }
-    base = hidden.get("base")
-    return cache_targets(objective, hidden["aligned"], base, len(ids), root, world=run.world, quiet=run.quiet)
+    aligned, base = hidden["aligned"], hidden.get("base")
+    return cache_targets(objective, aligned, base, len(ids), root, world=run.world, quiet=run.quiet)
 
 
 def plan_student(run: Run) -> tuple[Student, Numerics]:
@@ -202,9 +201,7 @@ def plan_student(run: Run) -> tuple[Student, Numerics]:
     bound = run.load_aligned()
     numerics = resolve(run.recipe.scheme, bound.shape.head_dim)
     plan = make_plan(bound, run.recipe.transforms, numerics, seed=run.recipe.seed)
-    blocks = enumerate(bound.branches)
-    steps = tuple(step for index, branches in blocks for step in activation_steps(branches, numerics, index))
-    return Student(bound, plan, steps, numerics.linear.weights), numerics
+    return Student(bound, plan, tuple(activation_steps(bound, numerics)), numerics.linear.weights), numerics
 
 
 def _learn(
@@ -214,46 +211,33 @@ def _learn(
     ids: Int[Tensor, "samples length"],
     start: Mapping[str, Tensor],
 ) -> tuple[FitResult, ...]:
-    recipe = run.recipe
+    recipe, state = run.recipe, run.workspace.fit_state
     arguments = block_arguments(student.bound, ids[:1].to(run.world.device))
-    state = run.workspace.fit_state
     inputs = FitInputs(student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world, state, run.quiet)
     return learn_in_turn(recipe.learn, inputs, start)
 
 
 @torch.no_grad()
 def _quantize_blocks(
-    run: Run,
-    student: Student,
-    folded: Folded,
-    stored: StoredWeights,
-    ids: Int[Tensor, "samples length"],
+    run: Run, student: Student, folded: Folded, stored: StoredWeights, ids: Int[Tensor, "samples length"]
 ) -> tuple[Entry, ...]:
     """Quantize and store block after block; each sees what the *stored* blocks before it put out."""
     bound, quantizer = student.bound, run.recipe.quantizer
     arguments = block_arguments(bound, ids[:1].to(run.world.device))
-    hidden = _first_hidden(run, bound, stored, ids)
+    hidden, statistics = None, quantizer.statistics
+    if statistics is not None:
+        hidden = embed(bound, stored, ids[: statistics.samples].to(run.world.device)).to(run.dtype).cpu()
     entries: list[Entry] = []
     with progress(f"quantize: {quantizer.name}", bound.shape.layers, quiet=run.quiet) as advance:
         for index in range(bound.shape.layers):
-            inputs = None
-            if hidden is not None:
+            if hidden is None:
+                entries += _quantize_one(run, student, folded, stored, index, None)
+            else:
                 inputs = BlockInputs(hidden, arguments[index], student.sites(index, folded.operators))
-            entries += _quantize_one(run, student, folded, stored, index, inputs)
-            if inputs is not None:
+                entries += _quantize_one(run, student, folded, stored, index, inputs)
                 hidden = block_outputs(bound, index, stored.block(index), inputs)
             advance()
     return tuple(entries)
-
-
-def _first_hidden(
-    run: Run, bound: Bound, stored: StoredWeights, ids: Int[Tensor, "samples length"]
-) -> Float[Tensor, "samples length hidden"] | None:
-    """Return the residual stream before the first block, or None for a quantizer that looks at no activations."""
-    statistics = run.recipe.quantizer.statistics
-    if statistics is None:
-        return None
-    return embed(bound, stored, ids[: statistics.samples].to(run.world.device)).to(run.dtype).cpu()
 
 
 def _quantize_one(
@@ -278,21 +262,11 @@ def _write(
     run: Run, result: QuantizationResult, student: Student, folded: Folded, numerics: Numerics, chosen: Format
 ) -> None:
     bound = student.bound
-    blocks = enumerate(bound.branches)
-    steps = (
-        *student.plan.steps(folded.operators),
-        *(step for index, branches in blocks for step in cache_steps(branches, numerics, index)),
-    )
+    steps = (*student.plan.steps(folded.operators), *cache_steps(bound, numerics))
     shards = [run.workspace.outer, *(run.workspace.block(index) for index in range(bound.shape.layers))]
-    write_checkpoint(
-        result.output,
-        shards,
-        run.pair.aligned,
-        chosen.configuration(bound, numerics, steps),
-        Online(bound.family.layers, steps),
-        run.recipe.to_yaml(),
-        _record(run, result),
-    )
+    configuration, online = chosen.configuration(bound, numerics, steps), Online(bound.family.layers, steps)
+    recipe, record = run.recipe.to_yaml(), _record(run, result)
+    write_checkpoint(result.output, shards, run.pair.aligned, configuration, online, recipe, record)
 
 
 def _record(run: Run, result: QuantizationResult) -> dict[str, object]:
@@ -308,7 +282,7 @@ def _record(run: Run, result: QuantizationResult) -> dict[str, object]:
     }
 
 
-def _found(output: Path, record: Mapping[str, Any]) -> QuantizationResult:
+def _earlier_result(output: Path, record: Mapping[str, Any]) -> QuantizationResult:
     entries = tuple(Entry(**entry) for entry in record["ledger"])
     return QuantizationResult(output, record["fits"], record["preserved"], entries, record["data"], found=True)
 

@@ -1,4 +1,4 @@
-"""What a run says while it goes on, on standard error, so that standard output stays parseable."""
+"""What a run reports of its progress: on standard error, so that standard output stays parseable."""
 
 from __future__ import annotations
 
@@ -30,30 +30,23 @@ def progress(description: str, total: int, *, quiet: bool = False) -> Iterator[A
 
 
 def remark(message: str) -> None:
-    """Say one line."""
+    """Print one line on standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def _bar(description: str, total: int) -> Iterator[Advance]:
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+    columns: tuple[rich.ProgressColumn, ...] = (
+        rich.TextColumn("{task.description:<28}"),
+        rich.BarColumn(bar_width=30),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TextColumn("left"),
+        rich.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with rich.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=total)
         yield lambda: bar.advance(task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs
@@ -57,24 +57,21 @@ class _Effective:
     student: Student
     operators: Mapping[str, Operator]
     dtype: torch.dtype
-    own: OwnWeights = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "own", OwnWeights(self.student.bound))
 
     def block(self, index: int) -> Mapping[str, Tensor]:
-        tensors = effective(self.student.bound, self.student.plan, index, self.operators, self.dtype)
-        return _quantized_weights(self.student, index, tensors)
+        bound, args = self.student.bound, self.student.weight_format
+        tensors = effective(bound, self.student.plan, index, self.operators, self.dtype)
+        if args is None:
+            return tensors
+        rounded = {f"{address.path}.weight" for address in addresses(bound.branches[index]) if address.quantized}
+        return {name: fake_quantize_weight(x, args) if name in rounded else x for name, x in tensors.items()}
 
     def outer(self) -> Mapping[str, Tensor]:
-        return self.own.outer()
+        return OwnWeights(self.student.bound).outer()
 
 
 def final_hidden_states(
-    student: Student,
-    ids: Int[Tensor, "batch length"],
-    operators: Mapping[str, Operator],
-    arguments: BlockArguments,
+    student: Student, ids: Int[Tensor, "batch length"], operators: Mapping[str, Operator], arguments: BlockArguments
 ) -> Float[Tensor, "batch length hidden"]:
     """Return what the head reads, in the head's own coordinates; differentiable in the operators.
 
@@ -86,14 +83,11 @@ def final_hidden_states(
     rotation = _residual(student, operators)
     if rotation is not None:
         hidden = rotation.apply(hidden.to(_working(hidden))).to(hidden.dtype)
-    stream = walk(
-        student.bound,
-        weights,
-        hidden,
-        arguments,
-        lambda index: student.sites(index, operators),
-        checkpointing=student.checkpointing,
-    )
+
+    def sites(index: int) -> tuple[Site, ...]:
+        return student.sites(index, operators)
+
+    stream = walk(student.bound, weights, hidden, arguments, sites, checkpointing=student.checkpointing)
     return _final(student.bound, stream, rotation)
 
 
@@ -124,14 +118,6 @@ def _final(
     normed: Tensor = functional_call(norm, {"weight": unit}, (stream,))
     back: Tensor = rotation.inverse.apply(normed.to(_working(normed))) * (gain + bound.final_norm.offset)
     return back.to(stream.dtype)
-
-
-def _quantized_weights(student: Student, index: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    if student.weight_format is None:
-        return tensors
-    args = student.weight_format
-    rounded = {f"{address.path}.weight" for address in addresses(student.bound.branches[index]) if address.quantized}
-    return {name: fake_quantize_weight(one, args) if name in rounded else one for name, one in tensors.items()}
 
 
 def _working(tensor: Tensor) -> torch.dtype:

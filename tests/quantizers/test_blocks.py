@@ -68,7 +68,7 @@ def first_block(family: str = "llama", ids: Tensor = IDS, **scheme: Any) -> Bloc
     plan = make_plan(bound, EVERYTHING, numerics, seed=0)
     operators = plan.operators({})
     folded = fold(bound, plan, operators)
-    sites = (*plan.sites(0, operators), *sites_of(activation_steps(bound.branches[0], numerics, 0), 0))
+    sites = (*plan.sites(0, operators), *sites_of(activation_steps(bound, numerics), 0))
     inputs = BlockInputs(embed(bound, folded, ids).float(), block_arguments(bound, ids[:1])[0], sites)
     return Block(bound, plan, operators, numerics, folded.block(0), inputs)
 

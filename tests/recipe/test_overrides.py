@@ -82,7 +82,7 @@ def test_a_whole_list_is_replaced_and_options_of_what_is_gone_are_only_checked()
 
 def test_an_option_of_an_entry_that_is_not_there_is_refused() -> None:
     (problem,) = problems_of({"learn.end-to-end.steps": 3}, Recipe.from_yaml("learn: []"))
-    assert problem.startswith("learn.end-to-end.steps: end-to-end is not in the recipe's learn; put it there first")
+    assert problem.startswith("learn.end-to-end.steps: end-to-end is not in the recipe's learn; add it")
 
 
 def test_two_learners_of_one_name_take_an_option_together() -> None:

@@ -16,7 +16,7 @@ from caq.objectives import Objective
 from caq.recipe import Recipe
 from caq.student import Student
 from caq.train import EndToEnd, FitInputs, FitResult, Learner
-from caq.train.teacher import HiddenStates, TeacherCache, cache_hidden, cache_targets
+from caq.train.teacher import SequenceFiles, TeacherCache, cache_hidden, cache_targets
 from caq.transforms.activations import activation_steps
 from caq.transforms.plan import make_plan
 from caq.walk import block_arguments
@@ -35,7 +35,7 @@ def tiny_bound(seed: int = 0, family: str = "llama", dtype: torch.dtype = DTYPE)
 
 def hidden_states(
     root: Path, seed: int, load: Callable[[], Bound] | None = None, world: World | None = None
-) -> HiddenStates:
+) -> SequenceFiles:
     """Cache the final hidden states of the tiny model of `seed`."""
     load = load or (lambda: tiny_bound(seed))
     world = world or World()
@@ -52,8 +52,12 @@ def teach(root: Path, objective: Objective, world: World | None = None) -> Teach
 def make_student(family: str = "llama", dtype: torch.dtype = DTYPE) -> Student:
     bound, recipe = tiny_bound(family=family, dtype=dtype), Recipe()
     numerics = resolve(recipe.scheme, bound.shape.head_dim)
-    steps = [step for index, own in enumerate(bound.branches) for step in activation_steps(own, numerics, index)]
-    return Student(bound, make_plan(bound, recipe.transforms, numerics, seed=0), tuple(steps), numerics.linear.weights)
+    return Student(
+        bound,
+        make_plan(bound, recipe.transforms, numerics, seed=0),
+        tuple(activation_steps(bound, numerics)),
+        numerics.linear.weights,
+    )
 
 
 @dataclass(frozen=True)

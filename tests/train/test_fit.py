@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from caq.errors import Diverged
 from caq.objectives import Logits, Loss, Objective, Targets
-from caq.objectives.kl_top import TopKullbackLeibler
+from caq.objectives.restricted import TopKullbackLeibler
 from caq.train import FitResult, loop
 from caq.train.state import FitState, load_state
 from caq.transforms.maps.rotation import Rotation

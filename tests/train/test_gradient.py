@@ -10,9 +10,8 @@ from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
 from caq.objectives import Objective
-from caq.objectives.contrastive_top import ContrastiveAlignment
-from caq.objectives.kl import KullbackLeibler
-from caq.objectives.kl_top import TopKullbackLeibler
+from caq.objectives.full import KullbackLeibler
+from caq.objectives.restricted import ContrastiveAlignment, TopKullbackLeibler
 from caq.student import final_hidden_states, logits
 from caq.train import EndToEnd, FitInputs, loop
 from caq.world import World

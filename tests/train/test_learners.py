@@ -13,7 +13,7 @@ from torch import Tensor
 
 from caq.errors import InvalidInput
 from caq.objectives import OBJECTIVES, Logits, Loss, Targets
-from caq.objectives.kl_top import TopKullbackLeibler
+from caq.objectives.restricted import TopKullbackLeibler
 from caq.options import Options
 from caq.pipeline import quantize
 from caq.recipe import Recipe

@@ -19,8 +19,8 @@ from caq.families.bind import addresses
 from caq.student import Student
 from caq.transforms.base import Diagonal
 from caq.transforms.maps.scaling import Scaling
+from caq.transforms.pairs import QueryKeyScaling
 from caq.transforms.plan import Plan
-from caq.transforms.query_key_scaling import QueryKeyScaling
 from caq.transforms.spec import TransformSpec
 from tests.support.tiny import BUILDERS, tiny_model
 from tests.support.transforming import (

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from caq.errors import Unsupported
 from caq.transforms.maps.hadamard import WalshHadamard, online_block, random_hadamard, random_head_rotations, sylvester
+from caq.transforms.pairs import ValueOutputRotation
 from caq.transforms.plan import Plan
 from caq.transforms.residual_rotation import ResidualRotation
 from caq.transforms.spec import TransformSpec
-from caq.transforms.value_output_rotation import ValueOutputRotation
 from tests.support.tiny import tiny_model
 from tests.support.transforming import bound_to, plan_of
 

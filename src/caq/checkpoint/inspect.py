@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from caq.checkpoint.header import HeaderError, TensorInfo, read_header
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, attempt
 from caq.files.whole import sha256_of
 
 SINGLE_FILE = "model.safetensors"
@@ -63,7 +63,7 @@ def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
     if not directory.is_dir():
         raise InvalidInput([f"{directory}: no such directory; give a local Transformers directory or a hub name"])
     problems: list[str] = []
-    config = _config(directory, problems)
+    config = attempt(problems, lambda: read_json(directory / "config.json")) or {}
     if "quantization_config" in config and not allow_quantized:
         problems.append(f"{directory}: is quantized already (quantization_config); give the full-precision model")
     tensors = _tensors(directory, problems)
@@ -90,14 +90,6 @@ def fingerprint(checkpoint: Checkpoint, known: Mapping[str, str] | None = None) 
     return total.hexdigest()
 
 
-def _config(directory: Path, problems: list[str]) -> dict[str, Any]:
-    try:
-        return read_json(directory / "config.json")
-    except InvalidInput as error:
-        problems += error.problems
-        return {}
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of bounded size.
 
@@ -106,7 +98,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
-            raise InvalidInput([f"{path}: larger than {_MAX_JSON_BYTES:,} bytes; this is no such file"])
+            raise InvalidInput([f"{path}: is larger than {_MAX_JSON_BYTES:,} bytes; download the checkpoint again"])
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InvalidInput([f"{path}: is missing; download the checkpoint again"]) from error
@@ -168,30 +160,29 @@ def _header(path: Path, problems: list[str]) -> dict[str, TensorInfo]:
 
 def _sharded(directory: Path, problems: list[str]) -> dict[str, TensorInfo]:
     index = directory / INDEX_FILE
-    try:
-        places = read_json(index).get("weight_map")
-    except InvalidInput as error:
-        problems += error.problems
+    values = attempt(problems, lambda: read_json(index))
+    if values is None:
         return {}
+    places = values.get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
         problems.append(f"{index}: has no weight_map of tensor names to file names; download it again")
         return {}
     files = sorted(set(places.values()))
     outside = [file for file in files if not _plain(file)]
     problems += [f"{index}: names {file!r}, which is not a plain file name inside the directory" for file in outside]
-    found: dict[str, TensorInfo] = {}
+    result: dict[str, TensorInfo] = {}
     for file in set(files).difference(outside):
         before = len(problems)
         tensors = _header(directory / file, problems)
         named = [name for name, place in places.items() if place == file]
-        found |= {name: tensors[name] for name in named if name in tensors}
+        result |= {name: tensors[name] for name in named if name in tensors}
         if len(problems) == before:
             problems += [
                 f"{directory / file}: lacks tensor {name}, which the index places there; download it again"
                 for name in named
                 if name not in tensors
             ]
-    return found
+    return result
 
 
 def _plain(file: str) -> bool:

@@ -44,14 +44,12 @@ def _config(aligned: Checkpoint, base: Checkpoint) -> Iterator[str]:
 
 def _sizes(config: Mapping[str, Any]) -> dict[str, object]:
     sizes = {key: config.get(key) for key in ("model_type", *_SIZES)}
-    heads = config.get("num_attention_heads")
+    heads, hidden, head_dim = (config.get(key) for key in ("num_attention_heads", "hidden_size", "head_dim"))
     # Older configurations leave out what follows from the rest.
     sizes["num_key_value_heads"] = config.get("num_key_value_heads") or heads
-    if isinstance(heads, int) and heads and isinstance(config.get("hidden_size"), int):
-        sizes["head_dim"] = config.get("head_dim") or config["hidden_size"] // heads
-    else:
-        sizes["head_dim"] = config.get("head_dim")
-    return sizes
+    if isinstance(heads, int) and heads and isinstance(hidden, int):
+        head_dim = head_dim or hidden // heads
+    return {**sizes, "head_dim": head_dim}
 
 
 def _tensors(aligned: Checkpoint, base: Checkpoint) -> Iterator[str]:

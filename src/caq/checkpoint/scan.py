@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 import torch
 
 from caq.checkpoint.header import TensorInfo
 from caq.checkpoint.inspect import Checkpoint, fingerprint
+from caq.errors import InvalidInput
 
 _DTYPES = {
     "F64": torch.float64,
@@ -24,28 +24,21 @@ _DTYPES = {
 _PIECE = 2**24
 
 
-@dataclass(frozen=True)
-class Scan:
-    """What all bytes of a checkpoint say.
+def scan(checkpoint: Checkpoint) -> str:
+    """Read every byte of a checkpoint once; return what `inspect.fingerprint` does.
 
-    Attributes:
-        fingerprint: as `inspect.fingerprint` gives it.
-        problems: a sentence for each tensor that has a NaN or an infinity.
+    Raises:
+        InvalidInput: a sentence for each tensor that has a NaN or an infinity.
     """
-
-    fingerprint: str
-    problems: tuple[str, ...]
-
-
-def scan(checkpoint: Checkpoint) -> Scan:
-    """Read every byte of a checkpoint once."""
     digests: dict[str, str] = {}
     problems: list[str] = []
     for file in checkpoint.weight_files:
         digest = hashlib.sha256()
         with (checkpoint.path / file).open("rb") as stream:
             for name, info in _by_offset(checkpoint, file):
-                _skip(stream, info.offset - stream.tell(), digest)
+                # What is not checked: the header, integers, tensors that the index does not name.
+                for piece in _pieces(stream, info.offset - stream.tell()):
+                    digest.update(piece)
                 count = _hash_and_count(stream, info, digest)
                 if count:
                     problems.append(
@@ -54,18 +47,14 @@ def scan(checkpoint: Checkpoint) -> Scan:
                     )
             digest.update(stream.read())
         digests[file] = digest.hexdigest()
-    return Scan(fingerprint(checkpoint, digests), tuple(problems))
+    if problems:
+        raise InvalidInput(problems)
+    return fingerprint(checkpoint, digests)
 
 
 def _by_offset(checkpoint: Checkpoint, file: str) -> list[tuple[str, TensorInfo]]:
     inside = [(name, info) for name, info in checkpoint.tensors.items() if info.file == file and info.floating]
     return sorted(inside, key=lambda item: item[1].offset)
-
-
-def _skip(stream: BinaryIO, size: int, digest: hashlib._Hash) -> None:
-    """Hash what is not checked: the header, integers, tensors that the index does not name."""
-    for piece in _pieces(stream, size):
-        digest.update(piece)
 
 
 def _hash_and_count(stream: BinaryIO, info: TensorInfo, digest: hashlib._Hash) -> int:

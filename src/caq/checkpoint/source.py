@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, first_line
 
 #: What is downloaded: never pickles, never code.
 _PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
@@ -38,8 +38,7 @@ def _download(name: str, revision: str | None) -> Path:
         directory = snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=["*/*"])
     except (OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set, so only the cache was searched)" if constants.HF_HUB_OFFLINE else ""
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInput(
-            [f"{name}: no such local directory, and the hub does not give it{offline}: {reason}"]
+            [f"{name}: no such local directory, and the hub does not give it{offline}: {first_line(error)}"]
         ) from error
     return Path(directory)

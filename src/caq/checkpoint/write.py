@@ -25,12 +25,8 @@ def require_space(path: Path, needed: int) -> None:
     existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise InvalidInput(
-            [
-                f"{path}: needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
-                "free some space, or choose an output directory on another disk"
-            ]
-        )
+        room = f"needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free"
+        raise InvalidInput([f"{path}: {room}; free some space, or choose an output directory on another disk"])
 
 
 @contextmanager
@@ -72,15 +68,14 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         raise
 
 
-def write_hashes(directory: Path) -> Path:
-    """Write `sha256sums.json`, the sha256 of every other file by relative path, and return its path."""
+def write_hashes(directory: Path) -> None:
+    """Write `sha256sums.json`: the sha256 of every other file by relative path."""
     hashes = {
         path.relative_to(directory).as_posix(): sha256_of(path)
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path != directory / HASHES
     }
     _write_hashes(directory, hashes)
-    return directory / HASHES
 
 
 def put_text(directory: Path, name: str, text: str) -> None:
@@ -167,9 +162,8 @@ def _require_replaceable(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise InvalidInput([f"{target}: is a file; choose a new directory for the output"])
     if target.is_dir() and any(target.iterdir()) and not (target / HASHES).is_file():
-        raise InvalidInput(
-            [f"{target}: has files that CAQ did not write and would delete; choose a new or empty directory"]
-        )
+        problem = "has files that CAQ did not write and would delete; choose a new or empty directory"
+        raise InvalidInput([f"{target}: {problem}"])
 
 
 def _replace(target: Path, partial: Path) -> None:

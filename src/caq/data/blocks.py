@@ -46,11 +46,7 @@ def token_blocks(
     batch, and packed one after another until the blocks are full; blank ones are passed over. Chats go through the
     tokenizer's template, which brings its own special tokens, so that none is added twice.
 
-    Args:
-        data: the source, and what is wanted of it.
-        tokenizer: the aligned model's.
-        seed: of the draw; equal seeds give equal blocks.
-        cache_dir: where a name's text is kept; None takes `$CAQ_CACHE` or `~/.cache/caq`.
+    Equal seeds give equal blocks. A name's text is kept in `cache_dir`, by default `$CAQ_CACHE` or `~/.cache/caq`.
 
     Raises:
         InvalidInput: unknown, unreadable, malformed, empty, or too short and not `data.allow_short`.
@@ -64,40 +60,30 @@ def token_blocks(
 
 
 def draw_blocks(
-    tokens: Sequence[int],
-    data: DataRecipe,
-    generator: Generator,
-    origin: Mapping[str, object],
-    more: str = "add text",
+    tokens: Sequence[int], data: DataRecipe, generator: Generator, origin: Mapping[str, object], more: str = "add text"
 ) -> Calibration:
     """Cut tokens into blocks from a random start and draw `data.samples` of them.
 
-    Args:
-        tokens: one after another.
-        data: what is wanted.
-        generator: of the draw.
-        origin: goes into the result.
-        more: what a user can do about a shortfall, for the message.
+    `more` is what a user can do about a shortfall, for the message.
 
     Raises:
         InvalidInput: not one block, or too few and not `data.allow_short`.
     """
-    found = len(tokens) // data.length
-    if found == 0:
+    count = len(tokens) // data.length
+    if count == 0:
         short = f"{data.text}: has {len(tokens):,} tokens, not one block of {data.length:,}"
         raise InvalidInput([f"{short}; lower data.length or {more}"])
-    entries = () if found >= data.samples else (_shortfall(data, found, more),)
-    start = int(torch.randint(len(tokens) - found * data.length + 1, (), generator=generator))
-    whole = torch.tensor(tokens[start : start + found * data.length], dtype=torch.int64)
-    blocks = whole.view(found, data.length)
-    return Calibration(blocks[torch.randperm(found, generator=generator)[: data.samples]].clone(), origin, entries)
+    entries = () if count >= data.samples else (_shortfall(data, count, more),)
+    start = int(torch.randint(len(tokens) - count * data.length + 1, (), generator=generator))
+    blocks = torch.tensor(tokens[start : start + count * data.length], dtype=torch.int64).view(count, data.length)
+    return Calibration(blocks[torch.randperm(count, generator=generator)[: data.samples]].clone(), origin, entries)
 
 
-def _shortfall(data: DataRecipe, found: int, more: str) -> Entry:
-    message = f"{data.text}: has {found:,} blocks of {data.length:,} tokens, {data.samples:,} were asked for"
+def _shortfall(data: DataRecipe, count: int, more: str) -> Entry:
+    message = f"{data.text}: has {count:,} blocks of {data.length:,} tokens, {data.samples:,} were asked for"
     if not data.allow_short:
         raise InvalidInput([f"{message}; {more}, lower data.samples or data.length, or set data.allow_short"])
-    return Entry("data", "fewer-samples", message, {"asked": data.samples, "found": found, "length": data.length})
+    return Entry("data", "fewer-samples", message, {"asked": data.samples, "found": count, "length": data.length})
 
 
 def _pack(

@@ -29,7 +29,7 @@ def calibrate(
         quiet: show no progress.
 
     Raises:
-        InvalidInput: the text cannot be had, read or tokenized, is too short, or leaves nothing to learn from.
+        InvalidInput: the text cannot be downloaded, read or tokenized, is too short, or leaves nothing to learn from.
     """
     tokenizer = load_tokenizer(aligned.path)
     if recipe.data.text == SELF:
@@ -38,10 +38,7 @@ def calibrate(
     else:
         data = token_blocks(recipe.data, tokenizer, recipe.seed, cache_dir=root)
     if len(data.ids) <= recipe.validation_samples:
-        raise InvalidInput(
-            [
-                f"{recipe.data.text}: has {len(data.ids)} blocks and learning keeps {recipe.validation_samples} of "
-                "them for validation; add text, or lower learn.end-to-end.validation_samples"
-            ]
-        )
+        kept = f"has {len(data.ids)} blocks and learning keeps {recipe.validation_samples} of them for validation"
+        way_out = "add text, or lower learn.end-to-end.validation_samples"
+        raise InvalidInput([f"{recipe.data.text}: {kept}; {way_out}"])
     return data

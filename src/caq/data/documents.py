@@ -29,8 +29,7 @@ def wrong(record: Record, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """Yield what keeps a document from being tokenized, each as a sentence that names its place."""
     kinds = _kinds(record)
     if len(kinds) != 1:
-        found = ", ".join(record.fields) or "nothing"
-        yield f"{record.where}: needs one of {', '.join(KINDS)}; it has {found}"
+        yield f"{record.where}: needs one of {', '.join(KINDS)}; it has {', '.join(record.fields) or 'nothing'}"
     elif kinds == ["text"] and not isinstance(record.fields["text"], str):
         yield f"{record.where}: text is a {type(record.fields['text']).__name__}, not a string"
     elif kinds != ["text"]:
@@ -61,10 +60,8 @@ def _kinds(record: Record) -> list[str]:
 
 def _messages(kind: str, record: Record) -> Messages:
     speaker, said = _TURNS[kind]
-    turns = record.fields[kind]
-    if kind == "messages":
-        return [{"role": turn[speaker], "content": turn[said]} for turn in turns]
-    return [{"role": ROLES[turn[speaker]], "content": turn[said]} for turn in turns]
+    roles = ROLES if kind == "conversations" else {}
+    return [{"role": roles.get(turn[speaker], turn[speaker]), "content": turn[said]} for turn in record.fields[kind]]
 
 
 def _wrong_turns(kind: str, record: Record, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

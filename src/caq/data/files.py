@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caq.data.documents import KINDS
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, first_line
 from caq.files.records import Record, read_records
 
 if TYPE_CHECKING:
@@ -48,11 +48,10 @@ def read_rows(path: Path) -> tuple[Record, ...]:
     columns = rows.column_names or []
     kinds = [kind for kind in KINDS if kind in columns]
     if not kinds:
-        raise InvalidInput(
-            [f"{path}: has the columns {', '.join(columns)}; needs {', '.join(KINDS[:-1])} or {KINDS[-1]}"]
-        )
-    found = enumerate(rows.select_columns(kinds), start=1)
-    records = tuple(Record(f"{path}, row {number}", fields) for number, fields in found)
+        wanted = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
+        raise InvalidInput([f"{path}: has the columns {', '.join(columns)}; needs {wanted}"])
+    numbered = enumerate(rows.select_columns(kinds), start=1)
+    records = tuple(Record(f"{path}, row {number}", fields) for number, fields in numbered)
     refuse(() if records else (f"{path}: is empty; give at least one row",))
     return records
 
@@ -69,20 +68,15 @@ def _table(path: Path) -> Dataset | IterableDataset:
 
     try:
         if any((path / name).exists() for name in _SAVED):
-            found = load_from_disk(path)
+            loaded = load_from_disk(path)
         elif path.is_dir():
-            found = load_dataset(str(path), streaming=True)
+            loaded = load_dataset(str(path), streaming=True)
         else:
-            found = load_dataset("parquet", data_files=str(path), streaming=True)
+            loaded = load_dataset("parquet", data_files=str(path), streaming=True)
     except Exception as error:  # datasets documents no closed set of errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InvalidInput([f"{path}: not readable as a data set: {reason}"]) from error
-    return _one_split(path, found)
-
-
-def _one_split(path: Path, found: Dataset | dict[str, Dataset | IterableDataset]) -> Dataset | IterableDataset:
-    if not isinstance(found, dict):
-        return found
-    if "train" not in found and len(found) > 1:
-        raise InvalidInput([f"{path}: has the splits {', '.join(found)}; give the path of one of them"])
-    return found["train"] if "train" in found else next(iter(found.values()))
+        raise InvalidInput([f"{path}: not readable as a data set: {first_line(error)}"]) from error
+    if not isinstance(loaded, dict):
+        return loaded
+    if "train" not in loaded and len(loaded) > 1:
+        raise InvalidInput([f"{path}: has the splits {', '.join(loaded)}; give the path of one of them"])
+    return loaded["train"] if "train" in loaded else next(iter(loaded.values()))

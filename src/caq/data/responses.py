@@ -1,9 +1,9 @@
-"""`data.text: self`: the aligned model's own sampled answers to generic prompts, so that no data are needed at all.
+"""`data.text: self`: the aligned model's own sampled answers to generic prompts, so that no data are needed.
 
 Rounds of prompts are answered until the blocks are full. A conversation is the prompt through the chat template and
 the very tokens that the model sampled, its end token included, so nothing is decoded and encoded again. Every round
 has a seed of its own and is kept in `{cache}/responses/{key}/{round:05d}.json`, where the key hashes all that decides
-the tokens: a stopped run goes on with the next round, and a longer run reuses a shorter one's.
+the tokens: a stopped run resumes with the next round, and a longer run reuses a shorter one's.
 """
 
 from __future__ import annotations
@@ -95,13 +95,8 @@ def response_blocks(
 ) -> Calibration:
     """Return blocks of the model's own conversations.
 
-    Args:
-        responder: the aligned model.
-        data: samples, length and prompts.
-        seed: decides the order of the prompts, every sampled token and the draw of the blocks.
-        root: where rounds are kept.
-        sampling: None takes the defaults.
-        quiet: show no progress.
+    The seed decides the order of the prompts, every sampled token and the draw of the blocks. Rounds are kept under
+    `root`. Without `sampling`, the defaults hold, with no response longer than a block.
 
     Raises:
         InvalidInput: no chat template, or prompts that cannot be read or answered, before the model is loaded;
@@ -113,10 +108,9 @@ def response_blocks(
     directory = root / digest(responder.identity, json.dumps(key))
     tokens: list[int] = []
     used = 0
+    rounds = _rounds(prompts, seed, sampling)
     with (
-        closing(
-            _conversations(responder, _rounds(prompts, seed, sampling), directory, sampling, seed)
-        ) as conversations,
+        closing(_conversations(responder, rounds, directory, sampling, seed)) as conversations,
         progress("data: own responses", data.samples, quiet=quiet) as advance,
     ):
         while len(tokens) < data.samples * data.length and (conversation := next(conversations, None)):
@@ -124,13 +118,8 @@ def response_blocks(
                 advance()
             tokens += conversation
             used += 1
-    origin = {
-        "source": data.text,
-        "generated_by": "the aligned model",
-        "prompts": data.prompts or "bundled",
-        "documents": used,
-        **asdict(sampling),
-    }
+    made = {"source": data.text, "generated_by": "the aligned model", "prompts": data.prompts or "bundled"}
+    origin = {**made, "documents": used, **asdict(sampling)}
     generator = torch.Generator().manual_seed(seed)
     return draw_blocks(tokens, data, generator, origin, "give more prompts in data.prompts")
 
@@ -172,9 +161,8 @@ def _conversations(
                 # Another run may have answered in the meantime.
                 if not kept.exists():
                     bound = bound or responder.load()
-                    answers = _answers(
-                        bound, responder, prompts, sampling, int(digest(str(seed), str(number))[:15], 16)
-                    )
+                    own_seed = int(digest(str(seed), str(number))[:15], 16)
+                    answers = _answers(bound, responder, prompts, sampling, own_seed)
                     write_text(kept, json.dumps([[*p, *a] for p, a in zip(prompts, answers, strict=True)]))
         yield from json.loads(kept.read_text(encoding="utf-8"))
 
@@ -205,9 +193,5 @@ def _answers(
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         answers = bound.model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
-    return [_through_end(answer, responder.ends) for answer in answers]
-
-
-def _through_end(row: list[int], ends: Tokens) -> list[int]:
-    end = next((place for place, token in enumerate(row) if token in ends), len(row))
-    return row[: end + 1]
+    ended = (next((place for place, token in enumerate(row) if token in responder.ends), len(row)) for row in answers)
+    return [row[: end + 1] for row, end in zip(answers, ended, strict=True)]

@@ -16,7 +16,7 @@ from typing import Any
 
 from caq.data.documents import KINDS
 from caq.data.files import holds_records, read_file, read_rows
-from caq.errors import InvalidInput, nearest
+from caq.errors import InvalidInput, first_line, nearest
 from caq.files.cache import cache_root
 from caq.files.records import Record, read_records
 from caq.files.whole import write_text
@@ -64,22 +64,20 @@ def holds_documents(source: str | Path) -> bool:
     Raises:
         InvalidInput: no such file, directory or name.
     """
-    found = _find(source)
-    return found.joined is None if isinstance(found, Named) else holds_records(found)
+    place = _find(source)
+    return place.joined is None if isinstance(place, Named) else holds_records(place)
 
 
 def read_text(source: str | Path, *, cache_dir: str | Path | None = None) -> str:
     """Return a source as one text: a file as it is; the texts of documents joined by blank lines.
 
-    Args:
-        source: a path, or the name of a running text.
-        cache_dir: where a name's text is kept; None takes `$CAQ_CACHE` or `~/.cache/caq`.
+    A name's text is kept in `cache_dir`, by default `$CAQ_CACHE` or `~/.cache/caq`.
 
     Raises:
         InvalidInput: no such file or name, unreadable, not text, or nothing but white space.
     """
-    found = _find(source)
-    text = _named_text(str(source), found, cache_dir) if isinstance(found, Named) else _local_text(found)
+    place = _find(source)
+    text = _named_text(str(source), place, cache_dir) if isinstance(place, Named) else _local_text(place)
     if not text.strip():
         raise InvalidInput([f"{source}: is empty; give a text"])
     return text
@@ -91,11 +89,11 @@ def read_documents(source: str | Path, *, cache_dir: str | Path | None = None) -
     Raises:
         InvalidInput: no such file or name, unreadable, or no documents.
     """
-    found = _find(source)
-    if isinstance(found, Named):
-        yield from _named_batches(str(source), found, cache_root(cache_dir) / "texts" / str(source))
+    place = _find(source)
+    if isinstance(place, Named):
+        yield from _named_batches(str(source), place, cache_root(cache_dir) / "texts" / str(source))
     else:
-        yield read_rows(found)
+        yield read_rows(place)
 
 
 def _find(source: str | Path) -> Path | Named:
@@ -121,7 +119,7 @@ def _local_text(path: Path) -> str:
 
 def _named_text(name: str, source: Named, cache_dir: str | Path | None) -> str:
     if source.joined is None:
-        running = ", ".join(known for known, one in SOURCES.items() if one.joined is not None)
+        running = ", ".join(known for known, named in SOURCES.items() if named.joined is not None)
         raise InvalidInput([f"{name}: holds documents, not one running text; give a file, or one of {running}"])
     kept = cache_root(cache_dir) / "texts" / f"{name}.txt"
     if not kept.exists():
@@ -147,20 +145,15 @@ def _download(name: str, source: Named, skipped: int, wanted: int | None) -> lis
     from huggingface_hub import constants
 
     offline = constants.HF_HUB_OFFLINE
-    files = {} if source.files is None else {"data_files": {source.split: source.files}}
+    files: dict[str, Any] = {} if source.files is None else {"data_files": {source.split: source.files}}
     try:
         # Only a data set that was loaded whole is in datasets' own cache.
-        rows = load_dataset(
-            source.repository, source.configuration, split=source.split, streaming=not offline, **files
-        ).skip(skipped)
+        options = {"split": source.split, "streaming": not offline, **files}
+        rows = load_dataset(source.repository, source.configuration, **options).skip(skipped)
         chosen = rows if wanted is None else rows.take(wanted)
         return [{kind: row[kind] for kind in KINDS if kind in row} for row in chosen]
     except Exception as error:  # datasets documents no closed set of errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         note = "; HF_HUB_OFFLINE is set, so only caches were searched" if offline else ""
-        raise InvalidInput(
-            [
-                f"{name}: cannot be had from the hub ({source.repository}{note}): {reason}; "
-                "give the path of a .txt, .jsonl or .parquet file or of a data set's directory instead"
-            ]
-        ) from error
+        problem = f"{name}: cannot be downloaded from the hub ({source.repository}{note}): {first_line(error)}"
+        way_out = "give the path of a .txt, .jsonl or .parquet file or of a data set's directory instead"
+        raise InvalidInput([f"{problem}; {way_out}"]) from error

@@ -111,7 +111,7 @@ def _groups(bound: Bound, numerics: Numerics) -> dict[str, QuantizationScheme]:
     )
     if linear == output:
         return {"group_0": linear}
-    branches = [branch for block in bound.branches for branch in block]
+    branches = [branch for _, branch in bound.all_branches()]
     outputs = {branch.writes.path for branch in branches if branch.kind == "attention"}
     paths = {address.path for branch in branches for address in (*branch.reads, branch.writes) if address.quantized}
     return {
@@ -121,8 +121,8 @@ def _groups(bound: Bound, numerics: Numerics) -> dict[str, QuantizationScheme]:
 
 
 def _unquantized(bound: Bound) -> list[str]:
-    branches = [branch for block in bound.branches for branch in block]
-    return _patterns({address.path for branch in branches for address in branch.reads if not address.quantized})
+    reads = (address for _, branch in bound.all_branches() for address in branch.reads)
+    return _patterns({address.path for address in reads if not address.quantized})
 
 
 def _hadamards(bound: Bound, steps: Iterable[Step]) -> dict[str, TransformScheme]:

@@ -5,31 +5,16 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from caq.errors import Unsupported
-from caq.families.bind import Bound, OwnWeights, bind
+from caq.families.bind import Bound, OwnWeights, Weights, bind
 from caq.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
-from caq.families.shape import Shape, shape_of
-from caq.families.spec import Address, Branch, Family, Norm, Pair
-from caq.families.weights import Weights
+from caq.families.spec import Address, Branch, Family, Norm, Pair, Shape, shape_of
 
 FAMILIES: dict[str, Family] = {
     model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3) for model_type in family.model_types
 }
 
-__all__ = [
-    "FAMILIES",
-    "Address",
-    "Bound",
-    "Branch",
-    "Family",
-    "Norm",
-    "OwnWeights",
-    "Pair",
-    "Shape",
-    "Weights",
-    "bind",
-    "find_family",
-    "shape_of",
-]
+__all__ = ["FAMILIES", "Address", "Bound", "Branch", "Family", "Norm", "OwnWeights", "Pair", "Shape", "Weights"]
+__all__ += ["bind", "find_family", "shape_of"]
 
 
 def find_family(model_type: str) -> Family:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from caq.errors import Unsupported
-from caq.families.shape import Shape, shape_of
-from caq.families.spec import Address, Branch, Family, Norm
+from caq.families.spec import Address, Branch, Family, Norm, Shape, shape_of
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,23 @@ class Bound:
         assert isinstance(module, nn.Linear)
         return module
 
+    def all_branches(self) -> Iterator[tuple[int, Branch]]:
+        """Yield every branch of every block, with the block's index."""
+        return ((index, branch) for index, block in enumerate(self.branches) for branch in block)
+
     def tensors(self, index: int) -> dict[str, Tensor]:
         """Return the tensors of block `index` by their names inside it."""
         return {name: parameter.detach() for name, parameter in self.blocks[index].named_parameters()}
+
+
+class Weights(Protocol):
+    """The tensors of one version of a model, its own, folded, or as they are stored, whatever holds them."""
+
+    def block(self, index: int) -> Mapping[str, Tensor]:
+        """Return the tensors of block `index` by their names inside it."""
+
+    def outer(self) -> Mapping[str, Tensor]:
+        """Return the tensors outside of the blocks, embedding, final norm and head, by state-dict name."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +113,8 @@ def addresses(branches: tuple[Branch, ...]) -> tuple[Address, ...]:
 
 def norms(branches: tuple[Branch, ...]) -> tuple[Norm, ...]:
     """Return the norms of a block, each once."""
-    places: list[Norm | Address | None] = []
-    for branch in branches:
-        places += [branch.norm, branch.post_norm]
-        places += [end for pair in branch.inner for end in (pair.writer, pair.reader)]
+    places: list[Norm | Address | None] = [norm for branch in branches for norm in (branch.norm, branch.post_norm)]
+    places += [end for branch in branches for pair in branch.inner for end in (pair.writer, pair.reader)]
     return tuple({place.path: place for place in places if isinstance(place, Norm)}.values())
 
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from transformers import PretrainedConfig
 
-from caq.families.shape import Shape, shape_of
-from caq.families.spec import Address, Branch, Family, Norm, Pair
+from caq.families.spec import Address, Branch, Family, Norm, Pair, Shape, shape_of
 
 
 def llama_block(config: PretrainedConfig, index: int) -> tuple[Branch, ...]:

@@ -1,4 +1,4 @@
-"""What a model family is: where its tensors live. Declarative; paths are inside one block unless said otherwise."""
+"""What a model family is: its sizes, and where its tensors are. Paths are inside a block unless said otherwise."""
 
 from __future__ import annotations
 
@@ -10,6 +10,33 @@ from transformers import PretrainedConfig
 
 #: Between which two tensors of a branch a map can stand: what the first puts out, the second takes in.
 PairKind = Literal["value-output", "query-key", "up-down"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that transforms need, in elements."""
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    layers: int
+
+
+def shape_of(config: PretrainedConfig) -> Shape:
+    """Read the sizes from a Transformers configuration."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    return Shape(
+        hidden=hidden,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or hidden // heads,
+        intermediate=config.intermediate_size,
+        vocab=config.vocab_size,
+        layers=config.num_hidden_layers,
+    )
 
 
 @dataclass(frozen=True)

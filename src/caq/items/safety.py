@@ -78,20 +78,20 @@ def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyI
 
 def _problems(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     known = all_protocols()
-    found = [f"{name}: no such protocol{nearest(name, known)}" for name in task.protocols if name not in known]
+    problems = [f"{name}: no such protocol{nearest(name, known)}" for name in task.protocols if name not in known]
     if not task.protocols:
-        found.append(f"there is no protocol for the safety questions; name some of {', '.join(known)}")
+        problems.append(f"there is no protocol for the safety questions; name some of {', '.join(known)}")
     if task.language is not None and task.language not in LANGUAGES:
-        found.append(f"{task.language}: no such language; choose {' or '.join(LANGUAGES)}")
+        problems.append(f"{task.language}: no such language; choose {' or '.join(LANGUAGES)}")
     if task.shots:
         way_out = f"ask for {LETTER} or {GENERATE}, or for no examples"
         zero_shot = [name for name in task.protocols if name.startswith(OPTION_TEXT)]
-        found += [f"{name} is zero-shot, and solved examples answer by letter: {way_out}" for name in zero_shot]
+        problems += [f"{name} is zero-shot, and solved examples answer by letter: {way_out}" for name in zero_shot]
     if task.examples is not None and not task.shots:
-        found.append(f"{task.examples}: solved examples are given and none asked for; add --shots 5")
+        problems.append(f"{task.examples}: solved examples are given and none asked for; add --shots 5")
     if task.chat and tokenizer.chat_template is None:
-        found.append(NO_TEMPLATE)
-    return found
+        problems.append(NO_TEMPLATE)
+    return problems
 
 
 def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:

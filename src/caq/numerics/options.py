@@ -12,24 +12,10 @@ from caq.options import Options
 # compressed-tensors' preset names without its no-op; a test keeps them equal to the library's, whose
 # import would bring in torch.
 SCHEMES = (
-    *("W4A4", "W4A4_G128", "W4A8", "W4A16", "W4A16_ASYM", "W8A8", "INT8", "W4AFP8", "FP8", "FP8_DYNAMIC", "FP8_BLOCK"),
-    *("NVFP4A16", "NVFP4", "MXFP4A16", "MXFP4", "MXFP4XFP8", "MXFP6A16", "MXFP6A8", "MXFP8A16", "MXFP8"),
-    *(
-        "W2A4",
-        "W2A8",
-        "W2A16",
-        "W3A4",
-        "W3A8",
-        "W3A16",
-        "W5A8",
-        "W5A16",
-        "W6A8",
-        "W6A16",
-        "W7A8",
-        "W7A16",
-        "W8A16",
-    ),
-)
+    "W4A4 W4A4_G128 W4A8 W4A16 W4A16_ASYM W8A8 INT8 W4AFP8 FP8 FP8_DYNAMIC FP8_BLOCK "
+    "NVFP4A16 NVFP4 MXFP4A16 MXFP4 MXFP4XFP8 MXFP6A16 MXFP6A8 MXFP8A16 MXFP8 "
+    "W2A4 W2A8 W2A16 W3A4 W3A8 W3A16 W5A8 W5A16 W6A8 W6A16 W7A8 W7A16 W8A16"
+).split()
 
 Bits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
 

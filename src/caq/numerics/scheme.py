@@ -11,8 +11,6 @@ from caq.errors import Unsupported
 from caq.numerics.grids import GRIDS
 from caq.numerics.options import SchemeRecipe
 
-UNQUANTIZED_BITS = 16
-
 
 @dataclass(frozen=True)
 class Numerics:
@@ -46,12 +44,9 @@ def resolve(recipe: SchemeRecipe, head_dim: int) -> Numerics:
     """
     linear = _linear(recipe)
     symmetric = bool(linear.input_activations.symmetric if linear.input_activations else recipe.activations_symmetric)
-    return Numerics(
-        linear=linear,
-        output_projection=_in_groups(linear, head_dim) if recipe.output_projection_groups else linear,
-        value=_cache(recipe.value_bits, head_dim, symmetric),
-        key=_cache(recipe.key_bits, head_dim, symmetric),
-    )
+    grouped = _with_inputs(linear, strategy="group", group_size=head_dim)
+    value, key = (_cache(bits, head_dim, symmetric) for bits in (recipe.value_bits, recipe.key_bits))
+    return Numerics(linear, grouped if recipe.output_projection_groups else linear, value, key)
 
 
 def supported_presets() -> tuple[str, ...]:
@@ -77,31 +72,20 @@ def _linear(recipe: SchemeRecipe) -> QuantizationScheme:
     if name not in supported:
         raise Unsupported(f"preset {name} {_obstacle(PRESET_SCHEMES[name])}; supported: {', '.join(supported)}")
     if name == "W4A4":
-        return _paper_w4a4(bool(symmetric))
+        inputs = QuantizationArgs(num_bits=4, strategy="token", symmetric=bool(symmetric), dynamic=True)
+        weights = QuantizationArgs(num_bits=4, strategy="channel", symmetric=True)
+        return QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)
     scheme = preset_name_to_scheme("W4A4" if name == "W4A4_G128" else name, ["Linear"])
-    if scheme.input_activations is None or symmetric is None:
-        return scheme
-    return _with_inputs(scheme, scheme.input_activations.model_copy(update={"symmetric": symmetric}))
+    return scheme if symmetric is None else _with_inputs(scheme, symmetric=symmetric)
 
 
-def _paper_w4a4(symmetric: bool) -> QuantizationScheme:
-    return QuantizationScheme(
-        targets=["Linear"],
-        weights=QuantizationArgs(num_bits=4, strategy="channel", symmetric=True),
-        input_activations=QuantizationArgs(num_bits=4, strategy="token", symmetric=symmetric, dynamic=True),
-    )
-
-
-def _in_groups(linear: QuantizationScheme, head_dim: int) -> QuantizationScheme:
-    inputs = linear.input_activations
-    return _with_inputs(linear, inputs.model_copy(update={"strategy": "group", "group_size": head_dim}))
-
-
-def _with_inputs(scheme: QuantizationScheme, inputs: QuantizationArgs) -> QuantizationScheme:
-    return scheme.model_copy(update={"input_activations": inputs})
+def _with_inputs(scheme: QuantizationScheme, **changes: object) -> QuantizationScheme:
+    """Return a scheme with the format of its input activations changed, if it has one."""
+    inputs = scheme.input_activations
+    return scheme.model_copy(update={"input_activations": inputs and inputs.model_copy(update=changes)})
 
 
 def _cache(bits: int, head_dim: int, symmetric: bool) -> QuantizationArgs | None:
-    if bits == UNQUANTIZED_BITS:
+    if bits == 16:
         return None
     return QuantizationArgs(num_bits=bits, strategy="group", group_size=head_dim, symmetric=symmetric, dynamic=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from pydantic import Field
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     Targets = Mapping[str, Tensor]
 else:
     Logits = Targets = object
+
+Alpha = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,34 @@ class Loss:
         """Return total, pull and push by name, detached; no push where there is none."""
         named = {"total": self.total, "pull": self.pull, "push": self.push}
         return {name: value.detach() for name, value in named.items() if value is not None}
+
+
+def pulled(pull: Tensor) -> Loss:
+    """Return the loss that is the pull alone."""
+    return Loss(pull, pull.detach())
+
+
+def contrast(pull: Tensor, push: Tensor, alpha: float) -> Loss:
+    """Return pull − α·push, toward the aligned model and away from its base (arXiv:2511.07842).
+
+    It is **not bounded below**. On one support, up to a constant, L = −Σ (p_aligned − α·p_base) log p_Q: wherever
+    p_aligned < α·p_base it pays to send p_Q to zero, so L → −∞. At α ≥ 1 there always is such a token (unless the two
+    are equal). For α < 1 a finite optimum, where one exists, is (p_aligned − α·p_base)/(1 − α): an extrapolation past
+    the aligned model, not the aligned model itself. What keeps learning sane is the limited freedom of the transforms;
+    a learner must watch the pull.
+    """
+    return Loss(pull - alpha * push, pull.detach(), push.detach())
+
+
+def required(negative: Logits | None) -> Logits:
+    """Return the negative.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if negative is None:
+        raise ValueError("a contrastive objective needs the base model's logits")
+    return negative
 
 
 class Objective(Protocol):

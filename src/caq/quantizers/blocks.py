@@ -54,10 +54,7 @@ class QuantizedBlock:
 
     def weights(self) -> dict[str, Tensor]:
         """Return what the block computes with, by tensor name."""
-        return {
-            **self.others,
-            **{f"{path}.weight": quantized.weight() for path, quantized in self.linears.items()},
-        }
+        return {**self.others, **{f"{path}.weight": quantized.weight() for path, quantized in self.linears.items()}}
 
 
 def quantize_block(
@@ -123,11 +120,7 @@ def _unstacked(stacked: Quantized, rows: Mapping[str, int], where: str) -> dict[
 
 @torch.no_grad()
 def _gram_matrices(
-    bound: Bound,
-    index: int,
-    folded: Mapping[str, Tensor],
-    inputs: BlockInputs,
-    groups: Iterable[tuple[str, ...]],
+    bound: Bound, index: int, folded: Mapping[str, Tensor], inputs: BlockInputs, groups: Iterable[tuple[str, ...]]
 ) -> dict[str, Float[Tensor, "in in"]]:
     """Return the mean of `x^T x` over all tokens for the first linear of every group, float32."""
     tokens = inputs.hidden.shape[0] * inputs.hidden.shape[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs
@@ -13,32 +12,10 @@ from torch import Tensor
 from caq.numerics.codes import dequantize, quantize_codes, range_parameters
 
 
-class ClipOptions(Protocol):
-    """The options that every quantizer with a clip search has.
-
-    Attributes:
-        clip_search: whether there is one.
-        clip_norm, clip_steps: as in `clipped_parameters`.
-    """
-
-    clip_search: bool
-    clip_norm: float
-    clip_steps: int
-
-
-def chosen_parameters(
-    weight: Float[Tensor, "out in"], args: QuantizationArgs, dtype: torch.dtype, options: ClipOptions
-) -> dict[str, Float[Tensor, "out groups"]]:
-    """Return parameters by the clip search, or by the range where the options turn the search off."""
-    if options.clip_search:
-        return clipped_parameters(weight, args, dtype, norm=options.clip_norm, steps=options.clip_steps)
-    return range_parameters(weight, args, dtype)
-
-
 def clipped_parameters(
     weight: Float[Tensor, "out in"], args: QuantizationArgs, dtype: torch.dtype, *, norm: float, steps: int
 ) -> dict[str, Float[Tensor, "out groups"]]:
-    """Try `steps` clips between the full range and a fifth of it; keep, per scale, the one with the least error.
+    """Try `steps` clips from the full range, the first, to a fifth of it; keep, per scale, that with the least error.
 
     The error is `sum |w - q(w)|^norm`; a norm above 2 minds the large weights more (GPTQ's MSE option; the authors of
     arXiv:2511.07842 use 2.4 and 80 steps).

@@ -57,9 +57,8 @@ class Gptq(Options):
     @model_validator(mode="after")
     def _damping_below_its_limit(self) -> Self:
         if self.damping > self.max_damping:
-            raise InvalidInput(
-                [f"damping: {self.damping} is above max_damping {self.max_damping}; lower it, or raise the limit"]
-            )
+            limit = f"is above max_damping {self.max_damping}; lower it, or raise the limit"
+            raise InvalidInput([f"damping: {self.damping} {limit}"])
         return self
 
     @property
@@ -80,13 +79,12 @@ class Gptq(Options):
             QuantizationFailed: no damping up to `max_damping` makes the Gram matrix positive definite.
         """
         from caq.numerics.grids import grid_of
-        from caq.quantizers.clip import chosen_parameters
 
         if gram is None:
             raise ValueError("GPTQ needs the Gram matrix of the layer's inputs")
         factor, entries = self._inverse_factor(gram)
         work = weight.clone()
-        parameters = chosen_parameters(weight, args, scale_dtype, self)
+        parameters = self._parameters(weight, args, scale_dtype)
         codes = weight.new_empty(weight.shape, dtype=grid_of(args).code_dtype)
         for start in range(0, work.shape[1], self.block_size):
             stop = min(start + self.block_size, work.shape[1])
@@ -105,19 +103,22 @@ class Gptq(Options):
         stop: int,
     ) -> dict[str, Tensor]:
         """Take the scales of the groups inside a block from the weights as compensation has left them."""
-        from caq.quantizers.clip import chosen_parameters
-
         if args.strategy != "group":
             return parameters
         inside = slice(-(-start // args.group_size), -(-stop // args.group_size))
         columns = work[:, inside.start * args.group_size : inside.stop * args.group_size]
         if columns.shape[1] == 0:
             return parameters
-        fresh = chosen_parameters(columns, args, scale_dtype, self)
         result = {name: parameter.clone() for name, parameter in parameters.items()}
-        for name, parameter in fresh.items():
+        for name, parameter in self._parameters(columns, args, scale_dtype).items():
             result[name][:, inside] = parameter
         return result
+
+    def _parameters(self, weight: Tensor, args: QuantizationArgs, scale_dtype: torch.dtype) -> dict[str, Tensor]:
+        from caq.quantizers.clip import clipped_parameters
+
+        steps = self.clip_steps if self.clip_search else 1
+        return clipped_parameters(weight, args, scale_dtype, norm=self.clip_norm, steps=steps)
 
     def _inverse_factor(self, gram: Tensor) -> tuple[Float[Tensor, "in in"], tuple[Entry, ...]]:
         """Return the upper Cholesky factor of the damped Gram matrix's inverse, float32."""
@@ -136,9 +137,8 @@ class Gptq(Options):
             if not failed and bool(lower.isfinite().all()):
                 inverse = torch.cholesky_inverse(lower)
                 return torch.linalg.cholesky(inverse, upper=True).float(), tuple(entries)
-            message = (
-                f"the Gram matrix is not positive definite with damping {damping:g}; trying {damping * ESCALATION:g}"
-            )
+            failure = f"the Gram matrix is not positive definite with damping {damping:g}"
+            message = f"{failure}; trying {damping * ESCALATION:g}"
             entries.append(Entry("quantize", "damping-escalated", message, {"damping": damping}))
             damping *= ESCALATION
         raise QuantizationFailed(
@@ -168,9 +168,7 @@ def _round_block(
     length = args.group_size if args.strategy == "group" else work.shape[1]
     groups = range(start // length, (stop - 1) // length + 1)
     # In the weights' precision: the products of low-precision scales would be rounded once more.
-    wide = {
-        group: {name: parameter[:, group].to(work.dtype) for name, parameter in parameters.items()} for group in groups
-    }
+    wide = {group: {name: x[:, group].to(work.dtype) for name, x in parameters.items()} for group in groups}
     reciprocal = upper.diagonal().reciprocal()
     for i in range(stop - start):
         own = wide[(start + i) // length]

@@ -39,7 +39,8 @@ class RoundToNearest(Options):
     ) -> Quantized:
         """Return the rounded weight; `gram` is not used."""
         from caq.numerics.codes import quantize_codes
-        from caq.quantizers.clip import chosen_parameters
+        from caq.quantizers.clip import clipped_parameters
 
-        parameters = chosen_parameters(weight, args, scale_dtype, self)
+        steps = self.clip_steps if self.clip_search else 1
+        parameters = clipped_parameters(weight, args, scale_dtype, norm=self.clip_norm, steps=steps)
         return Quantized(quantize_codes(weight, parameters, args), parameters, args)

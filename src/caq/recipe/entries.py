@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from caq.errors import InvalidInput, nearest
+from caq.errors import InvalidInput, attempt, nearest
 from caq.options import Options, inside
 
 Registry = Mapping[str, type[Any]]
+Kind = TypeVar("Kind", bound=Options)
 
 
 class Entry:
@@ -21,6 +23,18 @@ class Entry:
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Return the schema of anything: the registry's own class has validated it."""
         return core_schema.any_schema()
+
+
+def read_section(section: str, kind: type[Kind], value: object) -> Kind:
+    """Return a section's options.
+
+    Raises:
+        InvalidInput: what they refuse, as sentences about the recipe's keys.
+    """
+    try:
+        return kind.model_validate(value)
+    except InvalidInput as error:
+        raise InvalidInput(list(inside(section, error.problems))) from error
 
 
 def read_entry(section: str, value: object, registry: Registry, default: str) -> Options:
@@ -44,16 +58,11 @@ def read_entries(section: str, value: object, registry: Registry) -> tuple[Optio
     """
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
         raise InvalidInput([f"{section}: should be a list of names, or of mappings with a name, {_shown(value)}"])
-    entries: list[Options] = []
     problems: list[str] = []
-    for item in value:
-        try:
-            entries.append(_read_item(section, item, registry))
-        except InvalidInput as error:
-            problems += error.problems
+    entries = [attempt(problems, partial(_read_item, section, item, registry)) for item in value]
     if problems:
         raise InvalidInput(problems)
-    return tuple(entries)
+    return tuple(entry for entry in entries if entry is not None)
 
 
 def read_set(section: str, value: object, registry: Registry) -> tuple[Options, ...]:
@@ -89,23 +98,13 @@ def _read_item(section: str, item: object, registry: Registry) -> Options:
 def _read(section: str, named_by: str, options: Mapping[str, Any], registry: Registry) -> Options:
     name = options["name"]
     if isinstance(name, str) and name in registry:
-        return _validated(section, registry[name], options)
+        entry: Options = read_section(section, registry[name], options)
+        return entry
     problems = [f"{named_by}: {name!r} is unknown{nearest(str(name), registry)}"]
     # The other mistakes are told too, as the entry that has most of these options sees them.
     likely = max(registry, key=lambda known: len(registry[known].model_fields.keys() & options.keys()))
-    try:
-        _validated(section, registry[likely], {**options, "name": likely})
-    except InvalidInput as error:
-        problems += error.problems
+    attempt(problems, lambda: read_section(section, registry[likely], {**options, "name": likely}))
     raise InvalidInput(problems)
-
-
-def _validated(section: str, kind: type[Any], options: Mapping[str, Any]) -> Options:
-    try:
-        entry: Options = kind.model_validate(options)
-    except InvalidInput as error:
-        raise InvalidInput(list(inside(section, error.problems))) from error
-    return entry
 
 
 def _shown(value: object) -> str:

@@ -7,13 +7,14 @@ ignored the options that were another's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Literal
 
-from caq.errors import InvalidInput
+from caq.errors import attempt
 from caq.objectives import OBJECTIVES
-from caq.options import Options, inside
+from caq.options import Options
 from caq.quantizers import QUANTIZERS
-from caq.recipe.entries import as_mapping, read_entries
+from caq.recipe.entries import as_mapping, read_entries, read_section
 from caq.train import LEARNERS
 
 LEARNER = "end-to-end"
@@ -21,8 +22,7 @@ LEARNER = "end-to-end"
 IGNORED: Mapping[str, frozenset[str]] = {
     "objective": frozenset({"alpha", "pull_k", "push_k", "difference", "renormalize"}),
     "quantizer": frozenset(
-        {"block_size", "damping", "max_damping", "clip_search", "clip_norm", "clip_steps"}
-        | {"quantized_statistics", "samples"}
+        "block_size damping max_damping clip_search clip_norm clip_steps quantized_statistics samples".split()
     ),
 }
 REGISTRIES: Mapping[str, Mapping[str, type[Any]]] = {"objective": OBJECTIVES, "quantizer": QUANTIZERS}
@@ -66,7 +66,8 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         options = {key: value for key, value in training.items() if key != "dtype"}
         sections["learn"] = [{"name": LEARNER, **options}]
     if given.get("learn") is False:
-        problems += _wrong(sections.get("learn", []))
+        # What is given and not used must be right all the same.
+        attempt(problems, partial(read_entries, "learn", sections.get("learn", []), LEARNERS))
         sections["learn"] = []
     for section in REGISTRIES:
         if section in sections:
@@ -133,10 +134,9 @@ def _key(key: str) -> str:
 
 def _switches(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the switches that were set, and what is wrong with them."""
-    try:
-        return Switches.model_validate(given).model_dump(exclude_unset=True), []
-    except InvalidInput as error:
-        return {}, list(inside("transforms", error.problems))
+    problems: list[str] = []
+    switches = attempt(problems, lambda: read_section("transforms", Switches, given))
+    return switches.model_dump(exclude_unset=True) if switches else {}, problems
 
 
 def _switched(entries: Any, given: Mapping[str, Any]) -> Any:
@@ -151,15 +151,6 @@ def _switched(entries: Any, given: Mapping[str, Any]) -> Any:
         elif setting is not None:
             named[name] = {"name": name} if setting is True else {"name": name, "start": setting}
     return list(named.values())
-
-
-def _wrong(learners: Any) -> list[str]:
-    """Return what is wrong with learners that are given and not used."""
-    try:
-        read_entries("learn", learners, LEARNERS)
-    except InvalidInput as error:
-        return list(error.problems)
-    return []
 
 
 def _without_ignored(section: str, value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, attempt
 from caq.recipe.entries import Registry, as_mapping, read_entries
 from caq.recipe.text import parse_yaml
 
@@ -95,14 +95,11 @@ def _absent(
     """Return what is wrong with options of an entry that the recipe does not have."""
     if not replaced:
         return [
-            f"{section}.{name}.{option}: {name} is not in the recipe's {section}; put it there first, "
-            f"or leave this option out"
+            f"{section}.{name}.{option}: {name} is not in the recipe's {section}; add it, or leave this option out"
             for option in options
         ]
     # Sizes that fit a pair, and a list without their entry: they have no effect, but they must be right.
     former = next((item for item in values[section] if item["name"] == name), {"name": name})
-    try:
-        read_entries(section, [{**former, **options}], registry)
-    except InvalidInput as error:
-        return list(error.problems)
-    return []
+    problems: list[str] = []
+    attempt(problems, lambda: read_entries(section, [{**former, **options}], registry))
+    return problems

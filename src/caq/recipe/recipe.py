@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from caq.errors import InvalidInput, nearest
+from caq.errors import InvalidInput, attempt, nearest
 from caq.export import FORMATS
 from caq.numerics.options import SchemeRecipe
 from caq.objectives import OBJECTIVES, Objective
-from caq.objectives.contrastive_top import ContrastiveAlignment
-from caq.options import Options, inside, sentences
+from caq.objectives.restricted import ContrastiveAlignment
+from caq.options import Options, sentences
 from caq.quantizers import QUANTIZERS, Quantizer
 from caq.recipe import legacy
 from caq.recipe.contradictions import contradictions
-from caq.recipe.entries import Entry, read_entries, read_entry, read_set
+from caq.recipe.entries import Entry, read_entries, read_entry, read_section, read_set
 from caq.recipe.overrides import override
 from caq.recipe.sections import DataRecipe
 from caq.recipe.text import dump_yaml, parse_yaml
@@ -32,9 +33,9 @@ from caq.transforms.spec import TransformSpec
 PRESETS = ("default", "paper", "paper-code")
 # By name: a transform that joins the registry is not on by default.
 _TRANSFORMS = (
-    *("residual-rotation", "norm-scaling", "value-output-rotation", "value-output-scaling"),
-    *("query-key-scaling", "up-down-scaling", "down-hadamard", "key-hadamard"),
-)
+    "residual-rotation norm-scaling value-output-rotation value-output-scaling "
+    "query-key-scaling up-down-scaling down-hadamard key-hadamard"
+).split()
 
 
 class Recipe(Options):
@@ -145,28 +146,14 @@ class Recipe(Options):
         current, problems = legacy.translated_overrides(values, overrides)
         changed, more = override(values, current, {"transforms": TRANSFORMS, "learn": LEARNERS}, _ENTRIES)
         problems += more
-        try:
-            recipe = type(self).model_validate(changed)
-        except InvalidInput as error:
-            problems += error.problems
-        if problems:
+        recipe = attempt(problems, lambda: type(self).model_validate(changed))
+        if recipe is None or problems:
             raise InvalidInput(legacy.as_given(problems, overrides))
         return recipe
 
 
 #: Sections that hold one entry, with their registries.
 _ENTRIES: Mapping[str, Mapping[str, type[Any]]] = {"objective": OBJECTIVES, "quantizer": QUANTIZERS}
-_SECTIONS: Mapping[str, type[Options]] = {"scheme": SchemeRecipe, "data": DataRecipe}
-
-
-def _section(name: str) -> Callable[[object], object]:
-    def read(value: object) -> Options:
-        try:
-            return _SECTIONS[name].model_validate(value)
-        except InvalidInput as error:
-            raise InvalidInput(list(inside(name, error.problems))) from error
-
-    return read
 
 
 def _format(value: object) -> object:
@@ -176,19 +163,19 @@ def _format(value: object) -> object:
 
 
 _READERS: Mapping[str, Callable[[object], object]] = {
-    "scheme": _section("scheme"),
+    "scheme": partial(read_section, "scheme", SchemeRecipe),
     "transforms": lambda value: read_set("transforms", value, TRANSFORMS),
     "objective": lambda value: read_entry("objective", value, OBJECTIVES, "cal"),
     "learn": lambda value: read_entries("learn", value, LEARNERS),
     "quantizer": lambda value: read_entry("quantizer", value, QUANTIZERS, "gptq"),
     "format": _format,
-    "data": _section("data"),
+    "data": partial(read_section, "data", DataRecipe),
 }
 
 
 def _keys() -> list[str]:
     """Return every key there is, dotted, the sections first."""
-    kinds = [(section, kind) for section, kind in _SECTIONS.items()]
+    kinds: list[tuple[str, type[Any]]] = [("scheme", SchemeRecipe), ("data", DataRecipe)]
     kinds += [(section, kind) for section, registry in _ENTRIES.items() for kind in registry.values()]
     kinds += [(f"transforms.{name}", kind) for name, kind in TRANSFORMS.items()]
     kinds += [(f"learn.{name}", kind) for name, kind in LEARNERS.items()]

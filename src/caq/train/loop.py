@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caq.errors import Diverged
-from caq.ledger import Entry
 from caq.progress import progress
 from caq.student import final_hidden_states, logits
 from caq.train.learner import FitInputs, FitResult
@@ -77,27 +77,19 @@ def _optimizer(plan: Plan, parameters: Mapping[str, Tensor], options: EndToEnd) 
 
 def _advance(options: EndToEnd, inputs: FitInputs, state: FitState, optimizer: torch.optim.Adam) -> FitState:
     """Take one step; on evaluation steps, judge it."""
-    step = state.step + 1
-    done = step / options.steps
+    state = replace(state, step=state.step + 1)
+    done = state.step / options.steps
     optimizer.zero_grad()
-    total = accumulate(options, inputs, state.parameters, _batch(options, inputs, step), done)
+    total = accumulate(options, inputs, state.parameters, _batch(options, inputs, state.step), done)
     if not math.isfinite(total):
-        return state.stop(
-            step,
-            Entry(
-                "fit",
-                "loss-not-finite",
-                f"step {step}: the loss is {total}; went back to step {state.best_step}",
-                {"step": step, "best_step": state.best_step},
-            ),
-        )
+        return state.stop("loss-not-finite", f"the loss is {total}", {})
     torch.nn.utils.clip_grad_norm_(state.parameters.values(), options.gradient_clip)
     # Linear decay to zero: the last step is the smallest.
-    _scaled_step(optimizer, 1 - (step - 1) / options.steps)
-    if step % options.evaluate_every and step != options.steps:
-        return state.at(step)
-    record = {"step": float(step), **evaluate(options, inputs, state.parameters, done)}
-    return judge(state.at(step), record, options)
+    _scaled_step(optimizer, 1 - (state.step - 1) / options.steps)
+    if state.step % options.evaluate_every and state.step != options.steps:
+        return state
+    record = {"step": float(state.step), **evaluate(options, inputs, state.parameters, done)}
+    return judge(state, record, options)
 
 
 def _scaled_step(optimizer: torch.optim.Adam, factor: float) -> None:
@@ -111,29 +103,18 @@ def _scaled_step(optimizer: torch.optim.Adam, factor: float) -> None:
 
 def judge(state: FitState, record: dict[str, float], options: EndToEnd) -> FitState:
     """Take an evaluation into account: keep the step if it is to be kept, stop if the pull term keeps rising."""
-    step, pull = state.step, record["pull"]
-    history = (*state.history, record)
+    pull, best_pull = record["pull"], state.history_at(state.best_step)["pull"]
+    state = replace(state, history=(*state.history, record))
     if not math.isfinite(record["total"]):
-        entry = Entry(
-            "fit",
-            "loss-not-finite",
-            f"step {step}: the validation loss is {record['total']}; went back to step {state.best_step}",
-            {"step": step, "best_step": state.best_step},
-        )
-        return state.recorded(history).stop(step, entry)
-    if options.keep == "last" or pull < state.history_at(state.best_step)["pull"]:
-        return state.recorded(history).keep_best(strikes=0)
-    lowest = min(past["pull"] for past in history)
+        return state.stop("loss-not-finite", f"the validation loss is {record['total']}", {})
+    if options.keep == "last" or pull < best_pull:
+        return state.keep_best()
+    lowest = min(past["pull"] for past in state.history)
     strikes = state.strikes + 1 if pull > RISING * lowest else 0
     if strikes < STRIKES:
-        return state.recorded(history).with_strikes(strikes)
-    entry = Entry(
-        "fit",
-        "pull-rising",
-        f"step {step}: the pull term rose to {pull:.4g} from {lowest:.4g}; went back to step {state.best_step}",
-        {"step": step, "pull": pull, "lowest": lowest, "best_step": state.best_step},
-    )
-    return state.recorded(history).stop(step, entry)
+        return replace(state, strikes=strikes)
+    reason = f"the pull term rose to {pull:.4g} from {lowest:.4g}"
+    return state.stop("pull-rising", reason, {"pull": pull, "lowest": lowest})
 
 
 def _result(options: EndToEnd, state: FitState) -> FitResult:

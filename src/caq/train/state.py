@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,26 +27,16 @@ class FitState:
     stopped: bool = False
     optimizer: dict[str, Any] = field(default_factory=dict)
 
-    def at(self, step: int) -> FitState:
-        """Return the state with another step."""
-        return replace(self, step=step)
-
-    def recorded(self, history: tuple[dict[str, float], ...]) -> FitState:
-        """Return the state with another history."""
-        return replace(self, history=history)
-
-    def with_strikes(self, strikes: int) -> FitState:
-        """Return the state with another count of evaluations at which the pull term was rising."""
-        return replace(self, strikes=strikes)
-
-    def keep_best(self, strikes: int) -> FitState:
+    def keep_best(self) -> FitState:
         """Return the state with the present parameters as the best."""
         best = {name: value.detach().clone() for name, value in self.parameters.items()}
-        return replace(self, best=best, best_step=self.step, strikes=strikes)
+        return replace(self, best=best, best_step=self.step, strikes=0)
 
-    def stop(self, step: int, entry: Entry) -> FitState:
-        """Return the state stopped, with the reason."""
-        return replace(self, step=step, stopped=True, entries=(*self.entries, entry))
+    def stop(self, event: str, reason: str, details: Mapping[str, float]) -> FitState:
+        """Return the state stopped, with the reason in its ledger."""
+        message = f"step {self.step}: {reason}; went back to step {self.best_step}"
+        entry = Entry("fit", event, message, {"step": self.step, **details, "best_step": self.best_step})
+        return replace(self, stopped=True, entries=(*self.entries, entry))
 
     def history_at(self, step: int) -> dict[str, float]:
         """Return the record of an evaluated step."""
@@ -87,7 +77,7 @@ def load_state(file: SealedFile, order: Iterable[str], device: torch.device) -> 
     return FitState(
         step=record["step"],
         parameters={name: tensors[f"parameter/{name}"].to(device).requires_grad_() for name in order},
-        best=_under("best/", tensors),
+        best={name.removeprefix("best/"): best for name, best in tensors.items() if name.startswith("best/")},
         best_step=record["best_step"],
         history=tuple(record["history"]),
         entries=tuple(Entry(**entry) for entry in record["entries"]),
@@ -95,7 +85,3 @@ def load_state(file: SealedFile, order: Iterable[str], device: torch.device) -> 
         stopped=record["stopped"],
         optimizer={"state": moments, "param_groups": record["groups"]},
     )
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -21,8 +21,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from caq.families import Bound
@@ -40,7 +39,11 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class SequenceFiles:
-    """One safetensors file per calibration sequence."""
+    """One safetensors file per calibration sequence.
+
+    A teacher's final hidden states have the key `hidden`, [length, hidden], and the head that turns them into logits
+    in a file of its own beside them.
+    """
 
     directory: Path
 
@@ -50,29 +53,20 @@ class SequenceFiles:
 
     def read(self, sample: int) -> dict[str, Tensor]:
         """Return `sample`'s tensors, one row per token."""
-        with safe_open(self.path(sample), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the handle itself cannot be iterated)
+        return load_file(self.path(sample))
 
     def write(self, sample: int, tensors: Mapping[str, Tensor]) -> None:
         """Write `sample`'s tensors; a reader never sees half a file."""
         _write(self.path(sample), tensors)
 
+    @property
+    def head(self) -> Path:
+        """Where a teacher's head is: `head`, [vocab, hidden]."""
+        return self.directory / "head.safetensors"
+
     def missing(self, samples: int, world: World) -> list[int]:
         """Return this process's share of the sequences, without those that are there already."""
         return [sample for sample in world.share(range(samples)) if not self.path(sample).exists()]
-
-
-@dataclass(frozen=True)
-class HiddenStates:
-    """A teacher's final hidden states (key `hidden`, [length, hidden]) and the head that turns them into logits."""
-
-    files: SequenceFiles
-
-    def head(self) -> Float[Tensor, "vocab hidden"]:
-        """Return the teacher's head."""
-        with safe_open(self.files.directory / "head.safetensors", framework="pt") as file:
-            head: Tensor = file.get_tensor("head")
-        return head
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,7 @@ def cache_hidden(
     dtype: torch.dtype,
     world: World,
     quiet: bool = False,
-) -> HiddenStates:
+) -> SequenceFiles:
     """Return a teacher's final hidden states on `ids`; the model is loaded only if some are missing.
 
     Args:
@@ -124,24 +118,23 @@ def cache_hidden(
         quiet: show no progress.
     """
     files = SequenceFiles(root / f"hidden-{digest(fingerprint, _bytes(ids), str(dtype))}")
-    head_file = files.directory / "head.safetensors"
-    with _completing(files, len(ids), world, head_file) as missing:
-        if missing or (world.first and not head_file.exists()):
+    with _completing(files, len(ids), world, files.head) as missing:
+        if missing or (world.first and not files.head.exists()):
             bound = load()
             if world.first:
-                _write(head_file, {"head": bound.head.weight.detach()})
+                _write(files.head, {"head": bound.head.weight.detach()})
             device = bound.embedding.weight.device
             with progress(f"teacher: {name}", len(missing), quiet=quiet) as advance:
                 for sample in missing:
                     files.write(sample, {"hidden": final_hidden(bound, ids[sample][None].to(device))[0].cpu()})
                     advance()
-    return HiddenStates(files)
+    return files
 
 
 def cache_targets(
     objective: Objective,
-    aligned: HiddenStates,
-    negative: HiddenStates | None,
+    aligned: SequenceFiles,
+    negative: SequenceFiles | None,
     samples: int,
     root: Path,
     *,
@@ -160,20 +153,22 @@ def cache_targets(
         quiet: show no progress.
     """
     teachers = {"aligned": aligned} | ({"negative": negative} if negative and objective.needs_base else {})
-    heads = {name: teacher.head().to(world.device) for name, teacher in teachers.items()}
+    heads = {name: load_file(files.head)["head"].to(world.device) for name, files in teachers.items()}
     if objective.needs_full:
-        return TeacherCache({name: teacher.files for name, teacher in teachers.items()}, heads)
-    keys = [teacher.files.directory.name for teacher in teachers.values()]
-    files = SequenceFiles(root / f"targets-{digest(*keys, describe(objective))}")
+        return TeacherCache(teachers, heads)
+    keys = [files.directory.name for files in teachers.values()]
+    options = {option: getattr(objective, option) for option in objective.targets_options}
+    description = json.dumps([objective.name, options], sort_keys=True)
+    targets = SequenceFiles(root / f"targets-{digest(*keys, description)}")
     with (
-        _completing(files, samples, world) as missing,
+        _completing(targets, samples, world) as missing,
         progress("teacher: targets", len(missing), quiet=quiet) as advance,
     ):
         for sample in missing:
-            hidden = {name: part.files.read(sample)["hidden"].to(world.device) for name, part in teachers.items()}
-            files.write(sample, _targets(objective, hidden, heads))
+            hidden = {name: files.read(sample)["hidden"].to(world.device) for name, files in teachers.items()}
+            targets.write(sample, _targets(objective, hidden, heads))
             advance()
-    return TeacherCache({"targets": files}, {})
+    return TeacherCache({"targets": targets}, {})
 
 
 @contextmanager
@@ -200,12 +195,6 @@ def _targets(objective: Objective, hidden: Mapping[str, Tensor], heads: Mapping[
         logits = {name: rows[start : start + CHUNK] @ heads[name].to(rows).mT for name, rows in hidden.items()}
         chunks.append(objective.targets(logits["aligned"], logits.get("negative")))
     return {name: torch.cat([chunk[name].cpu() for chunk in chunks]) for name in chunks[0]}
-
-
-def describe(objective: Objective) -> str:
-    """Return the objective's name and the options that decide its targets, as JSON."""
-    options = {option: getattr(objective, option) for option in objective.targets_options}
-    return json.dumps([objective.name, options], sort_keys=True)
 
 
 def _bytes(ids: Int[Tensor, "samples length"]) -> bytes:

@@ -4,39 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compressed_tensors.quantization import QuantizationArgs
-
-from caq.families import Branch
+from caq.families import Bound
 from caq.numerics.scheme import Numerics
 from caq.transforms.location import Location
 from caq.transforms.online import Step
 
 
-def cache_steps(branches: tuple[Branch, ...], numerics: Numerics, index: int) -> Iterator[Step]:
+def cache_steps(bound: Bound, numerics: Numerics) -> Iterator[Step]:
     """Yield the rounding of values and keys: per token and head."""
-    for branch in branches:
+    for index, branch in bound.all_branches():
         values = branch.pair("value-output")
         if numerics.value is not None and values is not None:
-            yield _rounded(values.writer.path, Location.OUTPUT, numerics.value, index)
+            yield Step(values.writer.path, Location.OUTPUT, numerics.value, index=index)
         if numerics.key is not None and branch.kind == "attention":
-            yield _rounded(branch.module, Location.K_CACHE, numerics.key, index)
+            yield Step(branch.module, Location.K_CACHE, numerics.key, index=index)
 
 
-def activation_steps(branches: tuple[Branch, ...], numerics: Numerics, index: int) -> Iterator[Step]:
+def activation_steps(bound: Bound, numerics: Numerics) -> Iterator[Step]:
     """Yield all rounding at run time, of the cache and of what the linears read.
 
     The readers of a norm share its output, so it is rounded once, where it is written.
     """
-    yield from cache_steps(branches, numerics, index)
-    for branch in branches:
+    yield from cache_steps(bound, numerics)
+    for index, branch in bound.all_branches():
         inputs = numerics.linear.input_activations
         if inputs is not None:
-            yield _rounded(branch.norm.path, Location.OUTPUT, inputs, index)
+            yield Step(branch.norm.path, Location.OUTPUT, inputs, index=index)
         scheme = numerics.output_projection if branch.kind == "attention" else numerics.linear
-        written = scheme.input_activations
-        if written is not None:
-            yield _rounded(branch.writes.path, Location.INPUT, written, index)
-
-
-def _rounded(path: str, location: Location, args: QuantizationArgs, index: int) -> Step:
-    return Step(path, location, args, index=index)
+        if scheme.input_activations is not None:
+            yield Step(branch.writes.path, Location.INPUT, scheme.input_activations, index=index)

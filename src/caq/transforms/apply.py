@@ -88,22 +88,8 @@ def _on_rows(tensor: Tensor, rows: tuple[int, int] | None, axis: int, act: Calla
     """Apply a function to some rows of a fused projection, or to all."""
     if rows is None:
         return act(tensor)
-    first, last = rows
-    before, inside, after = tensor.tensor_split((first, last), dim=axis)
+    before, inside, after = tensor.tensor_split(rows, dim=axis)
     return torch.cat((before, act(inside), after), dim=axis)
-
-
-def fold_outer(bound: Bound, plan: Plan, operators: Mapping[str, Operator]) -> dict[str, Float[Tensor, ...]]:
-    """Return the folded embedding, final norm and head, by state-dict name, float64.
-
-    A rotated embedding and a rotated head are no longer each other's transpose, so tied ones come back as two tensors.
-    """
-    tensors = cast(OwnWeights(bound).outer(), torch.float64)
-    if plan.residual is not None:
-        norm, head = f"{bound.final_norm.path}.weight", f"{bound.family.head}.weight"
-        tensors[head] = tensors[head] * (tensors[norm] + bound.final_norm.offset)
-        tensors[norm] = torch.full_like(tensors[norm], 1 - bound.final_norm.offset)
-    return edited(tensors, plan.outer, operators)
 
 
 @dataclass(frozen=True)
@@ -112,7 +98,7 @@ class Folded:
 
     Attributes:
         bound, plan, operators: what is folded; float64.
-        tensors: outside of the blocks, from `fold_outer`.
+        tensors: folded embedding, final norm and head, by state-dict name, float64.
     """
 
     bound: Bound
@@ -130,5 +116,13 @@ class Folded:
 
 
 def fold(bound: Bound, plan: Plan, operators: Mapping[str, Operator]) -> Folded:
-    """Fold a plan into the model's weights."""
-    return Folded(bound, plan, operators, fold_outer(bound, plan, operators))
+    """Fold a plan into the model's weights, in float64.
+
+    A rotated embedding and a rotated head are no longer each other's transpose, so tied ones become two tensors.
+    """
+    tensors = cast(OwnWeights(bound).outer(), torch.float64)
+    if plan.residual is not None:
+        norm, head = f"{bound.final_norm.path}.weight", f"{bound.family.head}.weight"
+        tensors[head] = tensors[head] * (tensors[norm] + bound.final_norm.offset)
+        tensors[norm] = torch.full_like(tensors[norm], 1 - bound.final_norm.offset)
+    return Folded(bound, plan, operators, edited(tensors, plan.outer, operators))

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from caq.options import Options
-from caq.transforms.location import Location
-from caq.transforms.spec import Placed, Subject, reads, writes
+from caq.transforms.spec import Placed, Subject, nowhere, reads, writes
 
 
 class NormScaling(Options):
@@ -15,14 +14,13 @@ class NormScaling(Options):
 
     name: Literal["norm-scaling"] = "norm-scaling"
     learnable: ClassVar[bool] = True
-    online: ClassVar[frozenset[Location]] = frozenset()
+    online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one scaling for each branch of each block."""
         from caq.transforms.maps.scaling import Scaling
 
-        for index, branches in enumerate(subject.bound.branches):
-            for branch in branches:
-                name = f"block.{index}.{branch.kind}_input"
-                edits = (*(reads(address, name) for address in branch.reads), writes(branch.norm, name))
-                yield Placed(name, Scaling(1, branch.norm.size), {index: edits})
+        for index, branch in subject.bound.all_branches():
+            name = f"block.{index}.{branch.kind}_input"
+            edits = (*(reads(address, name) for address in branch.reads), writes(branch.norm, name))
+            yield Placed(name, Scaling(1, branch.norm.size), {index: edits})

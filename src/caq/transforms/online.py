@@ -12,6 +12,7 @@ from typing import Any
 from compressed_tensors.quantization import QuantizationArgs
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from caq.numerics.fake import fake_quantize_dynamic
 from caq.transforms.base import Operator
@@ -102,7 +103,7 @@ def _attend_through(module: nn.Module, sites: Iterable[Site]) -> Callable[[], No
     modelling code. It knows functions by the configuration's name for them, so the module is given a copy of its
     configuration with that name; the functions are found on the module.
     """
-    _register_attention()
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, _attend)
     own: Any = module.config
     functions = {location: [site.function for site in sites if site.location == location] for location in ATTENTION}
     configuration = copy(own)
@@ -116,12 +117,6 @@ def _attend_through(module: nn.Module, sites: Iterable[Site]) -> Callable[[], No
     return undo
 
 
-def _register_attention() -> None:
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, _attend)
-
-
 def _attend(
     module: nn.Module,
     query: Float[Tensor, "batch heads queries head_dim"],
@@ -129,8 +124,6 @@ def _attend(
     *rest: Any,
     **options: Any,
 ) -> Any:
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
     functions: Any = module.caq_functions
     changed = (
         reduce(lambda x, function: function(x), functions[location], states)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from caq.errors import Unsupported
 from caq.options import Options
 from caq.transforms.location import Location
-from caq.transforms.spec import Edit, Placed, Subject, reads, writes
+from caq.transforms.spec import Edit, Placed, Subject, nowhere, reads, writes
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,7 +28,7 @@ class ResidualRotation(Options):
     name: Literal["residual-rotation"] = "residual-rotation"
     start: Literal["womi", "hadamard"] = "womi"
     learnable: ClassVar[bool] = True
-    online: ClassVar[frozenset[Location]] = frozenset()
+    online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the one rotation, which every reader and writer of the stream takes.
@@ -41,7 +41,7 @@ class ResidualRotation(Options):
         from caq.transforms.maps.rotation import Rotation, weight_principal_rotation
 
         bound, generator = subject.bound, subject.generator
-        if any(branch.post_norm for branches in bound.branches for branch in branches):
+        if any(branch.post_norm for _, branch in bound.all_branches()):
             raise Unsupported(
                 f"the residual stream of {bound.family.name} cannot be rotated: a norm stands between what writes it "
                 "and the stream; take residual-rotation out of transforms"

@@ -1,18 +1,48 @@
-"""`contrastive-kl-top` and `cal`: the contrast on a few tokens, which differ in the tokens that are pushed.
+"""`kl-top`, `contrastive-kl-top`, `cal`: objectives on a few tokens (arXiv:2511.07842, steps 3 and 4).
 
-Unbounded below, as `contrastive_kl` explains; equations in arXiv:2511.07842, steps 3 and 4.
+The two contrastive ones differ in the tokens that are pushed; both are unbounded below, as `contrast` explains.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from caq.objectives.base import Logits, Loss, Targets
-from caq.objectives.contrastive_kl import Alpha, contrast, required
+from caq.objectives.base import Alpha, Logits, Loss, Targets, contrast, pulled, required
 from caq.options import Options, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class TopKullbackLeibler(Options):
+    """KL(p_aligned ‖ p_Q) on S_top, the `pull_k` likeliest tokens of the aligned model (OSTQuant, arXiv:2501.13987).
+
+    Attributes:
+        pull_k: size of S_top.
+        renormalize: softmax restricted to S_top; otherwise full softmax, then gather.
+    """
+
+    name: Literal["kl-top"] = "kl-top"
+    pull_k: Positive = 500
+    renormalize: bool = True
+    needs_base: ClassVar[bool] = False
+    needs_full: ClassVar[bool] = False
+    targets_options: ClassVar[tuple[str, ...]] = ("pull_k", "renormalize")
+
+    def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
+        """Keep S_top and log p_aligned on it."""
+        from caq.objectives.support import restricted_log_probs, top_k
+
+        index = top_k(aligned, self.pull_k)
+        (log_prob,) = restricted_log_probs(aligned, index, renormalize=self.renormalize)
+        return {"pull_index": index, "pull_log_prob": log_prob}
+
+    def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
+        """Return the divergence on S_top."""
+        from caq.objectives.support import kl, restricted_log_probs
+
+        (log_prob,) = restricted_log_probs(student, targets["pull_index"], renormalize=self.renormalize)
+        return pulled(kl(targets["pull_log_prob"], log_prob))
 
 
 class ContrastiveTopKullbackLeibler(Options):
@@ -93,12 +123,8 @@ def _restricted_targets(
 
     (pull_log_prob,) = restricted_log_probs(aligned, pull_index, renormalize=renormalize)
     (push_log_prob,) = restricted_log_probs(base, push_index, renormalize=renormalize)
-    return {
-        "pull_index": pull_index,
-        "pull_log_prob": pull_log_prob,
-        "push_index": push_index,
-        "push_log_prob": push_log_prob,
-    }
+    pull = {"pull_index": pull_index, "pull_log_prob": pull_log_prob}
+    return pull | {"push_index": push_index, "push_log_prob": push_log_prob}
 
 
 def _restricted_contrast(student: Logits, targets: Targets, alpha: float, *, renormalize: bool) -> Loss:

@@ -1,0 +1,86 @@
+"""Maps between the two tensors of a pair: what the writer puts out is transformed, and the reader undoes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from caq.options import Options
+from caq.transforms.spec import Placed, Subject, nowhere, reads, writes
+
+if TYPE_CHECKING:
+    from caq.families import Pair
+    from caq.families.spec import PairKind
+    from caq.transforms.base import Transform
+
+
+class ValueOutputRotation(Options):
+    """`R_ov`: one rotation for each KV head, between values and the output projection; starts at random Hadamards."""
+
+    name: Literal["value-output-rotation"] = "value-output-rotation"
+    learnable: ClassVar[bool] = True
+    online = staticmethod(nowhere)
+
+    def place(self, subject: Subject) -> Iterator[Placed]:
+        """Yield the rotations of each block's heads as one map."""
+        from caq.transforms.maps.hadamard import random_head_rotations
+        from caq.transforms.maps.rotation import Rotation
+
+        def rotation(pair: Pair) -> Rotation:
+            return Rotation(random_head_rotations(pair.heads, pair.size, subject.generator))
+
+        return _placed(subject, "value-output", "value_output_rotation", rotation)
+
+
+class ValueOutputScaling(Options):
+    """`S_ov`: one factor a channel of each KV head, between values and the output projection."""
+
+    name: Literal["value-output-scaling"] = "value-output-scaling"
+    learnable: ClassVar[bool] = True
+    online = staticmethod(nowhere)
+
+    def place(self, subject: Subject) -> Iterator[Placed]:
+        """Yield the scalings of each block's heads as one map."""
+        return _placed(subject, "value-output", "value_output_scaling", _scaling)
+
+
+class QueryKeyScaling(Options):
+    """`S_qk`: one factor for each RoPE pair, up on keys and down on queries.
+
+    They act in the projections, or in the per-head gains that follow them.
+    """
+
+    name: Literal["query-key-scaling"] = "query-key-scaling"
+    learnable: ClassVar[bool] = True
+    online = staticmethod(nowhere)
+
+    def place(self, subject: Subject) -> Iterator[Placed]:
+        """Yield the scalings of each block's heads as one map."""
+        return _placed(subject, "query-key", "query_key", _scaling)
+
+
+class UpDownScaling(Options):
+    """`S_updown`: one factor a channel between the up and the down projection."""
+
+    name: Literal["up-down-scaling"] = "up-down-scaling"
+    learnable: ClassVar[bool] = True
+    online = staticmethod(nowhere)
+
+    def place(self, subject: Subject) -> Iterator[Placed]:
+        """Yield one scaling a block."""
+        return _placed(subject, "up-down", "up_down", _scaling)
+
+
+def _scaling(pair: Pair) -> Transform:
+    from caq.transforms.maps.scaling import Scaling
+
+    return Scaling(pair.heads, pair.size, paired=pair.kind == "query-key")
+
+
+def _placed(subject: Subject, kind: PairKind, what: str, build: Callable[[Pair], Transform]) -> Iterator[Placed]:
+    for index, branch in subject.bound.all_branches():
+        if pair := branch.pair(kind):
+            name = f"block.{index}.{what}"
+            # Queries meet keys in a product of two activations: the inverse acts on what the reader puts out.
+            undo = writes(pair.reader, name, inverse=True) if kind == "query-key" else reads(pair.reader, name)
+            yield Placed(name, build(pair), {index: (writes(pair.writer, name), undo)})
