@@ -19,13 +19,7 @@ Row = Mapping[Any, Any]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request to a chat model; a harmful one is to be refused.
-
-    Attributes:
-        prompt: the user's turn.
-        harmful: whether answering does harm.
-        category: the kind of request; empty where the file has none.
-    """
+    """A user's turn; a harmful one is to be refused. The category is empty where the file has none."""
 
     prompt: str
     harmful: bool
@@ -34,14 +28,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a benchmark's CSV.
-
-    Attributes:
-        columns: those that it is known by.
-        prompt: of a row.
-        category: of a row.
-        harmful: of a row; None where the row does not say.
-    """
+    """The columns that a benchmark's CSV is known by, and what a row holds; `harmful` is None if it does not say."""
 
     columns: tuple[str, ...]
     prompt: Callable[[Row], str]

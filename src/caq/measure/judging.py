@@ -32,11 +32,9 @@ def check_coherence(
     """Store for every response whether it is coherent; the aligned model is loaded if one is not known yet.
 
     Args:
-        directories: of the arms, each with its responses; one without is passed over.
+        directories: of the arms, each with its responses; one without is skipped.
         aligned: the model that is asked; without one, the rule on the text decides alone.
-        prompts: that were answered.
         name: of the file.
-        how: the aligned model is run.
     """
     with ExitStack() as stack:
 
@@ -68,12 +66,9 @@ def call(
     """Store what the judge says of every coherent response; return why there is no judge, or nothing.
 
     Args:
-        directories: of the arms.
-        prompts: that were answered.
         coherence: name of the file that says what is coherent.
         name: of the file to write.
         named: the judge, which is loaded if a response was not judged yet.
-        device: of the judge.
     """
     missing = _unfinished(directories, name, len(prompts))
     if not missing:

@@ -46,9 +46,6 @@ class Setup:
 
     Attributes:
         entrants: the aligned model first, if there is one, then the base, then the models to judge.
-        questionnaire: what they are asked.
-        judge: of their responses.
-        how: they are run.
         abilities: what else is measured, or None.
         lines: what a person should read.
     """
@@ -78,15 +75,12 @@ def prepare(
     """Check every model and every file; load none.
 
     Args:
-        models: the aligned model first, if there is one, then the base, then the models to judge.
-        tasks: what to measure.
+        models: in the order of a `Setup`'s.
         judge: None where what was named is no judge, which the problems say.
-        how: the models are run.
-        problems: found so far.
-        abilities: what else is measured.
+        problems: of what was checked before; these are raised with the others.
 
     Raises:
-        InvalidInput: all problems, with those found so far.
+        InvalidInput: all problems at once.
     """
     named = [(role, given) for role, given in models if given is not None]
     sources = [(role, attempt(problems, partial(_find, role, given))) for role, given in named]
@@ -151,12 +145,9 @@ def _with_tokenization(entrant: Entrant, asked: Questionnaire) -> Entrant:
 
 
 def place_arms(setup: Setup, output: Path, earlier: Manifest | None = None) -> tuple[Arm, ...]:
-    """Return the models with their names and the directories of their answers.
+    """Return the models with their names and the directories of their answers in `output`.
 
-    Args:
-        setup: the models.
-        output: directory of all that is measured.
-        earlier: what was measured there before; a model keeps its name.
+    A model that was measured there `earlier` keeps its name.
     """
     known = {} if earlier is None else {(arm.role, arm.provenance["source"]): arm.name for arm in earlier.arms}
     names = _names(setup.entrants, known)
@@ -196,13 +187,9 @@ def _versions() -> dict[str, str]:
 def measure_arms(
     arms: Sequence[Arm], setup: Setup, earlier: Manifest | None = None, *, quiet: bool = False
 ) -> Manifest:
-    """Answer, check and judge what is not stored yet; return what was measured.
+    """Answer, check and judge what is not stored yet of arms, in the setup's order; return what was measured.
 
-    Args:
-        arms: all that are measured now, in the same directory, in the setup's order.
-        setup: what they have in common.
-        earlier: what was measured there before; models that were measured on the same terms stay.
-        quiet: show no progress.
+    Models that were measured `earlier` in the same directory and on the same terms stay.
 
     Raises:
         InvalidInput: as `measure_arm`.

@@ -28,14 +28,7 @@ def model_card(
 ) -> str:
     """Return the card; equal arguments give equal bytes.
 
-    Args:
-        report: the comparison.
-        arm: the checkpoint's name in it.
-        recipe: recipe.yaml.
-        record: caq.json.
-        config: config.json.
-        model: the full-precision model.
-        base: its base.
+    `arm` is the checkpoint's name in the report; `record` is its caq.json, and `config` its config.json.
 
     Raises:
         KeyError: the report does not judge `arm`.

@@ -34,10 +34,7 @@ def rows(arms: Mapping[str, Arms], items: Mapping[str, Sequence[Item]], settings
     All rows that can raise an alarm, measures that decide and their categories, are one family of Holm's: a model
     that lost nothing is called a regression with a probability of at most `settings.alpha`. Facts stand outside.
 
-    Args:
-        arms: by measure, of those measured on the aligned model and on this one.
-        items: by measure.
-        settings: what decides.
+    `arms` has the measures of both the aligned model and this one.
     """
     paired = [
         (measure, category, pairs)

@@ -38,12 +38,10 @@ class Request:
     Attributes:
         table: a key of `EXPERIMENTS`.
         pair: a pair's name, or `ALIGNED:BASE`.
-        preset: the settings that all rows have in common.
         directory: of the cells, which tables share, and of each table's own folder.
         seeds: runs of every row; None takes the table's own number.
         settings: overrides for every row, by dotted key.
         device: None takes the accelerator if there is one.
-        keep_checkpoints: leave them on the disk.
         tasks: what is measured instead of the pair's own, such as local files.
     """
 

@@ -51,8 +51,6 @@ class Grid:
     Attributes:
         directory: results, caches and, while they are measured, checkpoints.
         model: the aligned model: directory or hub name.
-        base: its base.
-        tasks: what is measured.
         recipe: what all arms have in common.
         arms: by name, overrides of it.
         seeds: one run of every arm for each.

@@ -39,9 +39,6 @@ class PairSource:
 
     Attributes:
         name: as the tables call it.
-        model: the aligned model.
-        base: its base.
-        tasks: what is measured on it.
         settings: overrides of the preset that fit it.
         texts: calibration text by kind, as overrides.
         paper: the model of the paper's tables whose figures stand beside ours.
@@ -74,12 +71,9 @@ BUNDLED = "bundled"
 
 
 def open_source(name: str, directory: Path, tasks: Tasks | None = None) -> PairSource:
-    """Return a pair by name, or by `ALIGNED:BASE`, two directories or hub names; the bundled one is written out first.
+    """Return a pair by name: `bundled`, a key of `HUB_PAIRS`, or `ALIGNED:BASE`, two directories or hub names.
 
-    Args:
-        name: `bundled`, a key of `HUB_PAIRS`, or `ALIGNED:BASE`.
-        directory: where the bundled pair is written.
-        tasks: what is measured instead of the paper's benchmarks.
+    The bundled pair is written into `directory` first; `tasks` are measured instead of the paper's benchmarks.
 
     Raises:
         InvalidInput: no such pair.
