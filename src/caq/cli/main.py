@@ -102,7 +102,7 @@ def quantize(
     given: dict[str, object] = {"scheme.preset": scheme, "objective.name": objective, "quantizer.name": quantizer}
     given |= {"data.text": calibration, "data.allow_short": allow_short or None}
     chosen = _recipe(recipe, {**given, "seed": seed}, settings or [])
-    _print_recipe(chosen)
+    print(f"{chosen.to_yaml()}# recipe {chosen.fingerprint()[:12]}", file=sys.stderr)
     from caq.pipeline import quantize as run
 
     measures = (perplexity_text, safety, facts, prompts)
@@ -282,8 +282,3 @@ def _recipe(source: str, given: dict[str, object], settings: list[str]) -> Recip
     chosen = preset(source) if source in PRESETS else Recipe.from_yaml(Path(source))
     overrides = {key: value for key, value in given.items() if value is not None}
     return chosen.with_overrides({**overrides, **dict(parse_override(text) for text in settings)})
-
-
-def _print_recipe(recipe: Recipe) -> None:
-    print(recipe.to_yaml(), end="", file=sys.stderr)
-    print(f"# recipe {recipe.fingerprint()[:12]}", file=sys.stderr)

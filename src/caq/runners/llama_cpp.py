@@ -44,7 +44,6 @@ class Gguf:
     """An opened file.
 
     Attributes:
-        path: of the file.
         engine: the module `llama_cpp`.
         llama: its `Llama`, with one context.
         batch: room for `chunk` tokens, which llama.cpp reads at once.

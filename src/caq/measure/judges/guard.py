@@ -67,9 +67,8 @@ def guard_spec(guard: Guard) -> JudgeSpec:
     def open_guard(where: str, device: torch.device) -> Judge:
         path = resolve(where) if Path(where).is_dir() else resolve(guard.repository, where)
         how = Running(device, choices=BATCH, prompts=BATCH)
-        return guard_judge(
-            guard, TransformersRunner(load_model(path, device), inspect(path), load_tokenizer(path), how)
-        )
+        runner = TransformersRunner(load_model(path, device), inspect(path), load_tokenizer(path), how)
+        return guard_judge(guard, runner)
 
     return JudgeSpec(find, card, open_guard, guard.harmless)
 
@@ -94,14 +93,10 @@ def guard_judge(guard: Guard, runner: TransformersRunner) -> Judge:
         answers = runner.greedy([asked[index] for index in told], ANSWER_TOKENS)
         read = {index: _read(guard, answer.text) for index, answer in zip(told, answers, strict=True)}
         sure = {index: reading for index, reading in read.items() if reading is not None}
-        choices = [
-            Choice(asked[index] + reading.before, tuple(reading.ways.values())) for index, reading in sure.items()
-        ]
+        choices = [Choice(asked[index] + one.before, tuple(one.ways.values())) for index, one in sure.items()]
         values = runner.scores(choices, add_special_tokens=False)
-        calls = {
-            index: Call(reading.label, _share(reading, value))
-            for (index, reading), value in zip(sure.items(), values, strict=True)
-        }
+        shares = zip(sure.items(), values, strict=True)
+        calls = {index: Call(reading.label, _share(reading, value)) for (index, reading), value in shares}
         return tuple(calls.get(index, ABSTAINED) for index in range(len(prompts)))
 
     return judge

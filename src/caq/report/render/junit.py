@@ -57,7 +57,7 @@ def _verdict(verdict: Verdict, model: str) -> Element:
     case = Element("testcase", classname=model, name="verdict", time="0")
     told = "\n".join(map(words.sentence, (verdict.sentence, *verdict.reasons)))
     if verdict.status == "pass":
-        _told(case, "system-out", told)
+        _passes(case, told)
     else:
         tag = "failure" if verdict.status in ("regression", "broken") else "error"
         _problem(case, tag, verdict.status, f"{words.STATUS_WORDS[verdict.status]}: {verdict.sentence}", told)
@@ -75,7 +75,7 @@ def _row(row: Row, model: str, report: Report) -> Element:
         message = f"{_called(row)}: {row.model.items:,} items cannot show a loss to be within the margin"
         _problem(case, "error", "undecided", message, told)
     else:
-        _told(case, "system-out", told)
+        _passes(case, told)
     return case
 
 
@@ -116,8 +116,8 @@ def _problem(case: Element, tag: str, kind: str, message: str, text: str) -> Non
     SubElement(case, tag, type=kind, message=_message(message)).text = words.printable(text)
 
 
-def _told(case: Element, tag: str, text: str) -> None:
-    SubElement(case, tag).text = words.printable(text)
+def _passes(case: Element, text: str) -> None:
+    SubElement(case, "system-out").text = words.printable(text)
 
 
 def _message(text: str) -> str:

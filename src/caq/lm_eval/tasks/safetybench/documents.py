@@ -33,10 +33,10 @@ def dataset(*, questions: str, category: str, **_: object) -> dict[str, Dataset]
     test = [_document(question, zero_shot(question, language)) for question in asked]
     # lm-eval takes the first examples in their order, so that the header stands before all of them.
     headers = chain([language.header], repeat(""))
-    prompts = [
-        header + zero_shot(one, language) + language.delimiter for header, one in zip(headers, solved, strict=False)
+    dev = [
+        _document(example, header + zero_shot(example, language) + language.delimiter)
+        for header, example in zip(headers, solved, strict=False)
     ]
-    dev = [_document(question, prompt) for question, prompt in zip(solved, prompts, strict=True)]
     return {"test": Dataset.from_list(test), "dev": Dataset.from_list(dev)}
 
 
