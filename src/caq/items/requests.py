@@ -1,6 +1,6 @@
 """Harmful and harmless prompts from files: JSON Lines of `prompt` and `harmful`, or the CSV of a published benchmark.
 
-A CSV is known by its columns. HarmBench's contextual behaviours are put as its authors put them, the context first.
+A CSV is known by its columns. HarmBench's contextual behaviours are asked as its authors do, with the context first.
 """
 
 from __future__ import annotations

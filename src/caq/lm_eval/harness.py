@@ -114,7 +114,7 @@ def prepare(benchmarks: Benchmarks) -> Prepared:
 
     Raises:
         InvalidInput: lm-eval is not installed; every name it does not know, with the nearest ones; every task whose
-            data cannot be had, as without a network; a task that is named twice, alone and within a group.
+            data cannot be read, as without a network; a task that is named twice, alone and within a group.
     """
     _check_installed()
     refuse([f"{path}: no such directory of task files" for path in benchmarks.include if not path.is_dir()])

@@ -34,7 +34,7 @@ class Arm:
     """A model that takes part.
 
     Attributes:
-        tokenizer: its own, perhaps with the chat template of another.
+        tokenizer: its own, which may have the chat template of another.
         directory: where its answers are kept.
     """
 
@@ -80,7 +80,7 @@ class Plan:
 def measure_arm(arm: Arm, plan: Plan) -> None:
     """Answer what is not answered yet, and store it. The model is loaded for that only, and gone on return.
 
-    A measure that a model to judge cannot be given is told in its place; the aligned model and the base must have all.
+    Why a model to judge lacks a measure is stored in its place; the aligned model and the base must have all.
     References are measured before other arms, or are this one.
 
     Raises:

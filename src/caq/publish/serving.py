@@ -1,4 +1,4 @@
-"""How a checkpoint is served, and where an engine would compute something else than what was measured.
+"""How a checkpoint is served, and where an engine would compute something other than what was measured.
 
 vLLM's side is from its source and its pull requests 46390, 48785 and 56685 (2026); CAQ has not run it.
 """
