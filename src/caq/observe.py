@@ -37,9 +37,9 @@ def observe(bound: Bound, plan: Plan, ids: Int[Tensor, "samples length"]) -> dic
     for sequence in ids:
         hidden = embed(bound, own, sequence[None].to(device))
         walk(bound, own, hidden, arguments, lambda index: _recorders(plan, asked, totals, index))
-    for found in totals.values():
-        if "second-moment" in found:
-            found["second-moment"] /= ids.numel()
+    for seen in totals.values():
+        if "second-moment" in seen:
+            seen["second-moment"] /= ids.numel()
     return dict(totals)
 
 

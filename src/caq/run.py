@@ -1,4 +1,4 @@
-"""What every stage of one run is told."""
+"""What every stage of a run needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from caq.recipe import Recipe
 from caq.workspace import Workspace
 from caq.world import World
 
-#: Brings a full-precision model from its directory; the model is never changed.
+#: Loads a full-precision model from its directory; the model is never changed.
 Load = Callable[[Path, torch.dtype, torch.device], Bound]
 
 
@@ -28,8 +28,8 @@ class Run:
         world: the processes that share the run, and where this one computes.
         dtype: of the computation.
         workspace: where the run keeps what it has done.
-        cache: where runs share what their teachers said.
-        load: brings a full-precision model.
+        cache: where runs share what their teachers computed.
+        load: loads a full-precision model.
         quiet: show no progress.
     """
 

@@ -19,10 +19,6 @@ def check_pair(aligned: Checkpoint, base: Checkpoint) -> None:
 
     Chat tokens that only one of the two names are fine where both have a row for their id.
 
-    Args:
-        aligned: the aligned model.
-        base: its pre-trained base.
-
     Raises:
         InvalidInput: every difference of sizes, tensors and tokenizers, or: the two are one model.
     """

@@ -33,11 +33,8 @@ def resolve(recipe: SchemeRecipe, head_dim: int) -> Numerics:
     """Turn a recipe's scheme into formats.
 
     `W4A4` is the paper's: weights per channel, symmetric; activations per token, asymmetric unless the recipe
-    says otherwise. compressed-tensors' own W4A4, with weights in groups of 128, is `W4A4_G128`.
-
-    Args:
-        recipe: the scheme's part of the recipe.
-        head_dim: size of an attention head, the group size of o_proj's input and of the KV cache.
+    says otherwise. compressed-tensors' own W4A4, with weights in groups of 128, is `W4A4_G128`. `head_dim`, the size of
+    an attention head, is the group size of o_proj's input and of the KV cache.
 
     Raises:
         Unsupported: a preset that cannot be simulated or loaded yet.

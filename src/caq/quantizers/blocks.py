@@ -66,16 +66,12 @@ def quantize_block(
     args: QuantizationArgs,
     scale_dtype: torch.dtype,
 ) -> QuantizedBlock:
-    """Quantize block `index`.
+    """Quantize block `index` of the aligned model.
 
     Args:
-        bound: the aligned model.
-        index: the block.
         folded: the block's folded tensors, float64.
         inputs: what the quantizer's statistics are of; None for a quantizer without statistics.
-        quantizer: rounds the weights.
-        args: the weights' format.
-        scale_dtype: the precision in which scales are stored.
+        args: the weights' format; their scales are stored in `scale_dtype`.
 
     Raises:
         QuantizationFailed: a weight cannot be rounded; the message names it.
@@ -109,13 +105,11 @@ def _unstacked(stacked: Quantized, rows: Mapping[str, int], where: str) -> dict[
     sizes = list(rows.values())
     codes = stacked.codes.split(sizes)
     parameters = {name: parameter.split(sizes) for name, parameter in stacked.parameters.items()}
-    parts = {
-        path: Quantized(codes[i], {name: parts[i] for name, parts in parameters.items()}, stacked.args)
+    entries = tuple(replace(entry, message=f"{where}: {entry.message}") for entry in stacked.entries)
+    return {
+        path: Quantized(codes[i], {name: x[i] for name, x in parameters.items()}, stacked.args, () if i else entries)
         for i, path in enumerate(rows)
     }
-    first = next(iter(rows))
-    named = tuple(replace(entry, message=f"{where}: {entry.message}") for entry in stacked.entries)
-    return parts | {first: replace(parts[first], entries=named)}
 
 
 @torch.no_grad()

@@ -34,8 +34,7 @@ def override(
     Args:
         values: plain data.
         overrides: by key, dotted or not.
-        lists: registries of the sections that are lists of entries.
-        entries: registries of the sections that are one entry.
+        lists, entries: registries of the sections that are lists of entries, and of those that are one.
     """
     whole = {key: value for key, value in overrides.items() if "." not in key}
     result = {**values, **whole}

@@ -32,7 +32,7 @@ class FitInputs:
         arguments: the blocks' arguments for one sequence of them.
         seed: decides the order of the sequences.
         world: the processes that learn together.
-        state_file: where the state is kept, so that a stopped fit goes on; None keeps none. The second of a run's
+        state_file: where the state is kept, so that a stopped fit resumes; None keeps none. The second of a run's
             learners keeps its own in a file beside it.
         quiet: show no progress.
     """
