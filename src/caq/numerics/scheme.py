@@ -42,7 +42,7 @@ def resolve(recipe: SchemeRecipe, head_dim: int) -> Numerics:
     linear = _linear(recipe)
     symmetric = bool(linear.input_activations.symmetric if linear.input_activations else recipe.activations_symmetric)
     grouped = _with_inputs(linear, strategy="group", group_size=head_dim)
-    value, key = (_cache(bits, head_dim, symmetric) for bits in (recipe.value_bits, recipe.key_bits))
+    value, key = (cache_format(bits, head_dim, symmetric) for bits in (recipe.value_bits, recipe.key_bits))
     return Numerics(linear, grouped if recipe.output_projection_groups else linear, value, key)
 
 
@@ -82,7 +82,8 @@ def _with_inputs(scheme: QuantizationScheme, **changes: object) -> QuantizationS
     return scheme.model_copy(update={"input_activations": inputs and inputs.model_copy(update=changes)})
 
 
-def _cache(bits: int, head_dim: int, symmetric: bool) -> QuantizationArgs | None:
+def cache_format(bits: int, head_dim: int, symmetric: bool) -> QuantizationArgs | None:
+    """Return the format of cached keys or values, with a scale per token and head; None for 16 bits."""
     if bits == 16:
         return None
     return QuantizationArgs(num_bits=bits, strategy="group", group_size=head_dim, symmetric=symmetric, dynamic=True)
