@@ -1,4 +1,4 @@
-"""Options: a frozen, strict, closed set of settings, whose mistakes are told all at once. Imports no torch."""
+"""Options: a frozen, strict, closed set of settings, whose mistakes are reported all at once. Imports no torch."""
 
 from __future__ import annotations
 

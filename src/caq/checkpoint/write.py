@@ -31,7 +31,7 @@ def require_space(path: Path, needed: int) -> None:
 
 @contextmanager
 def owned(target: Path) -> Iterator[None]:
-    """Hold an output directory for this process, free of what killed ones left of it; `target` need not exist yet.
+    """Hold an output directory, which need not exist yet, for this process, without what killed processes left.
 
     Raises:
         InvalidInput: another process holds it, or `atomic_directory` would refuse it.
@@ -103,11 +103,8 @@ def verify(directory: Path) -> tuple[str, ...]:
         InvalidInput: the directory has no readable `sha256sums.json`.
     """
     hashes = read_hashes(directory)
-    return tuple(
-        name
-        for name, expected in hashes.items()
-        if not (directory / name).is_file() or sha256_of(directory / name) != expected
-    )
+    files = {name: directory / name for name in hashes}
+    return tuple(name for name, file in files.items() if not file.is_file() or sha256_of(file) != hashes[name])
 
 
 def read_hashes(directory: Path) -> dict[str, str]:
