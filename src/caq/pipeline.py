@@ -52,7 +52,7 @@ CHECKED_TOKENS = 64
 
 @dataclass(frozen=True)
 class QuantizationResult:
-    """What a run left behind.
+    """What a run has made.
 
     Attributes:
         output: the checkpoint's directory.
@@ -91,7 +91,7 @@ def quantize(
         output_dir: where the checkpoint goes; it appears whole or not at all.
         cache_dir: where texts and teacher caches are kept for later runs; None takes `$CAQ_CACHE` or `~/.cache/caq`.
         device: None takes the accelerator if there is one.
-        restart: forget what an earlier run of the same output has done.
+        restart: drop the work of an earlier run with the same output.
         quiet: show no progress.
 
     Raises:
@@ -125,7 +125,7 @@ def quantize_pair(
 ) -> QuantizationResult:
     """Do what `quantize` does with checkpoints that are opened already, as a grid of recipes on one pair needs.
 
-    `load` brings a full-precision model, which is never changed: a grid can hand out the same one again.
+    `load` returns a full-precision model, which is never changed: a grid can return the same one again.
     """
     check_recipe(pair, recipe)
     world = World(device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
@@ -221,7 +221,7 @@ def _learn(
 def _quantize_blocks(
     run: Run, student: Student, folded: Folded, stored: StoredWeights, ids: Int[Tensor, "samples length"]
 ) -> tuple[Entry, ...]:
-    """Quantize and store block after block; each sees what the *stored* blocks before it put out."""
+    """Quantize and store block after block; each reads what the *stored* blocks before it output."""
     bound, quantizer = student.bound, run.recipe.quantizer
     arguments = block_arguments(bound, ids[:1].to(run.world.device))
     hidden, statistics = None, quantizer.statistics

@@ -19,7 +19,7 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True)
 class Workspace:
-    """One run's working directory: `.{output}.work` beside the output, for whoever holds the output.
+    """One run's working directory: `.{output}.work` beside the output, for the process that holds the output.
 
     Attributes:
         output: the output directory, absolute.

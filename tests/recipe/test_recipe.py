@@ -221,7 +221,7 @@ def test_scheme_names_are_the_library_s() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: 1\nseed: 2", "given twice: seed"),
+        ("seed: 1\nseed: 2", "given more than once: seed"),
         ("- a: 1", "a recipe is a mapping"),
         ("a: [", "not readable as YAML"),
         ("[" * 5000 + ":", "not readable as YAML"),

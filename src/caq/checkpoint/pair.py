@@ -88,7 +88,7 @@ def _range(numbers: list[int]) -> str:
 
 
 def _same_weights(aligned: Checkpoint, base: Checkpoint) -> bool:
-    """Compare tensor by tensor, however they are sharded; different models part in the first megabytes."""
+    """Compare tensor by tensor, however they are sharded; different models differ within the first megabytes."""
     return all(_same_bytes(aligned, base, name) for name in sorted(aligned.tensors.keys() & base.tensors.keys()))
 
 

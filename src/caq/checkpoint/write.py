@@ -91,7 +91,7 @@ def put_text(directory: Path, name: str, text: str) -> None:
         hashes = read_hashes(directory)
         with atomic_directory(directory) as fresh:
             shutil.copytree(directory, fresh, copy_function=_link, dirs_exist_ok=True)
-            # Never written through: a link is to the file that still stands.
+            # Replaced, never written through: the link is to the file of the old directory, which stays until the end.
             write_text(fresh / name, text)
             _write_hashes(fresh, {**hashes, name: sha256_of(fresh / name)})
 

@@ -97,7 +97,7 @@ def read_documents(source: str | Path, *, cache_dir: str | Path | None = None) -
 
 
 def _find(source: str | Path) -> Path | Named:
-    """Return the path if it exists, or else what the name stands for."""
+    """Return the path if it exists, or else the data set of that name."""
     if Path(source).exists():
         return Path(source)
     if str(source) in SOURCES:

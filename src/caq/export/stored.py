@@ -1,4 +1,4 @@
-"""The quantized model as a run has stored it, for whoever has to compute with what an engine will compute with."""
+"""The quantized model as a run has stored it, with the values that an engine will compute with."""
 
 from __future__ import annotations
 

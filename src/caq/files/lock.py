@@ -50,7 +50,7 @@ def locked(target: Path, lock: Path) -> Iterator[None]:
 def turn(directory: Path) -> Iterator[None]:
     """Wait until no other process writes in a directory of the cache, then hold it, free of what killed writers left.
 
-    Where the file system cannot lock, nobody waits: files that appear whole are right without it, only made twice.
+    Where the file system cannot lock, nobody waits: files that appear whole are still right, only written twice.
     """
     lock = directory / ".lock"
     directory.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def _acquire(lock: Path, operation: int) -> int:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, operation)
-            # Its holder may have deleted it since it was opened, and a lock on a file without a name locks nobody out.
+            # Its holder may have deleted it since it was opened, and a lock on a deleted file locks nobody out.
             if _is_same(descriptor, lock):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())

@@ -1,4 +1,4 @@
-"""Quantizing a model block by block: each block sees what the quantized blocks before it really put out."""
+"""Quantizing a model block by block: each block reads what the quantized blocks before it output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BlockInputs:
     """What a block is given.
 
     Attributes:
-        hidden: the calibration sequences, as the quantized blocks before it put them out; they may be on the CPU.
+        hidden: the calibration sequences, as the quantized blocks before it output them; they may be on the CPU.
         arguments: keyword arguments of the block's forward call for one sequence.
         sites: what runs online inside the block.
     """
@@ -140,7 +140,7 @@ def _gram_matrices(
 def block_outputs(
     bound: Bound, index: int, weights: Mapping[str, Tensor], inputs: BlockInputs
 ) -> Float[Tensor, "samples length hidden"]:
-    """Return what block `index` with `weights` puts out for every sequence, where the inputs are."""
+    """Return the outputs of block `index` with `weights` for every sequence, on the inputs' device."""
     return torch.stack([output.to(inputs.hidden.device) for output in _outputs(bound, index, weights, inputs)])
 
 

@@ -37,7 +37,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [cast(str, loader.construct_object(key)) for key, _ in node.value]
     repeated = {str(key) for key in keys if keys.count(key) > 1}
     if repeated:
-        problem = f"given twice: {', '.join(sorted(repeated))}"
+        problem = f"given more than once: {', '.join(sorted(repeated))}"
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     return loader.construct_mapping(node, deep=True)
 
