@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -216,9 +217,9 @@ def test_a_model_is_added_without_running_the_others_again(
     newcomer = Path(shutil.copytree(pair.base, tmp_path / "newcomer"))
     loaded: list[Path] = []
 
-    def load(path: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    def load(path: Path, *how: Any) -> PreTrainedModel:
         loaded.append(path)
-        return loading.load(path, dtype)
+        return loading.load(path, *how)
 
     monkeypatch.setattr(transformers, "load", load)
     assert [one.model for one in run(newcomer, output=output).judgements] == ["newcomer", pair.model, pair.base]
@@ -236,9 +237,9 @@ def test_one_model_is_in_memory_at_a_time(
     models: list[weakref.ref[PreTrainedModel]] = []
     alive = []
 
-    def load(path: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    def load(path: Path, *how: Any) -> PreTrainedModel:
         alive.append(sum(model() is not None for model in models))
-        model = loading.load(path, dtype)
+        model = loading.load(path, *how)
         models.append(weakref.ref(model))
         return model
 
@@ -311,6 +312,25 @@ def test_an_earlier_report_tells_what_changed(both: Path, pair: PairSource, tmp_
     assert {change.model for change in report.changes} == {pair.model, pair.base}
     assert all(change.gained == change.lost == 0 for change in report.changes)
     redraw(both, settings=WIDE)
+
+
+def test_a_damaged_store_is_refused_by_the_file_and_nothing_outside_is_touched(both: Path, tmp_path: Path) -> None:
+    def damaged(pattern: str, change: Callable[[str], str]) -> Path:
+        copy = tmp_path / pattern.replace("/", "").replace("*", "")
+        shutil.copytree(both, copy)
+        file = next(copy.glob(pattern))
+        file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
+        return copy
+
+    short = damaged("arms/*/calls-*", lambda text: text[text.index("\n") + 1 :])
+    with pytest.raises(InvalidInput, match=r"calls-\w+\.jsonl: has \d+ of \d+ lines"):
+        redraw(short)
+    half = damaged("arms/quantized*/chat-*.json", lambda text: text[:10])
+    with pytest.raises(InvalidInput, match=r"chat-\w+\.json: is not as it was written"):
+        redraw(half)
+    outside = damaged(store.MANIFEST, lambda text: text.replace('"directory": "', '"directory": "../'))
+    with pytest.raises(InvalidInput, match="is no plain name"):
+        redraw(outside)
 
 
 def test_destroyed_weights_are_broken_and_infinite_ones_unmeasured(

@@ -66,7 +66,7 @@ def shard_of(directory: Path, tensor: str) -> Path:
 
 
 UP = "model.layers.1.mlp.up_proj.weight"
-FIT_STATE = "fit-0-end-to-end.safetensors"
+FIT_STATE = "fit.safetensors"
 
 
 def pickled(pair: Path) -> Settings:

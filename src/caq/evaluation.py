@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,18 +15,17 @@ from caq.items.tasks import Tasks
 from caq.measure.assemble import read_comparison
 from caq.measure.judges import DEFAULT_JUDGE, find_judge
 from caq.measure.measure import AbilityMeasure
-from caq.measure.record import ArmRecord, Comparison, Role
+from caq.measure.record import Comparison, Role
 from caq.measure.run import measure_into, prepare, running_on
 from caq.measure.store import locked, read_manifest
 from caq.report.analyse import analyse
+from caq.report.measures import by_role
 from caq.report.render import RENDERERS, write_report
 from caq.report.safety_table import floor_table, letter_table
 from caq.report.table import rich_table, wide_console
 from caq.report.types import Report
 
 DEFAULT_TEXT = "wikitext2-test"
-#: In the order of the table.
-ROLES: Sequence[Role] = ("base", "aligned", "quantized")
 
 
 def task_files(
@@ -145,16 +144,9 @@ def _check_holds_no_comparison(output: Path) -> None:
 
 
 def _show(console: Console, comparison: Comparison) -> None:
-    arms = named_by_role(comparison.arms)
+    arms = by_role(comparison.arms)
     console.print(rich_table({name: [arm] for name, arm in arms.items()}))
     floors = floor_table(comparison)
     if floors is not None:
         console.print(floors)
         console.print(letter_table(arms, comparison))
-
-
-def named_by_role(arms: Sequence[ArmRecord]) -> Mapping[str, ArmRecord]:
-    """Return arms in the table's order, under their role where it is theirs alone, or else their name."""
-    ordered = sorted(arms, key=lambda arm: ROLES.index(arm.role))
-    roles = [arm.role for arm in ordered]
-    return {arm.role if roles.count(arm.role) == 1 else arm.name: arm for arm in ordered}

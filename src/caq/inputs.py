@@ -79,7 +79,7 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
         )
     shape = shape_of(AutoConfig.from_pretrained(pair.aligned.path, local_files_only=True))
     numerics = resolve(recipe.scheme, shape.head_dim)
-    format_for(recipe.format, numerics.linear.weights, recipe.transforms)
+    format_for(recipe.format, numerics, recipe.transforms)
     inputs = {"hidden": shape.hidden, "o_proj's input": shape.heads * shape.head_dim, "MLP": shape.intermediate}
     sizes = {args.group_size for args in (numerics.linear.weights, numerics.linear.input_activations) if args}
     problems += [

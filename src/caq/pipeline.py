@@ -154,7 +154,7 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     teacher = teach(run, ids)
     student, numerics = plan_student(run)
     bound, plan = student.bound, student.plan
-    chosen = format_for(recipe.format, numerics.linear.weights, recipe.transforms)
+    chosen = format_for(recipe.format, numerics, recipe.transforms)
 
     start = plan.start(observe(bound, plan, ids))
     fits = _learn(run, student, teacher, ids, start)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
 from caq.errors import InvalidInput, Unsupported
 from caq.export import FORMATS, format_for
-from caq.families import Address
 from caq.numerics.grids import GRIDS
-from caq.numerics.scheme import resolve
+from caq.numerics.scheme import Numerics, resolve
 from caq.quantizers import RoundToNearest
 from caq.quantizers.blocks import QuantizedBlock
 from caq.recipe import SchemeRecipe
 from caq.transforms import TRANSFORMS
 from caq.transforms.hadamards import DownHadamard, KeyHadamard
 from caq.transforms.location import Location
+from caq.transforms.spec import TransformSpec
 from tests.support.formats import INPUTS, label, preset_formats
 from tests.support.tiny import tiny_model
 from tests.support.transforming import bound_to
@@ -29,8 +30,10 @@ CASES = [
     for args in preset_formats("channel", "group")
     if form.holds(args) and any(grid.holds(args) for grid in GRIDS.values())
 ]
-INTEGERS = QuantizationArgs(num_bits=4, strategy="channel")
-WRITER = Address("mlp.down_proj", (48, 56))
+
+
+def numbers(**scheme: int) -> Numerics:
+    return resolve(SchemeRecipe.model_validate(scheme), head_dim=8)
 
 
 @pytest.mark.parametrize(("name", "args"), CASES)
@@ -62,25 +65,30 @@ def test_the_configuration_is_plain_data(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_whatever_is_folded_suits_every_format(name: str) -> None:
-    folded = [spec() for spec in TRANSFORMS.values() if not spec.online]
-    assert format_for(name, INTEGERS, folded) is FORMATS[name]
+    numerics = numbers(key_bits=4)
+    folded = [spec() for spec in TRANSFORMS.values() if not spec().online(numerics)]
+    assert format_for(name, numerics, folded) is FORMATS[name]
 
 
 def test_an_unknown_format_is_named_with_the_nearest() -> None:
     with pytest.raises(InvalidInput, match=r"'compressed' is unknown; did you mean compressed-tensors\?"):
-        format_for("compressed", INTEGERS, ())
+        format_for("compressed", numbers(), ())
 
 
 def test_numbers_that_a_format_cannot_hold_are_refused() -> None:
     floats = QuantizationArgs(num_bits=8, type="float", strategy="channel")
+    scheme = QuantizationScheme(targets=["Linear"], weights=floats)
     with pytest.raises(Unsupported, match="cannot hold 8-bit float weights"):
-        format_for("compressed-tensors", floats, ())
+        format_for("compressed-tensors", replace(numbers(), linear=scheme), ())
 
 
-def test_a_transform_that_a_format_cannot_run_is_named_once_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transform_that_a_format_cannot_run_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Folded(type(FORMATS["compressed-tensors"])):  # type: ignore[misc]
         runs_online = frozenset({Location.Q_ATTN})
 
     monkeypatch.setitem(FORMATS, "folded", Folded())
+    specs: list[TransformSpec] = [DownHadamard(), KeyHadamard()]
+    with pytest.raises(Unsupported, match=r"cannot run down-hadamard \(input\); take it out of"):
+        format_for("folded", numbers(), specs)
     with pytest.raises(Unsupported, match=r"down-hadamard \(input\); key-hadamard \(k_cache\); take it out of"):
-        format_for("folded", INTEGERS, [DownHadamard(), KeyHadamard()])
+        format_for("folded", numbers(key_bits=4), specs)

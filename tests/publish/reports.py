@@ -51,7 +51,7 @@ def report(*rows: Row, status: str = "pass", sentence: str = "Alignment was kept
         summary("quantized", "quantized", perplexity=2.749, incoherent=0.005, kl_text=DISTANCES),
     )
     whole = Report(
-        *(SCHEMA, VERSION, "0.1.0", Settings(), verdict, arms, (judgement,), {"refusal": 200}, {}, {}, None, {}),
+        *(SCHEMA, VERSION, "0.1.0", Settings(), verdict, {}, arms, (judgement,), {"refusal": 200}, {}, {}, None, {}),
         limits=("0 flips in 200 prompts bound the rate below 1.5 %",),
     )
     return replace(whole, **fields)  # type: ignore[arg-type]

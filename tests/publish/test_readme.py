@@ -58,7 +58,7 @@ def test_the_same_card_twice_gives_the_same_bytes(checkpoint: Path, pair: Path) 
 def test_a_report_on_another_checkpoint_makes_no_card(checkpoint: Path, pair: Path) -> None:
     other = report_on(checkpoint, pair / "aligned")
     arms = (*other.arms[:2], replace(other.arms[2], provenance={"sha256": "2" * 64}))
-    with pytest.raises(InvalidInput, match="the report judges quantized, whose files are others"):
+    with pytest.raises(InvalidInput, match="the report judges quantized, and not these files"):
         write_card(checkpoint, replace(other, arms=arms))
     assert not (checkpoint / "README.md").exists()
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel, SeedOssConfig, SeedOssForCausalLM
+from transformers import SeedOssConfig, SeedOssForCausalLM
 
 from caq.errors import Unsupported
-from caq.families import FAMILIES, Family, bind, find_family
+from caq.families import FAMILIES, Family
 from caq.families.llama import llama_block
+from caq.loading import load
 from caq.observe import observe
 from caq.options import Options
 from caq.preservation import check_preserved
@@ -22,10 +24,10 @@ from caq.student import Student
 from caq.transforms import TRANSFORMS
 from caq.transforms.apply import cast, fold
 from caq.transforms.base import Diagonal, Group, Seen, Statistic
-from caq.transforms.location import Location
-from caq.transforms.spec import Placed, Subject, TransformSpec, reads, writes
-from tests.support.tiny import SIZES, tiny_model
+from caq.transforms.spec import Placed, Subject, TransformSpec, nowhere, reads, writes
+from tests.support.tiny import BUILDERS, tiny_model
 from tests.support.transforming import IDS, bound_to, plan_of, relative_error, student_logits
+from tests.test_pipeline import run
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Smoothing(Options):
     name: Literal["smoothing"] = "smoothing"
     block: int = 0
     learnable: ClassVar[bool] = True
-    online: ClassVar[frozenset[Location]] = frozenset()
+    online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         (attention, _), name = subject.bound.branches[self.block], f"block.{self.block}.smoothing"
@@ -91,17 +93,24 @@ def test_nothing_is_observed_where_no_transform_asks() -> None:
     assert observe(bound, plan_of(bound), IDS) == {}
 
 
-def seed_oss() -> PreTrainedModel:
-    torch.manual_seed(0)
-    return SeedOssForCausalLM(SeedOssConfig(**SIZES, attention_bias=True)).double().eval()
+def run_w8a8(directory: Path, family: str, **overrides: Any) -> float:
+    """Return how far the reloaded checkpoint's logits are from the aligned model's, relative."""
+    result = run(directory, family, **{"scheme.preset": "W8A8", "learn": [], **overrides})
+    assert result.preserved < 1e-4
+    logits = [load(path, torch.float32)(IDS).logits for path in (result.output, directory / "aligned")]
+    return relative_error(*logits)
 
 
-def test_a_made_up_family_is_one_line_and_goes_through_every_transform(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Unsupported):
-        find_family("seed_oss")
+def test_a_made_up_transform_goes_through_a_whole_run(smoothing: TransformSpec, tmp_path: Path) -> None:
+    transforms = ["residual-rotation", {"name": "smoothing", "block": 1}]
+    assert run_w8a8(tmp_path, "llama", transforms=transforms) < 0.1
+
+
+def test_a_made_up_family_is_one_line_and_goes_through_a_whole_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(BUILDERS, "seed_oss", (SeedOssForCausalLM, SeedOssConfig, {"attention_bias": True}))
+    with pytest.raises(Unsupported, match="model type 'seed_oss' has no family spec"):
+        run_w8a8(tmp_path, "seed_oss")
     monkeypatch.setitem(FAMILIES, "seed_oss", Family("Seed-OSS", ("seed_oss",), llama_block))
-    model = seed_oss()
-    bound = bind(find_family(model.config.model_type), model)
-    plan = plan_of(bound)
-    folded = fold(bound, plan, plan.operators(cast(plan.start({}), torch.float64)))
-    assert 0 < check_preserved(bound, folded, lambda index: plan.sites(index, folded.operators), IDS) < 1e-5
+    assert run_w8a8(tmp_path, "seed_oss") < 0.1

@@ -44,8 +44,8 @@ class Format(Protocol):
 FORMATS: dict[str, Format] = {"compressed-tensors": CompressedTensors()}
 
 
-def format_for(name: str, args: QuantizationArgs, transforms: Iterable[TransformSpec]) -> Format:
-    """Return the format of a name, after checking that it can store this run's transforms and weights (`args`).
+def format_for(name: str, numerics: Numerics, transforms: Iterable[TransformSpec]) -> Format:
+    """Return the format of a name, after checking that it can store this run's weights and transforms.
 
     Raises:
         InvalidInput: there is no such format.
@@ -53,10 +53,10 @@ def format_for(name: str, args: QuantizationArgs, transforms: Iterable[Transform
     """
     if name not in FORMATS:
         raise InvalidInput([f"format: {name!r} is unknown{nearest(name, FORMATS)}"])
-    chosen = FORMATS[name]
+    chosen, args = FORMATS[name], numerics.linear.weights
     if not chosen.holds(args):
         raise Unsupported(f"format {name} cannot hold {args.num_bits}-bit {args.type} weights; choose another preset")
-    unserved = {spec.name: sorted(spec.online - chosen.runs_online) for spec in transforms}
+    unserved = {spec.name: sorted(spec.online(numerics) - chosen.runs_online) for spec in transforms}
     wanted = "; ".join(f"{name} ({', '.join(locations)})" for name, locations in unserved.items() if locations)
     if wanted:
         raise Unsupported(f"format {name} cannot run {wanted}; take it out of transforms, or choose another format")

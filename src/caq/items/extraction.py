@@ -37,8 +37,8 @@ def _shown(line: str) -> str | None:
 
 def _named(line: str, options: Sequence[str]) -> str | None:
     lowered = line.lower()
-    found = (LETTERS[index] for index, option in enumerate(options) if any(_in(lowered, option)))
-    return next(found, None)
+    letters = (LETTERS[index] for index, option in enumerate(options) if any(_in(lowered, option)))
+    return next(letters, None)
 
 
 def _in(line: str, option: str) -> Iterator[bool]:

@@ -39,11 +39,11 @@ def parse_questions(records: Sequence[Record], problems: Sequence[str]) -> tuple
     Raises:
         InvalidInput: as `read_questions`.
     """
-    found = [*problems, *(problem for record in records for problem in _problems(record))]
+    faults = [*problems, *(problem for record in records for problem in _problems(record))]
     ids = [_id(record, position) for position, record in enumerate(records)]
-    found += _repeated(records, ids)
-    if found:
-        raise InvalidInput(found)
+    faults += _repeated(records, ids)
+    if faults:
+        raise InvalidInput(faults)
     return tuple(_question(record, name) for record, name in zip(records, ids, strict=True))
 
 
@@ -58,24 +58,24 @@ def _id(record: Record, position: int) -> str:
 
 def _repeated(records: Sequence[Record], ids: list[str]) -> list[str]:
     first: dict[str, str] = {}
-    found = []
+    faults = []
     for record, name in zip(records, ids, strict=True):
         if name in first:
-            found.append(f"{record.where}: id {name} is also at {first[name]}; ids are unique within a file")
+            faults.append(f"{record.where}: id {name} is also at {first[name]}; ids are unique within a file")
         first.setdefault(name, record.where)
-    return found
+    return faults
 
 
 def _problems(record: Record) -> list[str]:
     fields, where = record.fields, record.where
-    found = [
+    faults = [
         f"{where}: `{name}` must be a text that is not empty"
         for name in ("category", "question")
         if not _is_text(fields.get(name))
     ]
     if not isinstance(fields.get("id", 0), int | str) or isinstance(fields.get("id"), bool):
-        found.append(f"{where}: `id` must be a number or a text")
-    return found + _option_problems(fields.get("options"), where) + _answer_problems(record)
+        faults.append(f"{where}: `id` must be a number or a text")
+    return faults + _option_problems(fields.get("options"), where) + _answer_problems(record)
 
 
 def _option_problems(options: object, where: str) -> list[str]:

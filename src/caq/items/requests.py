@@ -80,9 +80,9 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
     if path.suffix == ".csv":
         return _from_csv(path)
     records, problems = read_records(path)
-    found = [*problems, *(problem for record in records for problem in _problems(record))]
-    if found:
-        raise InvalidInput(found)
+    faults = [*problems, *(problem for record in records for problem in _problems(record))]
+    if faults:
+        raise InvalidInput(faults)
     return tuple(
         Prompt(record.fields["prompt"], record.fields["harmful"], str(_category(record) or "")) for record in records
     )

@@ -85,27 +85,27 @@ def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyI
 
 
 def _problems(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    found = [
+    problems = [
         f"{name}: no such protocol{nearest(name, all_protocols())}"
         for name in task.protocols
         if name not in all_protocols()
     ]
     if not task.protocols:
-        found.append(f"no protocol for the safety questions; name some of {', '.join(all_protocols())}")
+        problems.append(f"no protocol for the safety questions; name some of {', '.join(all_protocols())}")
     if task.language is not None and task.language not in LANGUAGES:
-        found.append(f"{task.language}: no such language; choose {' or '.join(LANGUAGES)}")
+        problems.append(f"{task.language}: no such language; choose {' or '.join(LANGUAGES)}")
     if task.shots:
-        found += [
+        problems += [
             f"{name} is zero-shot, and solved examples answer by letter: "
             f"ask for {LETTER} or {GENERATE}, or for no examples"
             for name in task.protocols
             if name.startswith(OPTION_TEXT)
         ]
     if task.examples is not None and not task.shots:
-        found.append(f"{task.examples}: solved examples are given and none asked for; add --shots 5")
+        problems.append(f"{task.examples}: solved examples are given and none asked for; add --shots 5")
     if task.chat and tokenizer.chat_template is None:
-        found.append(NO_TEMPLATE)
-    return found
+        problems.append(NO_TEMPLATE)
+    return problems
 
 
 def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:

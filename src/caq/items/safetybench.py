@@ -74,21 +74,21 @@ def read_examples(source: Path) -> dict[str, tuple[Question, ...]]:
     Raises:
         InvalidInput: every fault of the file.
     """
-    found: dict[str, tuple[Question, ...]] = {}
+    examples: dict[str, tuple[Question, ...]] = {}
     for question in _questions(source, None):
-        found[question.category] = (*found.get(question.category, ()), question)
-    return found
+        examples[question.category] = (*examples.get(question.category, ()), question)
+    return examples
 
 
 def _questions(source: Path, answers: Path | None) -> tuple[Question, ...]:
     records, problems = read_records(source)
-    found = [*problems, *(problem for record in records for problem in _unknown(record))]
+    faults = [*problems, *(problem for record in records for problem in _unknown(record))]
     if answers is not None:
         known, theirs = _read_answers(answers)
-        found += theirs
-        found += [problem for record in records for problem in _contradictions(record, known, answers)]
+        faults += theirs
+        faults += [problem for record in records for problem in _contradictions(record, known, answers)]
         records = tuple(_joined(record, known or {}) for record in records)
-    return parse_questions(records, found)
+    return parse_questions(records, faults)
 
 
 def _unknown(record: Record) -> Iterator[str]:

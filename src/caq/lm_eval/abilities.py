@@ -40,32 +40,32 @@ class Metric:
 
 
 def read_ability(
-    task: str, members: Sequence[str], found: Mapping[str, Any], wanted: str | None, truncated: int
+    task: str, members: Sequence[str], results: Mapping[str, Any], wanted: str | None, truncated: int
 ) -> Ability:
     """Read one task or group out of what lm-eval's `simple_evaluate` returned with its samples.
 
     Args:
         task: the task or the group.
         members: the tasks of a group; the task itself otherwise.
-        found: what `simple_evaluate` returned.
+        results: what `simple_evaluate` returned.
         wanted: the metric to report; None, or one that the task lacks, takes the task's first.
         truncated: of `Ability`.
     """
-    values = found["results"][task]
+    values = results["results"][task]
     metric = _metric(values, wanted)
-    samples = [one for member in members for one in found["samples"][member] if one["filter"] == metric.filter]
+    samples = [one for member in members for one in results["samples"][member] if one["filter"] == metric.filter]
     value, error = float(values[metric.key]), values.get(metric.error_key)
     return Ability(
         metric=metric.title,
         value=value,
         standard_error=float(error) if isinstance(error, Real) else None,
-        higher_is_better=found["higher_is_better"][members[0]].get(metric.name, True),
-        shots=found["n-shot"][members[0]],
+        higher_is_better=results["higher_is_better"][members[0]].get(metric.name, True),
+        shots=results["n-shot"][members[0]],
         count=len(samples),
         truncated=truncated,
         outcomes=_outcomes([one.get(metric.name) for one in samples], value),
         items=_fingerprint(samples),
-        parts={name: float(found["results"][name][metric.key]) for name in members if name != task},
+        parts={name: float(results["results"][name][metric.key]) for name in members if name != task},
     )
 
 

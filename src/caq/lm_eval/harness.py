@@ -147,7 +147,7 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prepared
         batch_size=prepared.benchmarks.batch_size,
         softmax_dtype="float32",
     )
-    found = simple_evaluate(
+    results = simple_evaluate(
         model=wrapped,
         tasks=list(prepared.loaded.values()),
         task_manager=prepared.manager,
@@ -155,14 +155,14 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prepared
         bootstrap_iters=BOOTSTRAP_RESAMPLES,
         log_samples=True,
     )
-    return {name: _ability(name, item, found, wrapped) for name, item in prepared.loaded.items()}
+    return {name: _ability(name, item, results, wrapped) for name, item in prepared.loaded.items()}
 
 
-def _ability(name: str, item: Task | Group, found: Mapping[str, Any], wrapped: HFLM) -> Ability:
+def _ability(name: str, item: Task | Group, results: Mapping[str, Any], wrapped: HFLM) -> Ability:
     members = [task.task_name for task in _members(item)]
-    requests = chain.from_iterable(sample["arguments"] for member in members for sample in found["samples"][member])
+    requests = chain.from_iterable(sample["arguments"] for member in members for sample in results["samples"][member])
     wanted = CONVENTIONS[name].metric if name in CONVENTIONS else None
-    return read_ability(name, members, found, wanted, sum(_is_cut(wrapped, request) for request in requests))
+    return read_ability(name, members, results, wanted, sum(_is_cut(wrapped, request) for request in requests))
 
 
 def _is_cut(wrapped: HFLM, request: Sequence[Any]) -> bool:

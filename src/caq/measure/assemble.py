@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from caq.errors import InvalidInput
-from caq.files.codec import decode, parse
+from caq.files.codec import decode
 from caq.measure.judging import NO_HARM_IN_HARMLESS
 from caq.measure.measure import (
     CHAT,
@@ -32,7 +32,7 @@ from caq.measure.record import (
     Item,
     Outcome,
 )
-from caq.measure.store import ARMS, Manifest, StoredArm, read_items, read_manifest, read_rows
+from caq.measure.store import ARMS, Manifest, StoredArm, read_items, read_manifest, read_object, read_rows
 
 T = TypeVar("T")
 Items = Mapping[str, tuple[Item, ...]]
@@ -73,7 +73,7 @@ def _arm(directory: Path, arm: StoredArm, items: Items, manifest: Manifest) -> A
             outcomes |= _behaviour(directory, items, measures, manifest)
             unmeasured |= _unjudged(measures, manifest)
         elif measures:
-            rows = read_rows(directory / name)
+            rows = read_rows(directory / name, len(items[measures[0]]))
             outcomes |= {measure: _answers(rows, items[measure], measure) for measure in measures}
     numbers = _numbers(directory, manifest, unmeasured)
     abilities = _abilities(directory, manifest, unmeasured)
@@ -107,8 +107,9 @@ def _answer(answer: Mapping[str, Any], item: Item) -> Outcome:
 def _behaviour(
     directory: Path, items: Items, measures: Sequence[str], manifest: Manifest
 ) -> dict[str, tuple[Outcome, ...]]:
-    responses, coherence = (read_rows(directory / name) for name in (RESPONSES_FILE, manifest.coherence))
-    calls = [{"label": None}] * len(responses) if manifest.judge_missing else read_rows(directory / manifest.calls)
+    total = sum(len(items[measure]) for measure in measures)
+    responses, coherence = (read_rows(directory / name, total) for name in (RESPONSES_FILE, manifest.coherence))
+    calls = [{"label": None}] * total if manifest.judge_missing else read_rows(directory / manifest.calls, total)
     said = {
         row["id"]: (row["response"], checked["coherent"], called["label"])
         for row, checked, called in zip(responses, coherence, calls, strict=True)
@@ -157,7 +158,7 @@ def _numbers(directory: Path, manifest: Manifest, unmeasured: dict[str, str]) ->
         if unmeasured_note(path).exists():
             unmeasured[f"kl_{kind}"] = _reason(path)
         elif path.exists():
-            row = parse(path.read_text(encoding="utf-8"))
+            row = read_object(path)
             if f"unmeasured_{kind}" in row:
                 unmeasured[f"kl_{kind}"] = row[f"unmeasured_{kind}"]
             rows |= row
@@ -170,7 +171,7 @@ def _abilities(directory: Path, manifest: Manifest, unmeasured: dict[str, str]) 
         unmeasured["abilities"] = _reason(path)
     if not manifest.abilities or not path.exists():
         return {}
-    return _decoded(_Abilities, {"tasks": parse(path.read_text(encoding="utf-8"))}, path).tasks
+    return _decoded(_Abilities, {"tasks": read_object(path)}, path).tasks
 
 
 def _decoded(kind: type[T], row: Any, path: Path) -> T:

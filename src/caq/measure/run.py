@@ -164,7 +164,7 @@ def place_arms(setup: Setup, output: Path, earlier: Manifest | None = None) -> t
     """
     known = {} if earlier is None else {(arm.role, arm.provenance["source"]): arm.name for arm in earlier.arms}
     names = _names(setup.entrants, known)
-    conditions = (setup.how.device.type, *(f"{name} {found}" for name, found in _versions().items()))
+    conditions = (setup.how.device.type, *(f"{name} {number}" for name, number in _versions().items()))
     return tuple(
         Arm(
             name,

@@ -115,17 +115,35 @@ def filled(path: Path, total: int) -> bool:
     return content.count(b"\n") == total and content.endswith(b"\n")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a file's lines.
+def read_rows(path: Path, total: int | None = None) -> list[dict[str, Any]]:
+    """Read a file's lines, of which there are `total` where that is known.
 
     Raises:
-        InvalidInput: it is missing, or a line was changed.
+        InvalidInput: it is missing, or was changed.
     """
     try:
         # Not splitlines(): U+2028 and its kin are allowed inside JSON strings.
-        return [json.loads(line) for line in path.read_bytes().decode().split("\n") if line]
+        rows = [json.loads(line) for line in path.read_bytes().decode().split("\n") if line]
     except (OSError, ValueError) as error:
         raise InvalidInput([f"{path}: is not as it was written ({error}); remove it and compare again"]) from error
+    if total is not None and len(rows) != total:
+        raise InvalidInput([f"{path}: has {len(rows)} of {total} lines; remove it and compare again"])
+    return rows
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        InvalidInput: it was changed.
+    """
+    try:
+        value = parse(path.read_bytes().decode())
+    except ValueError as error:
+        raise InvalidInput([f"{path}: is not as it was written ({error}); remove it and compare again"]) from error
+    if not isinstance(value, dict):
+        raise InvalidInput([f"{path}: is not as it was written (no object); remove it and compare again"])
+    return value
 
 
 def write_manifest(output: Path, manifest: Manifest, items: Mapping[str, tuple[Item, ...]]) -> None:
@@ -145,12 +163,26 @@ def read_manifest(output: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        return decode(Manifest, parse(path.read_bytes().decode()), "comparison")
+        manifest = decode(Manifest, parse(path.read_bytes().decode()), "comparison")
+        _check_names(manifest)
+        return manifest
     except (ValueError, InvalidInput) as error:
         reason = str(error).partition("\n")[0]
         raise InvalidInput(
             [f"{path}: is not as this version writes it ({reason}); choose another directory"]
         ) from error
+
+
+def _check_names(manifest: Manifest) -> None:
+    """Refuse a manifest that would have files outside of its directory read or written.
+
+    Raises:
+        ValueError: naming the first such place.
+    """
+    files = (manifest.distances, manifest.coherence, manifest.calls, manifest.abilities)
+    for name in (*files, *(arm.directory for arm in manifest.arms)):
+        if name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+            raise ValueError(f"{name!r} is no plain name")
 
 
 def read_items(output: Path) -> dict[str, tuple[Item, ...]]:

@@ -63,7 +63,7 @@ def _metadata(card: Path | None) -> dict[str, Any]:
     if card is None or not card.is_file():
         return {}
     try:
-        found = metadata_load(card) or {}
+        card_facts = metadata_load(card) or {}
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return {name: found[name] for name in INHERITED if found.get(name)}
+    return {name: card_facts[name] for name in INHERITED if card_facts.get(name)}

@@ -159,8 +159,8 @@ def _refuse_other_weights(api: HfApi, repo: str, revision: str | None, files: Se
 
 
 def _check_arrived(api: HfApi, repo: str, commit: str, directory: Path, files: Sequence[str]) -> None:
-    found = _files(api, repo, commit)
-    differing = [name for name in files if name not in found or not _same(found[name], directory / name)]
+    arrived = _files(api, repo, commit)
+    differing = [name for name in files if name not in arrived or not _same(arrived[name], directory / name)]
     if differing:
         raise PushFailed(
             f"{repo}: after the upload the hub lacks or holds otherwise: {', '.join(differing)}; push again"

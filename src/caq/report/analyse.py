@@ -16,11 +16,12 @@ from caq.report.changes import changes, unmatched
 from caq.report.flips import drift, flips
 from caq.report.gap import gap
 from caq.report.limits import limits
+from caq.report.measures import by_role, numbers
 from caq.report.pairing import Goods, deciding, goods
 from caq.report.problems import problems_of
 from caq.report.rows import Arms, rows
 from caq.report.summary import questions, summary
-from caq.report.types import SCHEMA, VERSION, ArmSummary, Change, Judgement, Report, Settings
+from caq.report.types import SCHEMA, VERSION, ArmSummary, Change, Judgement, Measured, Report, Settings
 from caq.report.verdict import evidence, overall, verdict
 
 _DEFAULTS = Settings()
@@ -51,6 +52,7 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
         caq=version("caq"),
         settings=settings,
         verdict=overall(judgements) if judgements else None,
+        results={name: Measured(numbers(arm)) for name, arm in by_role(comparison.arms).items()},
         arms=tuple(arm.summary for arm in arms),
         judgements=judgements,
         items={measure: len(items) for measure, items in comparison.items.items()},
@@ -132,9 +134,9 @@ def _judgement(
 
 
 def _floors(items: Mapping[str, Sequence[Item]]) -> dict[str, dict[str, float]]:
-    found = {measure: floors(questions(asked)) for measure, asked in items.items() if measure.startswith(SAFETY_PREFIX)}
+    known = {measure: floors(questions(asked)) for measure, asked in items.items() if measure.startswith(SAFETY_PREFIX)}
     return {
         measure: {"chance": floor.overall.chance, **floor.overall.letters}
-        for measure, floor in found.items()
+        for measure, floor in known.items()
         if floor is not None
     }

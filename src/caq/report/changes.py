@@ -25,12 +25,12 @@ def changes(
         settings: what decides.
     """
     same = {measure for measure, digest in hashes.items() if digest == baseline.items_sha256.get(measure)}
-    found: list[Change] = []
+    moved: list[Change] = []
     for model, before in _pairs(arms, baseline):
         if before is not None:
             shared = [measure for measure in model.rates if measure in before.rates]
-            found += _decided([_change(model, before, measure, measure in same) for measure in shared], settings)
-    return tuple(found)
+            moved += _decided([_change(model, before, measure, measure in same) for measure in shared], settings)
+    return tuple(moved)
 
 
 def unmatched(arms: Sequence[ArmSummary], hashes: Mapping[str, str], baseline: Report) -> tuple[str, ...]:
@@ -66,13 +66,13 @@ def _change(model: ArmSummary, before: ArmSummary, measure: str, same: bool) -> 
     return replace(change, gained=gained, lost=lost, p=mcnemar(gained, lost)), int(both.sum())
 
 
-def _decided(found: Sequence[tuple[Change, int]], settings: Settings) -> list[Change]:
-    tested = [change for change, pairs in found if pairs and deciding(change.measure)]
+def _decided(changes: Sequence[tuple[Change, int]], settings: Settings) -> list[Change]:
+    tested = [change for change, pairs in changes if pairs and deciding(change.measure)]
     adjusted = holm([1.0 if change.p is None else change.p for change in tested])
     p_holm = {change.measure: p for change, p in zip(tested, adjusted, strict=True)}
     return [
         replace(change, worse=change.measure in p_holm and _lost(change, pairs, p_holm[change.measure], settings))
-        for change, pairs in found
+        for change, pairs in changes
     ]
 
 

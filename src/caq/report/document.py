@@ -28,11 +28,11 @@ def from_json(text: str) -> Report:
         data = parse(text)
     except ValueError as error:
         raise InvalidInput([f"the report is not JSON ({error}); give a results.json that CAQ wrote"]) from error
-    found = (data.get("schema"), data.get("version")) if isinstance(data, dict) else (None, None)
-    if found != (SCHEMA, VERSION):
+    schema, version = (data.get("schema"), data.get("version")) if isinstance(data, dict) else (None, None)
+    if (schema, version) != (SCHEMA, VERSION):
         raise InvalidInput(
             [
-                f"the report has schema {found[0]!r}, version {found[1]!r}, and this version of CAQ reads {SCHEMA!r}, "
+                f"the report has schema {schema!r}, version {version!r}, and this version of CAQ reads {SCHEMA!r}, "
                 f"version {VERSION}; make it again with this version"
             ]
         )

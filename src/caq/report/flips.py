@@ -81,12 +81,12 @@ def letters(items: Sequence[Item], outcomes: Sequence[Outcome]) -> Letters:
     pairs = [(item.answer, outcome.chosen) for item, outcome in zip(items, outcomes, strict=True)]
     right = Counter(LETTERS[answer] for answer, _ in pairs if answer is not None)
     chosen = Counter(LETTERS[choice] for _, choice in pairs if choice is not None)
-    found = Counter(LETTERS[answer] for answer, choice in pairs if answer is not None and answer == choice)
+    hits = Counter(LETTERS[answer] for answer, choice in pairs if answer is not None and answer == choice)
     failures = Counter(outcome.failure for outcome in outcomes)
     return Letters(
         right=dict(sorted(right.items())),
         chosen=dict(sorted(chosen.items())),
-        recall={letter: found[letter] / count for letter, count in sorted(right.items())},
+        recall={letter: hits[letter] / count for letter, count in sorted(right.items())},
         unparsed=failures["unparsed"] + failures["incoherent"],
         refused=failures["refused"],
     )

@@ -16,12 +16,12 @@ def gap(aligned: Goods, base: Goods, model: Goods) -> Gap:
     if len(origin) < 2:
         return Gap(None, None, f"{len(origin)} items were measured of all three; an interval needs two")
     added, left = aligned[all_three] - origin, model[all_three] - origin
-    found = fieller(left, added)
-    if found.value is None:
+    ratio = fieller(left, added)
+    if ratio.value is None:
         return Gap(
             None,
             None,
             f"the aligned model and its base differ by {100 * float(added.mean()):.1f} points on {len(origin)} items, "
             "which is not distinguishable from 0",
         )
-    return Gap(found.value, found.interval)
+    return Gap(ratio.value, ratio.interval)

@@ -19,20 +19,20 @@ _NO_VERDICT = (
 def limits(comparison: Comparison, judgements: tuple[Judgement, ...], settings: Settings) -> tuple[str, ...]:
     """Return the limits: what the numbers bound, what was not asked, how the judge errs, what a screen is."""
     measures = comparison.items
-    found = list(_judged(judgements, settings)) if judgements else [_NO_VERDICT]
+    said = list(_judged(judgements, settings)) if judgements else [_NO_VERDICT]
     missing = _not_asked(comparison)
     if missing:
-        found.append(f"Not asked: {joined(missing)}.")
+        said.append(f"Not asked: {joined(missing)}.")
     if comparison.judge is not None:
-        found.append(_judge(comparison.judge))
+        said.append(_judge(comparison.judge))
     if REFUSAL in measures:
-        found.append(
+        said.append(
             "Harmful prompts are a screen: they tell of requests like these, put plainly, with greedy decoding; "
             "no attack, no long conversation and no sampling was tried."
         )
     if any(measure.startswith(SAFETY_PREFIX) for measure in measures):
-        found.append("Questions with options measure what a model recognises as safe, not how it acts.")
-    return tuple(found)
+        said.append("Questions with options measure what a model recognises as safe, not how it acts.")
+    return tuple(said)
 
 
 def _judged(judgements: tuple[Judgement, ...], settings: Settings) -> Iterator[str]:

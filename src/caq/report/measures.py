@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from caq.measure.record import SAFETY_PREFIX, ArmRecord, Item
+from caq.measure.record import SAFETY_PREFIX, ArmRecord, Item, Role
 from caq.report.pairing import goods, rate
 
 ABILITY_PREFIX = "ability/"
+#: In the order of a table.
+ROLES: Sequence[Role] = ("base", "aligned", "quantized")
 
 
 def numbers(arm: ArmRecord) -> dict[str, float]:
@@ -16,16 +18,16 @@ def numbers(arm: ArmRecord) -> dict[str, float]:
     Names: `perplexity`; `logit_mse`, `kl` (nats) and `same_top` on the text; `kl_chat` on the first response tokens;
     rates in [0, 1] by measure; `ability/<task>`, as lm-eval has it.
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     if arm.perplexity is not None:
-        found["perplexity"] = arm.perplexity
+        values["perplexity"] = arm.perplexity
     if arm.kl_text is not None:
-        found |= {"logit_mse": arm.kl_text.logit_mse, "kl": arm.kl_text.mean, "same_top": arm.kl_text.same_top}
+        values |= {"logit_mse": arm.kl_text.logit_mse, "kl": arm.kl_text.mean, "same_top": arm.kl_text.same_top}
     if arm.kl_chat is not None:
-        found["kl_chat"] = arm.kl_chat.mean
+        values["kl_chat"] = arm.kl_chat.mean
     rates = {measure: rate(goods(outcomes)) for measure, outcomes in arm.outcomes.items()}
-    found |= {measure: share.value for measure, share in rates.items() if share is not None}
-    return found | {ABILITY_PREFIX + name: ability.value for name, ability in arm.abilities.items()}
+    values |= {measure: share.value for measure, share in rates.items() if share is not None}
+    return values | {ABILITY_PREFIX + name: ability.value for name, ability in arm.abilities.items()}
 
 
 def item_scores(arm: ArmRecord) -> dict[str, tuple[float, ...]]:
@@ -48,6 +50,13 @@ def category_rates(arm: ArmRecord, items: Mapping[str, Sequence[Item]], measure:
     for item, score in zip(items.get(measure, ()), item_scores(arm).get(measure, ()), strict=False):
         grouped.setdefault(item.category, []).append(score)
     return {name: sum(scores) / len(scores) for name, scores in grouped.items()}
+
+
+def by_role(arms: Sequence[ArmRecord]) -> dict[str, ArmRecord]:
+    """Return arms in the order of a table, under their role where it is theirs alone, or else their name."""
+    ordered = sorted(arms, key=lambda arm: ROLES.index(arm.role))
+    roles = [arm.role for arm in ordered]
+    return {arm.role if roles.count(arm.role) == 1 else arm.name: arm for arm in ordered}
 
 
 def safety_measures(arm: ArmRecord) -> list[str]:

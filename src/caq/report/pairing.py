@@ -43,10 +43,10 @@ def from_marks(text: str) -> Goods:
     return np.array([_MARKS.index(mark) - 1 for mark in text], dtype=np.int8)
 
 
-def rate(found: Goods) -> Rate | None:
+def rate(outcomes: Goods) -> Rate | None:
     """Return the share of good outcomes among those measured, or None if none were."""
-    items = int((found >= 0).sum())
-    good = int((found == 1).sum())
+    items = int((outcomes >= 0).sum())
+    good = int((outcomes == 1).sum())
     return Rate(good / items, wilson(good, items), items) if items else None
 
 

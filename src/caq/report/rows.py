@@ -39,19 +39,19 @@ def rows(arms: Mapping[str, Arms], items: Mapping[str, Sequence[Item]], settings
         items: by measure.
         settings: what decides.
     """
-    found = [
+    paired = [
         (measure, category, pairs)
         for measure in judged_measures(list(arms))
         for category, part in _parts(measure, arms[measure], items[measure])
         if (pairs := _Pairs.of(part)) is not None
     ]
-    family = [pairs.p for measure, _, pairs in found if deciding(measure)]
+    family = [pairs.p for measure, _, pairs in paired if deciding(measure)]
     adjusted = iter(holm(family))
     return tuple(
         _row(measure, category, pairs, next(adjusted), settings.alpha / len(family), settings)
         if deciding(measure)
         else _row(measure, category, pairs, pairs.p, settings.alpha, settings)
-        for measure, category, pairs in found
+        for measure, category, pairs in paired
     )
 
 
@@ -108,6 +108,6 @@ def _row(measure: str, category: str | None, pairs: _Pairs, p_holm: float, level
     )
 
 
-def _measured(found: Rate | None) -> Rate:
-    assert found is not None, "pairs are measured"
-    return found
+def _measured(rate: Rate | None) -> Rate:
+    assert rate is not None, "pairs are measured"
+    return rate

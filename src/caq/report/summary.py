@@ -20,11 +20,11 @@ INCOHERENT_SHARE = 0.2
 
 def summary(arm: ArmRecord, comparison: Comparison) -> ArmSummary:
     """Return the arm as the report shows it."""
-    found = {measure: rate(goods(outcomes)) for measure, outcomes in arm.outcomes.items()}
+    shares = {measure: rate(goods(outcomes)) for measure, outcomes in arm.outcomes.items()}
     return ArmSummary(
         name=arm.name,
         role=arm.role,
-        rates={measure: one for measure, one in found.items() if one is not None},
+        rates={measure: share for measure, share in shares.items() if share is not None},
         perplexity=arm.perplexity,
         incoherent=incoherent(arm),
         kl_text=arm.kl_text,
@@ -55,8 +55,8 @@ def questions(items: Sequence[Item]) -> list[Question]:
 
 def incoherent(arm: ArmRecord) -> float | None:
     """Return the share of an arm's responses that are incoherent, or None without responses."""
-    found = [one for outcomes in arm.outcomes.values() for one in outcomes if _wrote(one)]
-    return sum(one.failure == "incoherent" for one in found) / len(found) if found else None
+    written = [one for outcomes in arm.outcomes.values() for one in outcomes if _wrote(one)]
+    return sum(one.failure == "incoherent" for one in written) / len(written) if written else None
 
 
 def _wrote(outcome: Outcome) -> bool:

@@ -260,12 +260,20 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """One arm's numbers by name, as `report.measures.numbers` has them: a row of the table."""
+
+    summary: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Report:
     """The whole document.
 
     Attributes:
         schema, version: what this document is; `caq` is the version of the package that wrote it.
         verdict: of the worst model; None where there is no aligned model to compare with.
+        results: each arm's numbers, under its role where that is its alone, or else its name.
         judgements: of the models to judge; empty without an aligned model.
         items: how many items each measure has; `items_sha256` is of what they say, in order.
         floors: by safety measure, chance and what each constant letter gives.
@@ -279,6 +287,7 @@ class Report:
     caq: str
     settings: Settings
     verdict: Verdict | None
+    results: Mapping[str, Measured]
     arms: tuple[ArmSummary, ...]
     judgements: tuple[Judgement, ...]
     items: Mapping[str, int]

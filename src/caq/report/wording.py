@@ -80,10 +80,10 @@ def resolution(rows: Sequence[Row], settings: Settings) -> str:
     if not rows:
         return ""
     power = f"{100 * settings.power:g} % power"
-    found = sorted(row.detectable for row in rows if row.detectable is not None)
-    if not found:
+    losses = sorted(row.detectable for row in rows if row.detectable is not None)
+    if not losses:
         return f"These items have no {power} to see any loss."
-    ends = dict.fromkeys((points(found[0]), points(found[-1])))
+    ends = dict.fromkeys((points(losses[0]), points(losses[-1])))
     blind = [title(row.measure) for row in rows if row.detectable is None]
     return f"The smallest loss that its measures had {power} to see is {' to '.join(ends)} points" + (
         f", and none in {joined(blind)}." if blind else "."

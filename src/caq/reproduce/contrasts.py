@@ -23,8 +23,8 @@ ALIGNMENT = "alignment"
 
 def between(runs: Runs, pairs: Iterable[tuple[str, str]]) -> Contrasts:
     """Return the differences of pairs of arms by rate; a pair without a common seed is left out."""
-    found = {f"{ours} − {theirs}": contrast(*common(runs, ours, theirs)) for ours, theirs in pairs}
-    return {name: rates for name, rates in found.items() if rates}
+    contrasts = {f"{ours} − {theirs}": contrast(*common(runs, ours, theirs)) for ours, theirs in pairs}
+    return {name: rates for name, rates in contrasts.items() if rates}
 
 
 def against_aligned(runs: Runs) -> Contrasts:
@@ -64,8 +64,8 @@ def _contrast(seeds: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Contr
 
 def amounts(runs: Runs, pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, Spread]]:
     """Return differences of perplexity and distances, whose paired unit is the seed; none for a single seed."""
-    found = {f"{ours} − {theirs}": _amounts(*common(runs, ours, theirs)) for ours, theirs in pairs}
-    return {name: spreads for name, spreads in found.items() if spreads}
+    differences = {f"{ours} − {theirs}": _amounts(*common(runs, ours, theirs)) for ours, theirs in pairs}
+    return {name: spreads for name, spreads in differences.items() if spreads}
 
 
 def _amounts(ours: Sequence[ArmRecord], theirs: Sequence[ArmRecord]) -> dict[str, Spread]:

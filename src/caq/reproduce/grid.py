@@ -142,7 +142,7 @@ def cells(bench: Bench, *, quiet: bool = False) -> Iterator[Cell]:
     grid = bench.grid
     roles: tuple[Role, Role] = ("base", "aligned")
     for name, role in zip(FULL_PRECISION, roles, strict=True):
-        yield _cell(bench, name, 0, "", partial(_full_precision, bench, role, name))
+        yield _cell(bench, name, 0, "", partial(_full_precision, bench, role))
     for seed in grid.seeds:
         for arm in grid.arms:
             recipe = grid.cell_recipe(arm, seed)
@@ -169,12 +169,12 @@ def _cell(bench: Bench, arm: str, seed: int, recipe: str, run: Callable[[], ArmR
     """Read a cell's record, or run the cell and write it."""
     path = bench.grid.directory / "cells" / f"{digest(bench.identity, recipe or arm)}.json"
     if path.exists():
-        earlier = decode(Cell, parse(path.read_text(encoding="utf-8")), path.name)
         # Tables share cells, and each calls them by its own names.
-        return replace(earlier, arm=arm, seed=seed, seconds=None)
+        earlier = decode(Cell, parse(path.read_text(encoding="utf-8")), path.name)
+        return replace(earlier, arm=arm, seed=seed, record=_called(earlier.record, arm, seed), seconds=None)
     started = time.monotonic()
     try:
-        cell = Cell(arm, seed, recipe, run())
+        cell = Cell(arm, seed, recipe, _called(run(), arm, seed))
     except Diverged as error:
         cell = Cell(arm, seed, recipe, None, str(error))
     except CaqError as error:
@@ -185,14 +185,17 @@ def _cell(bench: Bench, arm: str, seed: int, recipe: str, run: Callable[[], ArmR
     return cell
 
 
-def _full_precision(bench: Bench, role: Role, name: str) -> ArmRecord:
-    records = _measured(bench, bench.setup)
-    return replace(next(record for record in records if record.role == role), name=name)
+def _called(record: ArmRecord | None, arm: str, seed: int) -> ArmRecord | None:
+    return None if record is None else replace(record, name=arm if arm in FULL_PRECISION else f"{arm}, seed {seed}")
+
+
+def _full_precision(bench: Bench, role: Role) -> ArmRecord:
+    return next(record for record in _measured(bench, bench.setup) if record.role == role)
 
 
 def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord:
     """Quantize, then measure the saved directory."""
-    grid, name = bench.grid, f"{arm}, seed {recipe.seed}"
+    grid = bench.grid
     output = grid.directory / "checkpoints" / slug(f"{arm}-seed{recipe.seed}")
     quantize_pair(
         bench.pair,
@@ -207,7 +210,8 @@ def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord
     record = _measured(bench, replace(bench.setup, entrants=(*bench.setup.entrants, entrant)))[-1]
     if not grid.keep_checkpoints:
         shutil.rmtree(output)
-    return replace(record, name=name)
+    # Where it was is gone, and says nothing of what it is.
+    return replace(record, provenance={**record.provenance, "source": output.name})
 
 
 def _measured(bench: Bench, setup: Setup) -> tuple[ArmRecord, ...]:

@@ -58,5 +58,5 @@ def _note(model: str, arm: str, measure: str) -> str:
 @cache
 def _paper() -> dict[str, Any]:
     text = resources.files("caq.reproduce").joinpath("paper.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    printed: dict[str, Any] = json.loads(text)
+    return printed

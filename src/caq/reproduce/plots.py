@@ -33,16 +33,16 @@ APART = 0.008
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def draw(experiment: Experiment, runs: Runs, found: Spreads, directory: Path) -> list[str]:
+def draw(experiment: Experiment, runs: Runs, spreads: Spreads, directory: Path) -> list[str]:
     """Write one image and return its name in a list; none where nothing but full precision was measured."""
-    shown = [name for name in MEASURES if any(name in found[arm] for arm in quantized_arms(runs))]
+    shown = [name for name in MEASURES if any(name in spreads[arm] for arm in quantized_arms(runs))]
     if not shown:
         return []
     rows = (len(shown) + 1) // 2
     figure = Figure(figsize=(11, 4 * rows), layout="constrained")
     axes = figure.subplots(rows, min(2, len(shown)), squeeze=False).flatten()
     for panel, measure in zip(axes, shown, strict=False):
-        _panel(panel, experiment, runs, found, measure)
+        _panel(panel, experiment, runs, spreads, measure)
     for panel in axes[len(shown) :]:
         panel.set_visible(False)
     if experiment.sweep is not None and len(experiment.sweep.lines) > 1:
@@ -55,19 +55,19 @@ def draw(experiment: Experiment, runs: Runs, found: Spreads, directory: Path) ->
     return [name]
 
 
-def _panel(axes: Axes, experiment: Experiment, runs: Runs, found: Spreads, measure: str) -> None:
+def _panel(axes: Axes, experiment: Experiment, runs: Runs, spreads: Spreads, measure: str) -> None:
     if experiment.sweep is not None:
-        _lines(axes, experiment.sweep, found, measure)
+        _lines(axes, experiment.sweep, spreads, measure)
     else:
-        _points(axes, quantized_arms(runs), found, measure)
-    _full_precision(axes, found, measure, across=experiment.sweep is not None)
+        _points(axes, quantized_arms(runs), spreads, measure)
+    _full_precision(axes, spreads, measure, across=experiment.sweep is not None)
     axes.set_title(MEASURES[measure], fontsize=10)
     axes.grid(visible=True, alpha=0.3)
 
 
-def _lines(axes: Axes, sweep: Sweep, found: Spreads, measure: str) -> None:
+def _lines(axes: Axes, sweep: Sweep, spreads: Spreads, measure: str) -> None:
     for index, (name, arms) in enumerate(sweep.lines.items()):
-        values = [(x, found[arm][measure]) for x, arm in arms.items() if measure in found.get(arm, {})]
+        values = [(x, spreads[arm][measure]) for x, arm in arms.items() if measure in spreads.get(arm, {})]
         axes.errorbar(
             # Side by side, so that one line's bar does not hide another's.
             [x + APART * (index - (len(sweep.lines) - 1) / 2) for x, _ in values],
@@ -83,24 +83,24 @@ def _lines(axes: Axes, sweep: Sweep, found: Spreads, measure: str) -> None:
         axes.set_xscale("symlog", linthresh=5)
         ticks = sorted({x for arms in sweep.lines.values() for x in arms})
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-    if measure in AMOUNTS and _decades(found, sweep, measure):
+    if measure in AMOUNTS and _decades(spreads, sweep, measure):
         axes.set_yscale("log")
 
 
-def _decades(found: Spreads, sweep: Sweep, measure: str) -> bool:
+def _decades(spreads: Spreads, sweep: Sweep, measure: str) -> bool:
     arms = {arm for line in sweep.lines.values() for arm in line.values()}
-    values = [of[measure].mean for arm, of in found.items() if arm in arms and measure in of]
+    values = [of[measure].mean for arm, of in spreads.items() if arm in arms and measure in of]
     return max(values) > 10 * min(values)
 
 
-def _points(axes: Axes, arms: Sequence[str], found: Spreads, measure: str) -> None:
-    shown = [arm for arm in arms if measure in found[arm]]
-    spreads = [found[arm][measure] for arm in shown]
+def _points(axes: Axes, arms: Sequence[str], spreads: Spreads, measure: str) -> None:
+    shown = [arm for arm in arms if measure in spreads[arm]]
+    shown_spreads = [spreads[arm][measure] for arm in shown]
     places = list(range(len(shown)))
     axes.errorbar(
-        [_scaled(spread.mean, measure) for spread in spreads],
+        [_scaled(spread.mean, measure) for spread in shown_spreads],
         places,
-        xerr=_bars(spreads, measure),
+        xerr=_bars(shown_spreads, measure),
         linestyle="none",
         marker="o",
         color=COLOURS[0],
@@ -110,15 +110,15 @@ def _points(axes: Axes, arms: Sequence[str], found: Spreads, measure: str) -> No
     axes.invert_yaxis()
 
 
-def _full_precision(axes: Axes, found: Spreads, measure: str, *, across: bool) -> None:
+def _full_precision(axes: Axes, spreads: Spreads, measure: str, *, across: bool) -> None:
     styles = {ALIGNED: "--", BASE: ":"}
     for name in FULL_PRECISION:
         # The base is far from safe, and the aligned model's distance to itself is no line on a logarithmic axis.
         if (name == BASE and measure != "perplexity") or measure == "kl":
             continue
-        if measure in found.get(name, {}):
+        if measure in spreads.get(name, {}):
             draw_line = axes.axhline if across else axes.axvline
-            draw_line(_scaled(found[name][measure].mean, measure), color="grey", linestyle=styles[name], linewidth=1)
+            draw_line(_scaled(spreads[name][measure].mean, measure), color="grey", linestyle=styles[name], linewidth=1)
 
 
 def _bars(spreads: Sequence[Spread], measure: str) -> tuple[list[float], list[float]]:

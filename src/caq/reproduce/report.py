@@ -64,7 +64,7 @@ class Finished:
     def comparison(self) -> Comparison:
         """The table as a comparison: the aligned model, the base, and every cell as a model to judge."""
         runs = self.runs
-        quantized = [record for arm, found in runs.items() if arm not in FULL_PRECISION for record in found.values()]
+        quantized = [record for arm, seeds in runs.items() if arm not in FULL_PRECISION for record in seeds.values()]
         records = (*runs[ALIGNED].values(), *runs[BASE].values(), *quantized)
         asked = self.questionnaire
         return Comparison(asked.items, records, self.judge.card if asked.prompts else None, asked.data)

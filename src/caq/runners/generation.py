@@ -21,7 +21,7 @@ def greedy_tokens(
     """Return the tokens of one response a prompt, in the given order, with the token that ended it if one did."""
     settings = _settings(model, tokenizer, max_new_tokens)
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
-    found: dict[int, tuple[int, ...]] = {}
+    written: dict[int, tuple[int, ...]] = {}
     with inference(model) as cut, _configured(model, settings):
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
@@ -29,8 +29,8 @@ def greedy_tokens(
             ids, mask = pad(rows, left=True, fill=settings.pad_token_id, device=cut.device)
             out = model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
             ended = [_until_end(row, settings.eos_token_id or ()) for row in out]
-            found |= zip(batch, ended, strict=True)
-    return tuple(found[index] for index in range(len(encoded)))
+            written |= zip(batch, ended, strict=True)
+    return tuple(written[index] for index in range(len(encoded)))
 
 
 def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:

@@ -82,14 +82,14 @@ def scores(
     encoded = align(lambda texts: encode(tokenizer, texts, add_special_tokens), choices)
     check_lengths(encoded, getattr(model.config, "max_position_embeddings", None))
     order = sorted(range(len(encoded)), key=lambda index: encoded[index].length, reverse=True)
-    found: dict[int, tuple[float, ...]] = {}
+    values_by_index: dict[int, tuple[float, ...]] = {}
     with inference(model) as cut:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             rows = [_lay_out(encoded[index]) for index in batch]
             values = _score_rows(cut, rows, model.dtype)
-            found |= {index: tuple(value) for index, value in zip(batch, values, strict=True)}
-    return tuple(found[index] for index in range(len(choices)))
+            values_by_index |= {index: tuple(value) for index, value in zip(batch, values, strict=True)}
+    return tuple(values_by_index[index] for index in range(len(choices)))
 
 
 def align(encode: Encode, choices: Sequence[Choice]) -> list[Encoded]:

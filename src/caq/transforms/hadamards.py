@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from caq.options import Options
-from caq.transforms.location import Location
+from caq.transforms.location import ATTENTION, Location
 from caq.transforms.spec import Edit, Placed, Subject, reads
+
+if TYPE_CHECKING:
+    from caq.numerics.scheme import Numerics
 
 
 class DownHadamard(Options):
@@ -15,7 +18,10 @@ class DownHadamard(Options):
 
     name: Literal["down-hadamard"] = "down-hadamard"
     learnable: ClassVar[bool] = False
-    online: ClassVar[frozenset[Location]] = frozenset({Location.INPUT})
+
+    def online(self, numerics: Numerics) -> frozenset[Location]:
+        """Return the down projection's input."""
+        return frozenset({Location.INPUT})
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one Hadamard matrix a block, on the down projection's input."""
@@ -36,7 +42,10 @@ class KeyHadamard(Options):
 
     name: Literal["key-hadamard"] = "key-hadamard"
     learnable: ClassVar[bool] = False
-    online: ClassVar[frozenset[Location]] = frozenset({Location.Q_ATTN, Location.K_CACHE})
+
+    def online(self, numerics: Numerics) -> frozenset[Location]:
+        """Return queries and keys, if keys are quantized."""
+        return ATTENTION if numerics.key else frozenset()
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one Hadamard matrix a block."""

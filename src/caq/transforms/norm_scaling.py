@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from caq.options import Options
-from caq.transforms.location import Location
-from caq.transforms.spec import Placed, Subject, reads, writes
+from caq.transforms.spec import Placed, Subject, nowhere, reads, writes
 
 
 class NormScaling(Options):
@@ -15,7 +14,7 @@ class NormScaling(Options):
 
     name: Literal["norm-scaling"] = "norm-scaling"
     learnable: ClassVar[bool] = True
-    online: ClassVar[frozenset[Location]] = frozenset()
+    online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one scaling for each branch of each block."""

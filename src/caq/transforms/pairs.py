@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from caq.options import Options
-from caq.transforms.location import Location
-from caq.transforms.spec import Placed, Subject, reads, writes
+from caq.transforms.spec import Placed, Subject, nowhere, reads, writes
 
 if TYPE_CHECKING:
     from caq.families import Pair
@@ -20,7 +19,7 @@ class ValueOutputRotation(Options):
 
     name: Literal["value-output-rotation"] = "value-output-rotation"
     learnable: ClassVar[bool] = True
-    online: ClassVar[frozenset[Location]] = frozenset()
+    online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the rotations of each block's heads as one map."""
@@ -38,7 +37,7 @@ class ValueOutputScaling(Options):
 
     name: Literal["value-output-scaling"] = "value-output-scaling"
     learnable: ClassVar[bool] = True
-    online: ClassVar[frozenset[Location]] = frozenset()
+    online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the scalings of each block's heads as one map."""
@@ -53,7 +52,7 @@ class QueryKeyScaling(Options):
 
     name: Literal["query-key-scaling"] = "query-key-scaling"
     learnable: ClassVar[bool] = True
-    online: ClassVar[frozenset[Location]] = frozenset()
+    online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the scalings of each block's heads as one map."""
@@ -65,7 +64,7 @@ class UpDownScaling(Options):
 
     name: Literal["up-down-scaling"] = "up-down-scaling"
     learnable: ClassVar[bool] = True
-    online: ClassVar[frozenset[Location]] = frozenset()
+    online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one scaling a block."""

@@ -77,9 +77,8 @@ class TransformSpec(Protocol):
     def learnable(self) -> bool:
         """Whether it has a parameter."""
 
-    @property
-    def online(self) -> frozenset[Location]:
-        """Where it needs maps on activations at run time; empty if all of it is folded."""
+    def online(self, numerics: Numerics) -> frozenset[Location]:
+        """Return where it needs maps on activations at run time; see `nowhere`."""
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the maps and their edits.
@@ -87,6 +86,11 @@ class TransformSpec(Protocol):
         Raises:
             Unsupported: the map would change this model's function, or has no size that fits.
         """
+
+
+def nowhere(numerics: Numerics) -> frozenset[Location]:
+    """Return no location: all of the transform is folded into weights."""
+    return frozenset()
 
 
 def writes(address: Address | Norm, transform: str, *, inverse: bool = False) -> Edit:

@@ -104,10 +104,10 @@ def kl_histogram(label: str, aligned: Distances, base: Distances | None) -> Mark
     """Return how KL to the aligned model is spread over positions, filled, and that to the base as a line."""
 
     def draw(axes: Axes) -> None:
-        for found, colour, filled in ((base, _COLOUR["base"], False), (aligned, _COLOUR["model"], True)):
-            if found is None:
+        for distances, colour, filled in ((base, _COLOUR["base"], False), (aligned, _COLOUR["model"], True)):
+            if distances is None:
                 continue
-            shares = 100 * np.asarray(found.histogram.counts) / max(1, found.positions)
+            shares = 100 * np.asarray(distances.histogram.counts) / max(1, distances.positions)
             # Bins are drawn equally wide, whatever their edges: those span many powers of ten and may begin with 0.
             axes.stairs(shares, np.arange(len(shares) + 1), fill=filled, color=colour, alpha=0.55 if filled else 1,
                         linewidth=0 if filled else 1.8)  # fmt: skip
@@ -193,7 +193,7 @@ def _inline(drawing: str, label: str, size: str) -> Markup:
 
 
 def _tag(tag: str, used: set[str]) -> str:
-    tag = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", tag)
+    tag = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", tag)
     tag = re.sub(r"font-family: [^;\"]*;?", "", tag)
-    tag = re.sub("#0[0-9a]0[0-9a]0[0-9a]", lambda found: f"var({_VARIABLES[found[0]]})", tag)
+    tag = re.sub("#0[0-9a]0[0-9a]0[0-9a]", lambda match: f"var({_VARIABLES[match[0]]})", tag)
     return re.sub(r"\s+", " ", tag)

@@ -69,18 +69,18 @@ def flipped_items(report: Report, comparison: Comparison) -> FlippedItems:
 
 def _ordered(report: Report) -> dict[tuple[str, int], dict[str, str]]:
     """Return by item how it flipped under which model, in the order of the page."""
-    found: dict[tuple[str, int], dict[str, str]] = {}
+    flipped: dict[tuple[str, int], dict[str, str]] = {}
     ranks: dict[tuple[str, int], tuple[int, int]] = {}
     for rank, kind in enumerate(KIND_WORDS):
         for judgement in report.judgements:
             for measure, flips in judgement.flips.items():
                 positions: tuple[int, ...] = getattr(flips, f"{kind}_items")
                 for place, position in enumerate(positions):
-                    found.setdefault((measure, position), {})[judgement.model] = kind
+                    flipped.setdefault((measure, position), {})[judgement.model] = kind
                     # Every measure's first comes before any measure's second: none fills the page alone.
                     ranks.setdefault((measure, position), (rank, place))
     measures = list(report.items)
-    return {key: found[key] for key in sorted(found, key=lambda key: (*ranks[key], measures.index(key[0]), key[1]))}
+    return {key: flipped[key] for key in sorted(flipped, key=lambda key: (*ranks[key], measures.index(key[0]), key[1]))}
 
 
 def _answers(comparison: Comparison, measure: str, position: int) -> Iterator[Outcome | None]:

@@ -91,11 +91,11 @@ def _gap(gap: Gap) -> str:
 
 def _distances(arms: Sequence[ArmSummary]) -> Iterator[str]:
     rows = [
-        (_text(name(arm.name)), label, number(found.mean), number(found.median), number(found.p99),
-         number(found.maximum), percent(found.same_top))
+        (_text(name(arm.name)), label, number(distances.mean), number(distances.median), number(distances.p99),
+         number(distances.maximum), percent(distances.same_top))
         for arm in arms
-        for label, found in (("text", arm.kl_text), ("chat", arm.kl_chat))
-        if found is not None and arm.role != "aligned"
+        for label, distances in (("text", arm.kl_text), ("chat", arm.kl_chat))
+        if distances is not None and arm.role != "aligned"
     ]  # fmt: skip
     if rows:
         yield "## Distance from the aligned model"
@@ -123,4 +123,4 @@ def _text(text: str) -> str:
     """Return text from outside on one line, which Markdown and HTML read as nothing but text."""
     line = sentence(text)
     # Markdown first: the escapes of HTML have punctuation of their own.
-    return re.sub("[&<>@]", lambda found: _HTML[found[0]], _MARKDOWN.sub(r"\\\1", line))
+    return re.sub("[&<>@]", lambda match: _HTML[match[0]], _MARKDOWN.sub(r"\\\1", line))

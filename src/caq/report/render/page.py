@@ -141,7 +141,7 @@ def _distances(arm: ArmSummary) -> _Distances | None:
         "from base, text": arm.kl_base_text,
         "from base, chat": arm.kl_base_chat,
     }
-    columns = [(label, found) for label, found in named.items() if found is not None]
+    columns = [(label, distances) for label, distances in named.items() if distances is not None]
     if not columns or arm.role == "aligned":
         return None
     pairs = {

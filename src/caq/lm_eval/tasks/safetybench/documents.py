@@ -47,10 +47,10 @@ def score_response(document: Mapping[str, Any], responses: Sequence[str]) -> dic
 
 
 def _of(category: str, questions: Sequence[Question], where: str) -> list[Question]:
-    found = [question for question in questions if question.category == category]
-    if not found:
+    own = [question for question in questions if question.category == category]
+    if not own:
         raise InvalidInput([f"{where}: no question of the category {category}; use the whole file"])
-    return found
+    return own
 
 
 def _document(question: Question, prompt: str) -> dict[str, object]:
