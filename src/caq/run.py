@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from caq.checkpoint.inspect import Checkpoint
 from caq.families import Bound
 from caq.inputs import Pair, stored_dtype
 from caq.recipe import Recipe
@@ -47,6 +48,6 @@ class Run:
         """The dtype of what the checkpoint stores in full precision."""
         return stored_dtype(self.pair.aligned)
 
-    def load_aligned(self) -> Bound:
-        """Load the aligned model."""
-        return self.load(self.pair.aligned.path, self.dtype, self.world.device)
+    def load_model(self, checkpoint: Checkpoint) -> Bound:
+        """Load a full-precision model for the run's computation."""
+        return self.load(checkpoint.path, self.dtype, self.world.device)
