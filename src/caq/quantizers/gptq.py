@@ -94,12 +94,7 @@ class Gptq(Options):
         return Quantized(codes, parameters, args, entries)
 
     def _regrouped(
-        self,
-        work: Tensor,
-        parameters: dict[str, Tensor],
-        args: QuantizationArgs,
-        scale_dtype: torch.dtype,
-        block: slice,
+        self, work: Tensor, parameters: dict[str, Tensor], args: QuantizationArgs, dtype: torch.dtype, block: slice
     ) -> dict[str, Tensor]:
         """Take the scales of the groups inside a block from the weights as compensation has left them."""
         if args.strategy != "group":
