@@ -26,7 +26,7 @@ def check_pair(aligned: Checkpoint, base: Checkpoint) -> None:
         raise InvalidInput([f"{base.path}: is the aligned model itself; give the base it was trained from"])
     problems = [*_config(aligned, base), *_tensors(aligned, base), *tokenizer_differences(aligned, base)]
     if not problems and _same_weights(aligned, base):
-        problems = [f"{base.path}: has exactly the weights of {aligned.path}; give the base that was trained from"]
+        problems = [f"{base.path}: has exactly the weights of {aligned.path}; give the base that it was trained from"]
     if problems:
         raise InvalidInput(problems)
 

@@ -117,9 +117,11 @@ def read_hashes(directory: Path) -> dict[str, str]:
     try:
         hashes = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInput([f"{path}: is not readable, so nothing can be verified ({error})"]) from error
+        raise InvalidInput(
+            [f"{path}: is not readable, so nothing can be verified ({error}); copy the whole checkpoint again"]
+        ) from error
     if not isinstance(hashes, dict):
-        raise InvalidInput([f"{path}: is not an object of file names and hashes"])
+        raise InvalidInput([f"{path}: is not an object of file names and hashes; copy the whole checkpoint again"])
     root = directory.resolve()
     outside = [name for name in hashes if root not in (root / name).absolute().parents or ".." in Path(name).parts]
     if outside:

@@ -74,7 +74,9 @@ class SealedFile:
         """
         contents = self.read()
         if contents is None:
-            raise CaqError(f"{self.path}: does not read back as it was written; check the disk, and run it again")
+            raise CaqError(
+                f"{self.path}: does not read back as it was written; check the disk, and run the command again"
+            )
         return contents
 
 
