@@ -117,9 +117,8 @@ def read_hashes(directory: Path) -> dict[str, str]:
     try:
         hashes = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInput(
-            [f"{path}: is not readable, so nothing can be verified ({error}); copy the whole checkpoint again"]
-        ) from error
+        problem = f"is not readable, so nothing can be verified ({error}); copy the whole checkpoint again"
+        raise InvalidInput([f"{path}: {problem}"]) from error
     if not isinstance(hashes, dict):
         raise InvalidInput([f"{path}: is not an object of file names and hashes; copy the whole checkpoint again"])
     root = directory.resolve()
