@@ -10,8 +10,8 @@ from caq.errors import InvalidInput
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: What the templates of LLaMA 3.1 and later write as the date; without it, today's, and a recipe's tokens would differ
-#: from those of yesterday.
+#: The date that the templates of LLaMA 3.1 and later write; by default they write today's, and a recipe's tokens would
+#: change from day to day.
 DATE = "26 Jul 2024"
 
 NO_TEMPLATE = "the tokenizer has no chat template; give the aligned model's tokenizer"
@@ -22,13 +22,10 @@ Messages = Sequence[Mapping[str, object]]
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, answer: bool = False) -> str:
     """Return a chat as the template writes it, special tokens included.
 
-    Args:
-        tokenizer: has a chat template.
-        messages: `role` and `content` of every turn.
-        answer: end where the assistant's next turn begins.
+    A message has `role` and `content`. With `answer` the text ends where the assistant's next turn begins.
 
     Raises:
-        InvalidInput: the template refuses the chat, as some do where roles do not alternate.
+        InvalidInput: the template rejects the chat, as some do where roles do not alternate.
     """
     from jinja2 import TemplateError
 
@@ -37,7 +34,7 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, answe
             list(messages), tokenize=False, add_generation_prompt=answer, date_string=DATE
         )
     except TemplateError as error:
-        raise InvalidInput([f"the chat template refuses it: {error}"]) from error
+        raise InvalidInput(f"the chat template refuses it: {error}") from error
     return str(text)
 
 
@@ -45,10 +42,10 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """Return a prompt as a user's turn, up to where the assistant's begins.
 
     Raises:
-        InvalidInput: the tokenizer has no chat template, or the template refuses the turn.
+        InvalidInput: the tokenizer has no chat template, or the template rejects the turn.
     """
     if tokenizer.chat_template is None:
-        raise InvalidInput([NO_TEMPLATE])
+        raise InvalidInput(NO_TEMPLATE)
     return render_chat(tokenizer, [{"role": "user", "content": prompt}], answer=True)
 
 

@@ -1,8 +1,8 @@
 """`caq compare`: measure what is not measured yet, one model in memory at a time; decide; draw the report.
 
-Everything that a mistake can be in is read first: every checkpoint, every task file, the judge, the formats, the
-earlier report. What was measured stays in the output directory (`measure.store` says where), so that a stopped
-comparison goes on, a report is drawn again without a model, and models are added to those that were compared before.
+Everything that may hold a mistake is read first: every checkpoint, every task file, the judge, the formats, the
+earlier report. What was measured stays in the output directory (see `measure.store`), so that a stopped comparison
+continues, a report can be redrawn without a model, and models are added to those compared before.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from caq.errors import InvalidInput, attempt, nearest
+from caq.errors import InvalidInput, attempt, nearest, refuse
 from caq.items.tasks import Tasks
 from caq.measure.assemble import read_comparison
 from caq.measure.judges import DEFAULT_JUDGE, find_judge
-from caq.measure.record import Role
-from caq.measure.run import measure_into, prepare, running_on
+from caq.measure.run import Named, measure_into, prepare, running_on
 from caq.measure.store import locked
 from caq.report.analyse import analyse
 from caq.report.document import read_report
@@ -54,7 +53,7 @@ def compare(
         settings: what decides.
         formats: of the report: html, md, json, junit.
         output: directory of the report and of all that was measured.
-        baseline: results.json of an earlier release, to tell changes from.
+        baseline: results.json of an earlier release, to show changes from.
         device: None takes the accelerator if there is one.
         quiet: show no progress.
         say: what to do with lines that a person should read.
@@ -64,16 +63,14 @@ def compare(
             only a loaded model shows.
     """
     output = Path(output)
-    problems = [*settings_problems(settings), *_unknown_formats(formats), *_repeated(models)]
+    problems, earlier = _check(settings, formats, baseline)
+    problems += _repeated(models)
     if not models:
-        problems.append("no model to judge; name at least one")
+        problems.append("there is no model to judge; name at least one")
     if not any((tasks.perplexity_text, tasks.safety, tasks.facts, tasks.prompts)):
         problems.append("nothing to measure: name --safety, --prompts, --facts or --perplexity-text")
-    earlier = attempt(problems, lambda: _read_baseline(baseline))
     named = attempt(problems, lambda: find_judge(judge))
-    given: list[tuple[Role, str | Path]] = [("aligned", reference), *(("quantized", model) for model in models)]
-    if base is not None:
-        given.insert(1, ("base", base))
+    given: Named = [("aligned", reference), ("base", base), *(("quantized", model) for model in models)]
     setup = prepare(given, tasks, named, running_on(device, tasks), problems)
     for line in setup.lines:
         say(line)
@@ -91,25 +88,28 @@ def redraw(
     formats: Sequence[str] = FORMATS,
     baseline: str | Path | None = None,
 ) -> Report:
-    """Draw the report of what is stored in `output` again, perhaps with other settings or formats; run no model.
+    """Redraw the report of what is stored in `output`, perhaps with other settings or formats; run no model.
 
     Raises:
         InvalidInput: there is nothing stored, or a setting, a format or the baseline is wrong.
     """
     output = Path(output)
-    problems = [*settings_problems(settings), *_unknown_formats(formats)]
-    earlier = attempt(problems, lambda: _read_baseline(baseline))
+    problems, earlier = _check(settings, formats, baseline)
     if not output.is_dir():
         problems.append(f"{output}: no such directory; name a model and its --reference to compare")
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     with locked(output):
         return _draw(output, settings, formats, earlier)
 
 
+def _check(settings: Settings, formats: Sequence[str], baseline: str | Path | None) -> tuple[list[str], Report | None]:
+    problems = [*settings_problems(settings), *_unknown_formats(formats)]
+    return problems, attempt(problems, lambda: None if baseline is None else read_report(baseline))
+
+
 def _unknown_formats(formats: Sequence[str]) -> Iterator[str]:
     if not formats:
-        yield f"no format for the report; name some of {', '.join(RENDERERS)}"
+        yield f"the report has no format; name some of {', '.join(RENDERERS)}"
     for name in formats:
         if name not in RENDERERS:
             yield f"{name}: no such format{nearest(name, RENDERERS)}"
@@ -120,14 +120,10 @@ def _repeated(models: Sequence[str | Path]) -> Iterator[str]:
     yield from (f"{model}: is named twice" for model in dict.fromkeys(given) if given.count(model) > 1)
 
 
-def _read_baseline(path: str | Path | None) -> Report | None:
-    return None if path is None else read_report(path)
-
-
 def _draw(output: Path, settings: Settings, formats: Sequence[str], baseline: Report | None) -> Report:
     comparison = read_comparison(output)
     if not any(arm.role == "aligned" for arm in comparison.arms):
-        raise InvalidInput([f"{output}: holds measures and no aligned model to compare with; name it by --reference"])
+        raise InvalidInput(f"{output}: holds measures and no aligned model to compare with; name it by --reference")
     report = analyse(comparison, settings, baseline)
     write_report(output, report, comparison, formats)
     return report

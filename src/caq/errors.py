@@ -27,8 +27,8 @@ class Unsupported(CaqError):
 class InvalidInput(CaqError):
     """One or more inputs are wrong; `problems` holds one sentence each, all found in one pass."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
 
 
@@ -42,6 +42,12 @@ class Diverged(CaqError):
 
 class QuantizationFailed(CaqError):
     """A quantizer could not solve a layer within its budget; it never falls back in silence."""
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise `InvalidInput` if there are problems."""
+    if problems:
+        raise InvalidInput(problems)
 
 
 def attempt(problems: list[str], read: Callable[[], T]) -> T | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,8 +15,8 @@ from caq.items.tasks import Tasks
 from caq.measure.assemble import read_comparison
 from caq.measure.judges import DEFAULT_JUDGE, find_judge
 from caq.measure.measure import AbilityMeasure
-from caq.measure.record import Comparison, Role
-from caq.measure.run import measure_into, prepare, running_on
+from caq.measure.record import Comparison
+from caq.measure.run import Named, measure_into, prepare, running_on
 from caq.measure.store import locked, read_manifest
 from caq.report.analyse import analyse
 from caq.report.measures import by_role
@@ -56,13 +56,13 @@ def safety_task(
     """Return the safety task of a command line, or None.
 
     Raises:
-        InvalidInput: it is told how to ask, and not what.
+        InvalidInput: options of safety questions are given without the questions.
     """
     if questions is not None:
         chosen = tuple(protocols or DEFAULT_PROTOCOLS)
         return SafetyTask(Path(questions), answers, chosen, shots, examples, chat, language)
     if answers or protocols or shots or examples or chat or language:
-        raise InvalidInput(["how to ask safety questions is given, and no questions: add --safety safetybench-en"])
+        raise InvalidInput("there are options for safety questions and no questions: add --safety safetybench-en")
     return None
 
 
@@ -100,37 +100,29 @@ def evaluate(
         InvalidInput: every problem of the checkpoints and the task files, before a model is loaded.
     """
     problems: list[str] = []
-    sources = {"aligned": reference, "base": base, "quantized": model}
-    given: list[tuple[Role, str | Path]] = [(role, source) for role in ("aligned", "base", "quantized")
-                                            if (source := sources[role]) is not None]  # fmt: skip
     named = attempt(problems, lambda: find_judge(judge))
-    setup = prepare(given, tasks, named, running_on(device, tasks), problems, abilities)
+    models: Named = [("aligned", reference), ("base", base), ("quantized", model)]
+    setup = prepare(models, tasks, named, running_on(device, tasks), problems, abilities)
     console = wide_console()
     _say(console, setup.lines)
-    with _directory(output) as directory, locked(directory):
+    kept: AbstractContextManager[str] = (
+        TemporaryDirectory(prefix="caq-evaluate-") if output is None else nullcontext(str(output))
+    )
+    with kept as name, locked(directory := Path(name)):
         if reference is None:
             _check_holds_no_comparison(directory)
         manifest = measure_into(directory, setup, quiet=quiet)
         _say(console, filter(None, [manifest.judge_missing]))
         comparison = read_comparison(directory)
         report = analyse(comparison)
-        # A page that was drawn of a comparison here is drawn again: it tells of the same arms.
+        # Where a comparison left a page, it is drawn again: it shows the same arms.
         drawn = [name for name, (file, _) in RENDERERS.items() if name == "json" or (directory / file).exists()]
         write_report(directory, report, comparison, drawn)
     _show(console, comparison)
     return report
 
 
-@contextmanager
-def _directory(output: Path | None) -> Iterator[Path]:
-    if output is not None:
-        yield output
-    else:
-        with TemporaryDirectory(prefix="caq-evaluate-") as directory:
-            yield Path(directory)
-
-
-def _say(console: Console, lines: Iterator[str] | Sequence[str]) -> None:
+def _say(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -139,7 +131,7 @@ def _check_holds_no_comparison(output: Path) -> None:
     earlier = read_manifest(output)
     if earlier is not None and any(arm.role == "aligned" for arm in earlier.arms):
         raise InvalidInput(
-            [f"{output}: holds a comparison with an aligned model; name it by --reference, or choose another directory"]
+            f"{output}: holds a comparison with an aligned model; name it by --reference, or choose another directory"
         )
 
 

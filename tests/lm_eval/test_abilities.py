@@ -10,8 +10,8 @@ import pytest
 from caq.files.codec import decode, encode
 from caq.lm_eval.abilities import read_ability
 from caq.measure.record import Ability, ArmRecord
-from caq.report.abilities import paired_abilities
 from caq.report.measures import numbers
+from caq.report.rows import paired_abilities
 from caq.report.table import cells
 
 SHARES = (1.0, 0.25, 0.5)

@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import binomtest, poisson_binom
 
 from caq.measure.record import Item, Outcome
-from caq.report.flips import drift, flips, letters
-from caq.report.gap import gap
+from caq.report.flips import drift, flips, gap, letters
 from tests.support.arms import questions
 
 A, B, C = (Outcome(index == 0, index) for index in range(3))

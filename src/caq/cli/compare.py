@@ -1,73 +1,59 @@
-"""`caq compare` on the command line: what it is given, what it prints, and with which status it ends."""
+"""`caq compare` on the command line: its options, what it prints, and its exit status."""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caq.cli.options import (
-    BaseOption,
-    ChatOption,
-    DeviceOption,
-    DevOption,
-    FactsOption,
-    JudgeOption,
-    LanguageOption,
-    PromptsOption,
-    ProtocolOption,
-    QuietOption,
-    ReferenceOption,
-    ResponseTokensOption,
-    SafetyAnswersOption,
-    SafetyOption,
-    ShotsOption,
-    TextOption,
-    WindowOption,
-)
+from caq.cli import options as option
 from caq.errors import InvalidInput
 
 if TYPE_CHECKING:
     from caq.report.types import Report
 
-ReportOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Directory of the report, and of all that was measured for it.")
-]
-
 
 def compare(
-    output: ReportOption,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Directory for the report and everything measured for it.")
+    ],
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="The models to judge: directories, hub names, .gguf files; none draws the report again."),
+        typer.Argument(help="Models to judge: directories, hub names, .gguf files; without any, redraws the report."),
     ] = None,
-    reference: ReferenceOption = None,
-    base: BaseOption = None,
-    safety: SafetyOption = None,
-    safety_answers: SafetyAnswersOption = None,
-    protocol: ProtocolOption = None,
-    shots: ShotsOption = 0,
-    dev: DevOption = None,
-    chat: ChatOption = False,
-    language: LanguageOption = None,
-    prompts: PromptsOption = None,
-    facts: FactsOption = None,
-    perplexity_text: TextOption = None,
-    window: WindowOption = 2048,
-    response_tokens: ResponseTokensOption = 32,
-    judge: JudgeOption = "phrases",
-    margin: Annotated[float, typer.Option(help="The largest loss that is accepted, as a share.")] = 0.02,
-    formats: Annotated[str, typer.Option("--format", help="Of the report.")] = "html,md,json,junit",
-    baseline: Annotated[Path | None, typer.Option(help="results.json of an earlier release.")] = None,
+    reference: option.Reference = None,
+    base: option.Base = None,
+    safety: option.Safety = None,
+    safety_answers: option.SafetyAnswers = None,
+    protocol: option.Protocol = None,
+    shots: option.Shots = 0,
+    dev: option.Dev = None,
+    chat: option.Chat = False,
+    language: option.Language = None,
+    prompts: option.Prompts = None,
+    facts: option.Facts = None,
+    perplexity_text: option.Text = None,
+    window: option.Window = 2048,
+    response_tokens: option.ResponseTokens = 32,
+    judge: option.Judge = "phrases",
+    margin: Annotated[float, typer.Option(help="Largest accepted loss, as a share.")] = 0.02,
+    formats: Annotated[
+        str, typer.Option("--format", help="Formats of the report, separated by commas.")
+    ] = "html,md,json,junit",
+    baseline: Annotated[
+        Path | None, typer.Option(help="results.json of an earlier release, to show changes from.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")] = False,
-    device: DeviceOption = None,
-    quiet: QuietOption = False,
+    device: option.Device = None,
+    quiet: option.Quiet = False,
 ) -> None:
-    """Did quantized MODELS keep the alignment of the aligned model, and how sure is that?
+    """Decide whether quantized MODELS kept the alignment of the aligned model.
 
-    Ends with 0: kept; 2: cannot be run; 3: lost, or a broken model; 4: not measured; 5: too few items to decide.
+    Exits with 0 if it is kept, 2 if the comparison cannot run, 3 if it is lost or a model is broken, 4 if it is not
+    measured, 5 if there are too few items to decide.
     """
     from caq.comparison import compare as run
     from caq.comparison import redraw
@@ -90,23 +76,19 @@ def compare(
             baseline=baseline,
             device=device,
             quiet=quiet,
-            say=_say,
+            say=partial(print, file=sys.stderr),
         )
     elif models:
-        raise InvalidInput(["no aligned model to compare with: add --reference, the model that was quantized"])
+        raise InvalidInput("there is no aligned model to compare with: add --reference, the model that was quantized")
     elif any((reference, base, asked, prompts, facts, perplexity_text)):
-        raise InvalidInput(["no model to judge: name one, or give -o alone to draw the report there again"])
+        raise InvalidInput("there is no model to judge: name one, or give -o alone to redraw the report there")
     else:
         report = redraw(output, settings=settings, formats=wanted, baseline=baseline)
-    _tell(report, output, json)
+    _print(report, output, json)
     raise typer.Exit(EXIT[report.decision.status])
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _tell(report: Report, output: Path, json: bool) -> None:
+def _print(report: Report, output: Path, json: bool) -> None:
     from caq.report.document import to_json
 
     if json:

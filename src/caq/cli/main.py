@@ -6,34 +6,12 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from caq.cli import options as option
 from caq.cli.compare import compare
-from caq.cli.libraries import silence_libraries
-from caq.cli.options import (
-    BaseOption,
-    ChatOption,
-    DeviceOption,
-    DevOption,
-    FactsOption,
-    FolderOption,
-    JudgeOption,
-    LanguageOption,
-    OutputOption,
-    PromptsOption,
-    ProtocolOption,
-    QuietOption,
-    ReferenceOption,
-    ResponseTokensOption,
-    SafetyAnswersOption,
-    SafetyOption,
-    SettingsOption,
-    ShotsOption,
-    TextOption,
-    WindowOption,
-)
 from caq.errors import CaqError, InvalidInput, is_out_of_space
 
 if TYPE_CHECKING:
@@ -49,79 +27,76 @@ app.add_typer(testbed, name="testbed")
 
 INTERRUPTED = 130
 CALIBRATION_HELP = (
-    "A .txt, .jsonl or .parquet file, a data set's directory, wikitext2, c4, pile, ultrachat, "
-    "or self: the model's own responses."
+    "Calibration data: a .txt, .jsonl or .parquet file, the directory of a data set, wikitext2, c4, pile, ultrachat, "
+    "or self for the model's own responses."
 )
 
 
 def main() -> None:
     """Run the command line; deliberate errors are printed without a traceback."""
-    silence_libraries(os.environ)
+    option.silence_libraries(os.environ)
     try:
         app()
     except CaqError as error:
-        _say_wrong(error)
+        for line in error.problems if isinstance(error, InvalidInput) else (str(error),):
+            print(f"error: {line}", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            print(note, file=sys.stderr)
         sys.exit(error.status)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Inside a command, typer has turned the one into the other.
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
             raise
-        print(f"\nInterrupted. What is done is kept; go on with:\n  {_again()}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _stopped("\nInterrupted. What is done is kept; go on with:", INTERRUPTED)
     except Exception as error:
         if not is_out_of_space(error):
             raise
-        print(
-            f"error: {error}\nThe disk is full. What is done is kept; free some space and go on with:", file=sys.stderr
-        )
-        print(f"  {_again()}", file=sys.stderr)
-        sys.exit(CaqError.status)
+        reason = f"error: {error}\nThe disk is full. What is done is kept; free some space and go on with:"
+        _stopped(reason, CaqError.status)
 
 
-def _again() -> str:
+def _stopped(reason: str, status: int) -> NoReturn:
     # --restart would throw away what is kept.
-    return shlex.join(["caq", *(word for word in sys.argv[1:] if word != "--restart")])
-
-
-def _say_wrong(error: CaqError) -> None:
-    lines = error.problems if isinstance(error, InvalidInput) else (str(error),)
-    for line in lines:
-        print(f"error: {line}", file=sys.stderr)
-    for note in getattr(error, "__notes__", ()):
-        print(note, file=sys.stderr)
+    again = shlex.join(["caq", *(word for word in sys.argv[1:] if word != "--restart")])
+    print(f"{reason}\n  {again}", file=sys.stderr)
+    sys.exit(status)
 
 
 @app.command()
 def quantize(
-    model: Annotated[str, typer.Argument(help="The aligned (aligned) model: directory or hub name.")],
-    output: OutputOption,
-    base: BaseOption = None,
+    model: Annotated[str, typer.Argument(help="The aligned model: directory or hub name.")],
+    output: option.Output,
+    base: option.Base = None,
     recipe: Annotated[str, typer.Option(help="A recipe file, or a preset: default, paper, paper-code.")] = "default",
-    scheme: Annotated[str | None, typer.Option(help="Number formats, such as W4A4 or W4A16.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="Bits of weights and activations, such as W4A4 or W4A16.")] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="What is learned under: mse, kl, kl-top, contrastive-kl, contrastive-kl-top, cal."),
+        typer.Option(help="What learning minimises: mse, kl, kl-top, contrastive-kl, contrastive-kl-top, cal."),
     ] = None,
     quantizer: Annotated[str | None, typer.Option(help="How weights are rounded: rtn, gptq.")] = None,
     calibration: Annotated[str | None, typer.Option(help=CALIBRATION_HELP)] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides data order and random rotations.")] = None,
-    settings: SettingsOption = None,
-    allow_short: Annotated[bool, typer.Option("--allow-short", help="Go on with less text than asked for.")] = False,
-    device: DeviceOption = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the data order and of random rotations.")] = None,
+    settings: option.Settings = None,
+    allow_short: Annotated[
+        bool, typer.Option("--allow-short", help="Continue with less calibration data than the recipe asks for.")
+    ] = False,
+    device: option.Device = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Caches of texts and teachers; $CAQ_CACHE or ~/.cache/caq.")
+        Path | None, typer.Option(help="Cache of texts and teacher targets; by default $CAQ_CACHE or ~/.cache/caq.")
     ] = None,
     evaluated: Annotated[
         bool,
-        typer.Option("--evaluate", help="Then compare it with MODEL, and write the model card; ends as caq compare."),
+        typer.Option(
+            "--evaluate", help="Then compare the result with MODEL and write its model card; exits as caq compare does."
+        ),
     ] = False,
-    perplexity_text: TextOption = None,
-    safety: SafetyOption = None,
-    facts: FactsOption = None,
-    prompts: PromptsOption = None,
-    window: WindowOption = 2048,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what was done for the same output.")] = False,
-    quiet: QuietOption = False,
+    perplexity_text: option.Text = None,
+    safety: option.Safety = None,
+    facts: option.Facts = None,
+    prompts: option.Prompts = None,
+    window: option.Window = 2048,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run left unfinished.")] = False,
+    quiet: option.Quiet = False,
 ) -> None:
     """Quantize MODEL into a checkpoint that Transformers and vLLM load."""
     given: dict[str, object] = {"scheme.preset": scheme, "objective.name": objective, "quantizer.name": quantizer}
@@ -132,7 +107,7 @@ def quantize(
 
     measures = (perplexity_text, safety, facts, prompts)
     if any(measures) and not evaluated:
-        raise InvalidInput(["what to measure is given, and nothing is measured: add --evaluate"])
+        raise InvalidInput("there is something to measure and no measurement: add --evaluate")
     if evaluated:
         from caq.publish.evaluate import evaluate as judge
         from caq.publish.evaluate import evaluation_tasks
@@ -152,32 +127,34 @@ def quantize(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A checkpoint, CAQ's or any other: directory, hub name or .gguf file.")],
-    reference: ReferenceOption = None,
-    base: BaseOption = None,
-    perplexity_text: TextOption = None,
-    safety: SafetyOption = None,
-    safety_answers: SafetyAnswersOption = None,
-    protocol: ProtocolOption = None,
-    shots: ShotsOption = 0,
-    dev: DevOption = None,
-    chat: ChatOption = False,
-    language: LanguageOption = None,
-    facts: FactsOption = None,
-    prompts: PromptsOption = None,
-    window: WindowOption = 2048,
-    tasks: Annotated[str | None, typer.Option(help="lm-eval's tasks by name: mmlu,zero-shot,mytask.")] = None,
-    include_path: Annotated[list[Path] | None, typer.Option(help="More task files for lm-eval.")] = None,
+    reference: option.Reference = None,
+    base: option.Base = None,
+    perplexity_text: option.Text = None,
+    safety: option.Safety = None,
+    safety_answers: option.SafetyAnswers = None,
+    protocol: option.Protocol = None,
+    shots: option.Shots = 0,
+    dev: option.Dev = None,
+    chat: option.Chat = False,
+    language: option.Language = None,
+    facts: option.Facts = None,
+    prompts: option.Prompts = None,
+    window: option.Window = 2048,
+    tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, such as mmlu,zero-shot,mytask.")] = None,
+    include_path: Annotated[
+        list[Path] | None, typer.Option(help="Directory of more lm-eval task files; may be repeated.")
+    ] = None,
     task_shots: Annotated[
-        int | None, typer.Option(min=0, help="Solved examples; the field's number by default.")
+        int | None, typer.Option(min=0, help="Solved examples in lm-eval tasks; by default as the field reports them.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Items per task of lm-eval, for trials.")] = None,
-    response_tokens: ResponseTokensOption = 32,
-    judge: JudgeOption = "phrases",
+    limit: Annotated[int | None, typer.Option(min=1, help="Items per lm-eval task, for trial runs.")] = None,
+    response_tokens: option.ResponseTokens = 32,
+    judge: option.Judge = "phrases",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Directory of results.json; a stopped run goes on there.")
+        Path | None, typer.Option("--output", "-o", help="Directory for results.json; a stopped run continues from it.")
     ] = None,
-    device: DeviceOption = None,
-    quiet: QuietOption = False,
+    device: option.Device = None,
+    quiet: option.Quiet = False,
 ) -> None:
     """Measure MODEL and, on the same items, the aligned model and its base."""
     from caq.evaluation import DEFAULT_TEXT, safety_task, task_files
@@ -205,7 +182,7 @@ def tasks() -> None:
 
 @app.command()
 def verify(directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")]) -> None:
-    """Check that every file of DIRECTORY is still what was written."""
+    """Check that no file of DIRECTORY has changed since it was written."""
     from caq.checkpoint.write import verify as changed_files
 
     changed = changed_files(directory)
@@ -217,9 +194,9 @@ def verify(directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ
 @app.command()
 def card(
     directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")],
-    source: Annotated[Path, typer.Argument(help="A results.json on it, or a Markdown file of your own.")],
+    source: Annotated[Path, typer.Argument(help="A results.json that judges it, or your own Markdown file.")],
 ) -> None:
-    """Put SOURCE into DIRECTORY as its model card, README.md, and keep its hashes true."""
+    """Write SOURCE into DIRECTORY as its model card, README.md, and update the hashes."""
     from caq.publish.readme import put_card
 
     put_card(directory, source)
@@ -229,13 +206,15 @@ def card(
 @app.command()
 def push(
     directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")],
-    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the hub; made if it does not exist.")],
-    private: Annotated[bool, typer.Option("--private", help="Refuse a repository that is not private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="A branch; made if it does not exist.")] = None,
-    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Send it; without this, only say what would be sent.")] = False,
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the hub; created if it does not exist.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="Create the repository private, and refuse a public one.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; created if it does not exist.")] = None,
+    message: Annotated[str | None, typer.Option(help="Commit message.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload; without it, only list what would be uploaded.")] = False,
 ) -> None:
-    """Upload DIRECTORY to REPO on the Hugging Face hub, if every file of it is still what was written."""
+    """Upload DIRECTORY to REPO on the Hugging Face hub, after checking that no file of it has changed."""
     from caq.publish.push import files_to_push
     from caq.publish.push import push as send
 
@@ -248,35 +227,33 @@ def push(
 
 
 @app.command()
-def demo(output: FolderOption = Path("demo"), settings: SettingsOption = None, quiet: QuietOption = False) -> None:
-    """Quantize the bundled pair with CAL and with the baselines, one seed, and print the table."""
+def demo(output: option.Folder = Path("demo"), settings: option.Settings = None, quiet: option.Quiet = False) -> None:
+    """Quantize the bundled pair with CAL and with the baselines, under one seed, and print the table."""
     reproduce("table1", output, seeds=1, settings=settings, keep=True, quiet=quiet)
 
 
 @app.command()
 def reproduce(
     table: Annotated[str, typer.Argument(help="table1, table2, table3, table4, tableS1 or calibration.")],
-    output: FolderOption = Path("reproduce"),
+    output: option.Folder = Path("reproduce"),
     pair: Annotated[
         str, typer.Option(help="bundled, Llama-3.1-8B, Llama-2-7B, Qwen2-7B, Mistral-7B-v0.1, or ALIGNED:BASE.")
     ] = "bundled",
-    preset: Annotated[str, typer.Option(help="Settings: default, paper, paper-code.")] = "default",
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many runs of every row; the table's own number.")
-    ] = None,
-    settings: SettingsOption = None,
-    perplexity_text: TextOption = None,
-    safety: SafetyOption = None,
-    facts: FactsOption = None,
-    prompts: PromptsOption = None,
-    window: WindowOption = 2048,
-    keep: Annotated[bool, typer.Option("--keep-checkpoints", help="Leave every row's checkpoint on the disk.")] = False,
-    device: DeviceOption = None,
-    quiet: QuietOption = False,
+    preset: Annotated[str, typer.Option(help="Preset of the recipes: default, paper, paper-code.")] = "default",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every row; by default the table's number.")] = None,
+    settings: option.Settings = None,
+    perplexity_text: option.Text = None,
+    safety: option.Safety = None,
+    facts: option.Facts = None,
+    prompts: option.Prompts = None,
+    window: option.Window = 2048,
+    keep: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every row's checkpoint.")] = False,
+    device: option.Device = None,
+    quiet: option.Quiet = False,
 ) -> None:
-    """Run a table of the paper, row by row over seeds, and set the paper's figures beside the measured ones.
+    """Run a table of the paper, row by row and seed by seed, and print the paper's figures beside the measured ones.
 
-    What is measured, unless it is named: the bundled pair's own items, or WikiText-2 and SafetyBench.
+    Unless something else is named, measures the bundled pair's own items, or WikiText-2 and SafetyBench.
     """
     from caq.evaluation import task_files
     from caq.items.safety import SafetyTask
@@ -291,7 +268,7 @@ def reproduce(
 
 
 @testbed.command()
-def export(directory: Annotated[Path, typer.Argument(help="Where to write the pair and its data.")]) -> None:
+def export(directory: Annotated[Path, typer.Argument(help="Directory to write the pair and its data to.")]) -> None:
     """Write the pair as two ordinary Transformers directories, with calibration and evaluation files."""
     from caq.testbed.export import export as write
 

@@ -1,57 +1,76 @@
-"""Options that several commands of the command line have in common."""
+"""Options that several commands share, and the silence of the libraries behind them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+_SILENT = {
+    # The default of every bar that does not decide for itself, as those of Transformers and lm-eval. The hub's for
+    # downloads do: they are shown on a terminal only. Two of compressed-tensors' do, too: see `loading.load`.
+    "TQDM_DISABLE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    # Advice on how its functions are called, which is for the caller, not for the user.
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def silence_libraries(environment: MutableMapping[str, str]) -> None:
+    """Turn off the libraries' progress bars and advice, before they are imported; what the user has set stays."""
+    for name, value in _SILENT.items():
+        environment.setdefault(name, value)
+
 
 def _no_bars(quiet: bool) -> bool:
-    """Turn the libraries' own progress bars off as well; they look here when they are imported, which is later."""
+    """Turn the hub's progress bars off as well; the hub looks here when it is imported, which is later."""
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     return quiet
 
 
-OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Directory to write; it appears whole or not at all.")
-]
-FolderOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Directory of reports, and of what a stopped run has done.")
-]
-BaseOption = Annotated[str | None, typer.Option("--base", help="The model's base: directory or hub name.")]
-ReferenceOption = Annotated[
+Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write, whole or not at all.")]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="Directory for reports; a stopped run continues from it.")]
+Base = Annotated[str | None, typer.Option(help="The model's base: directory or hub name.")]
+Reference = Annotated[
     str | None, typer.Option("--reference", "--aligned", help="The aligned model: directory or hub name.")
 ]
-JudgeOption = Annotated[
-    str, typer.Option(help="Of responses: phrases, wildguard, llama-guard; NAME@REVISION or NAME@DIRECTORY.")
+Judge = Annotated[
+    str, typer.Option(help="Judge of responses: phrases, wildguard, llama-guard; NAME@REVISION or NAME@DIRECTORY.")
 ]
-ResponseTokensOption = Annotated[int, typer.Option(min=1, help="Length of a response to a prompt.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", callback=_no_bars, help="Show no progress.")]
-SettingsOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Any other setting: learn.end-to-end.steps=60.")
+ResponseTokens = Annotated[int, typer.Option(min=1, help="Longest response to a prompt, in tokens.")]
+Quiet = Annotated[bool, typer.Option("--quiet", callback=_no_bars, help="Show no progress.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting of the recipe, such as learn.end-to-end.steps=60; may be repeated."),
 ]
-TextOption = Annotated[
-    str | None, typer.Option("--perplexity-text", help="A text by path, or wikitext2-test, c4-test.")
-]
-SafetyOption = Annotated[
+Text = Annotated[str | None, typer.Option(help="Text for perplexity and distances: a file, wikitext2-test, c4-test.")]
+Safety = Annotated[
     str | None,
-    typer.Option(help="Questions in SafetyBench's fields, or safetybench-en, safetybench-zh, safetybench-zh-subset."),
+    typer.Option(
+        help="Safety questions: a file in SafetyBench's fields, safetybench-en, safetybench-zh, safetybench-zh-subset."
+    ),
 ]
-FactsOption = Annotated[Path | None, typer.Option(help="Factual questions in the same format.")]
-PromptsOption = Annotated[
-    Path | None, typer.Option(help="JSON lines of prompt and harmful, or the CSV of XSTest, HarmBench or AdvBench.")
+Facts = Annotated[Path | None, typer.Option(help="Factual questions: a file in SafetyBench's fields.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        help="Prompts: JSON Lines of prompt and harmful, or a CSV of XSTest, HarmBench, AdvBench, SimpleSafetyTests."
+    ),
 ]
-WindowOption = Annotated[int, typer.Option(help="Tokens per perplexity window.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the accelerator, if there is one, by default.")]
-SafetyAnswersOption = Annotated[Path | None, typer.Option(help="Their answers, where they are in a file apart.")]
-ProtocolOption = Annotated[
-    list[str] | None, typer.Option(help="option-text, option-text-normalized, letter, generate; may be repeated.")
+Window = Annotated[int, typer.Option(help="Tokens per perplexity window.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default the accelerator, if there is one.")]
+SafetyAnswers = Annotated[Path | None, typer.Option(help="Answers to the safety questions, if in a file of their own.")]
+Protocol = Annotated[
+    list[str] | None,
+    typer.Option(help="How an answer is read: option-text, option-text-normalized, letter, generate; may be repeated."),
 ]
-ShotsOption = Annotated[int, typer.Option(min=0, help="Solved examples before each safety question: 0 or 5.")]
-DevOption = Annotated[Path | None, typer.Option(help="A file of solved examples, such as dev_en.json.")]
-ChatOption = Annotated[bool, typer.Option("--chat", help="Ask safety questions through the chat template.")]
-LanguageOption = Annotated[str | None, typer.Option(help="Of the safety prompt: en or zh.")]
+Shots = Annotated[int, typer.Option(min=0, help="Solved examples before each safety question: 0 or 5.")]
+Dev = Annotated[Path | None, typer.Option(help="File of solved examples, such as dev_en.json.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Ask safety questions through the chat template.")]
+Language = Annotated[
+    str | None, typer.Option(help="Language of the safety prompt, en or zh; by default that of the questions.")
+]

@@ -1,4 +1,4 @@
-"""What questions give to who does not read them: chance, and always the same letter. A score is read beside both."""
+"""What a model scores that does not read the questions: by chance, or by always choosing the same letter."""
 
 from __future__ import annotations
 

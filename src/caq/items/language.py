@@ -1,4 +1,4 @@
-"""The language of questions, by the script they are written in: Chinese where Han characters stand, or else English."""
+"""The language of questions, by their script: Chinese where there are Han characters, or else English."""
 
 from __future__ import annotations
 
@@ -24,17 +24,15 @@ def detect(questions: Sequence[Question], source: object) -> str:
     chinese = [is_chinese(question) for question in questions]
     if len(set(chinese)) > 1:
         raise InvalidInput(
-            [
-                f"{source}: {sum(chinese)} of {len(chinese)} questions are Chinese, such as id "
-                f"{questions[chinese.index(True)].id}, and id {questions[chinese.index(False)].id} is not: put them "
-                "into two files, or name the language of the words around them with --language"
-            ]
+            f"{source}: {sum(chinese)} of {len(chinese)} questions are Chinese, such as id "
+            f"{questions[chinese.index(True)].id}, and id {questions[chinese.index(False)].id} is not: put them "
+            "into two files, or name the language of the words around them with --language"
         )
     return "zh" if any(chinese) else "en"
 
 
 def contradictions(questions: Sequence[Question], language: str, source: object) -> list[str]:
-    """Return what there is to say against asking `questions` in `language`: that most of them are in another."""
+    """Return the problem of asking `questions` in `language`, if most of them are in another."""
     chinese = sum(map(is_chinese, questions))
     theirs = {"zh": chinese, "en": len(questions) - chinese}
     if not questions or 2 * theirs[language] >= len(questions):

@@ -19,12 +19,7 @@ Continuations = Callable[[Question], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to choose an option by likelihood.
-
-    Attributes:
-        continuations: of a question, one an option.
-        lengths: what their log-likelihoods are divided by; None divides by nothing.
-    """
+    """A way to choose an option by likelihood; `lengths` is what log-likelihoods are divided by, None by nothing."""
 
     continuations: Continuations
     lengths: Callable[[Question], tuple[int, ...]] | None = None
@@ -62,10 +57,7 @@ def best_options(
 ) -> dict[str, int]:
     """Return for every protocol the index of the option chosen for a question; the first of equals wins.
 
-    Args:
-        protocols: by name.
-        question: the question.
-        likelihoods: log-likelihoods in nats, one an option, by kind of continuation.
+    `likelihoods` are in nats, one an option, by kind of continuation.
 
     Raises:
         InvalidInput: they are not numbers.
@@ -84,5 +76,5 @@ def _divided(values: Sequence[float], protocol: Protocol, question: Question) ->
 
 def _best(values: Sequence[float]) -> int:
     if any(map(math.isnan, values)):
-        raise InvalidInput(["the model's logits are not numbers (NaN); check its weights and scales"])
+        raise InvalidInput("the model's logits are not numbers (NaN); check its weights and scales")
     return values.index(max(values))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caq.errors import InvalidInput
+from caq.errors import refuse
 from caq.files.records import Record, read_records
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -34,48 +34,35 @@ def read_questions(path: Path) -> tuple[Question, ...]:
 
 
 def parse_questions(records: Sequence[Record], problems: Sequence[str]) -> tuple[Question, ...]:
-    """Return the questions that records hold; `problems` were met before and are told with those of the records.
+    """Return the questions that records hold; `problems`, met before, are raised with those of the records.
 
     Raises:
         InvalidInput: as `read_questions`.
     """
-    faults = [*problems, *(problem for record in records for problem in _problems(record))]
-    ids = [_id(record, position) for position, record in enumerate(records)]
-    faults += _repeated(records, ids)
-    if faults:
-        raise InvalidInput(faults)
-    return tuple(_question(record, name) for record, name in zip(records, ids, strict=True))
+    ids = [str(record.fields.get("id", position)) for position, record in enumerate(records)]
+    own = [problem for record in records for problem in _problems(record)]
+    refuse([*problems, *own, *_repeated(records, ids)])
+    rows = zip(ids, [record.fields for record in records], strict=True)
+    return tuple(
+        Question(name, row["category"], row["question"], tuple(row["options"]), row["answer"]) for name, row in rows
+    )
 
 
-def _question(record: Record, name: str) -> Question:
-    fields = record.fields
-    return Question(name, fields["category"], fields["question"], tuple(fields["options"]), fields["answer"])
-
-
-def _id(record: Record, position: int) -> str:
-    return str(record.fields.get("id", position))
-
-
-def _repeated(records: Sequence[Record], ids: list[str]) -> list[str]:
+def _repeated(records: Sequence[Record], ids: list[str]) -> Iterator[str]:
     first: dict[str, str] = {}
-    faults = []
     for record, name in zip(records, ids, strict=True):
         if name in first:
-            faults.append(f"{record.where}: id {name} is also at {first[name]}; ids are unique within a file")
+            yield f"{record.where}: id {name} is also at {first[name]}; ids are unique within a file"
         first.setdefault(name, record.where)
-    return faults
 
 
 def _problems(record: Record) -> list[str]:
     fields, where = record.fields, record.where
-    faults = [
-        f"{where}: `{name}` must be a text that is not empty"
-        for name in ("category", "question")
-        if not _is_text(fields.get(name))
-    ]
+    empty = [name for name in ("category", "question") if not _is_text(fields.get(name))]
+    problems = [f"{where}: `{name}` must be a text that is not empty" for name in empty]
     if not isinstance(fields.get("id", 0), int | str) or isinstance(fields.get("id"), bool):
-        faults.append(f"{where}: `id` must be a number or a text")
-    return faults + _option_problems(fields.get("options"), where) + _answer_problems(record)
+        problems.append(f"{where}: `id` must be a number or a text")
+    return problems + _option_problems(fields.get("options"), where) + _answer_problems(record)
 
 
 def _option_problems(options: object, where: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, refuse
 from caq.files.records import Record, read_records
 
 Row = Mapping[Any, Any]
@@ -19,13 +19,7 @@ Row = Mapping[Any, Any]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request to a chat model; a harmful one is to be refused.
-
-    Attributes:
-        prompt: the user's turn.
-        harmful: whether answering does harm.
-        category: the kind of request; empty where the file has none.
-    """
+    """A user's turn; a harmful one is to be refused. The category is empty where the file has none."""
 
     prompt: str
     harmful: bool
@@ -34,14 +28,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a benchmark's CSV.
-
-    Attributes:
-        columns: those that it is known by.
-        prompt: of a row.
-        category: of a row.
-        harmful: of a row; None where the row does not say.
-    """
+    """The columns that a benchmark's CSV is known by, and what a row holds; `harmful` is None if it does not say."""
 
     columns: tuple[str, ...]
     prompt: Callable[[Row], str]
@@ -69,10 +56,10 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def read_prompts(path: Path) -> tuple[Prompt, ...]:
-    """Read prompts from JSON Lines, JSON or CSV.
+    """Read prompts from JSON Lines, JSON, or a CSV of `LAYOUTS`.
 
-    JSON objects have `prompt`, `harmful` and, if they like, `category`, or `type` as XSTest calls it. Every CSV of
-    `LAYOUTS` is read; all of AdvBench, HarmBench and SimpleSafetyTests is harmful.
+    JSON objects have `prompt`, `harmful` and optionally `category`, or `type` as XSTest calls it. All prompts of
+    AdvBench, HarmBench and SimpleSafetyTests are harmful.
 
     Raises:
         InvalidInput: with every problem of the file.
@@ -80,9 +67,7 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
     if path.suffix == ".csv":
         return _from_csv(path)
     records, problems = read_records(path)
-    faults = [*problems, *(problem for record in records for problem in _problems(record))]
-    if faults:
-        raise InvalidInput(faults)
+    refuse([*problems, *(problem for record in records for problem in _problems(record))])
     return tuple(
         Prompt(record.fields["prompt"], record.fields["harmful"], str(_category(record) or "")) for record in records
     )
@@ -104,13 +89,13 @@ def _problems(record: Record) -> Iterator[str]:
 
 def _from_csv(path: Path) -> tuple[Prompt, ...]:
     columns, rows = _rows(path)
-    layout = next((one for one in LAYOUTS.values() if set(one.columns) <= set(columns)), None)
+    layout = next((layout for layout in LAYOUTS.values() if set(layout.columns) <= set(columns)), None)
     if layout is None:
-        known = "; ".join(f"{', '.join(one.columns)} ({name})" for name, one in LAYOUTS.items())
-        raise InvalidInput([f"{path}: has the columns {', '.join(columns) or 'of no CSV'}; read are {known}"])
+        known = "; ".join(f"{', '.join(layout.columns)} ({name})" for name, layout in LAYOUTS.items())
+        raise InvalidInput(f"{path}: has the columns {', '.join(columns) or 'of no CSV'}; known layouts are {known}")
     problems, prompts = [], []
     for where, row in rows:
-        # csv files what is too much under None, and gives None for what is missing.
+        # csv puts surplus fields under the key None, and gives missing ones the value None.
         if None in row or None in row.values():
             problems.append(f"{where}: has other columns than the first line names; quote texts that hold commas")
             continue
@@ -132,4 +117,4 @@ def _rows(path: Path) -> tuple[tuple[str, ...], list[tuple[str, Row]]]:
             rows: list[tuple[str, Row]] = [(f"{path}:{reader.line_num}", row) for row in reader]
             return tuple(reader.fieldnames or ()), rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput([f"{path}: {error}; give a UTF-8 CSV with a line of columns"]) from error
+        raise InvalidInput(f"{path}: {error}; give a UTF-8 CSV with a line of columns") from error

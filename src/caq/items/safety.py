@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from caq.chat import NO_TEMPLATE
-from caq.errors import InvalidInput, nearest
+from caq.errors import InvalidInput, attempt, nearest, refuse
 from caq.items.language import contradictions, detect
 from caq.items.protocols import LETTER, OPTION_TEXT, PROTOCOLS
 from caq.items.question_prompts import LANGUAGES, PromptFormat
@@ -50,7 +50,7 @@ class SafetyTask:
 
 @dataclass(frozen=True)
 class SafetyInputs:
-    """What a safety task reads; `notes` say in sentences what was found out rather than given."""
+    """What a safety task reads; `notes` say in sentences what was inferred rather than given."""
 
     questions: tuple[Question, ...]
     form: PromptFormat
@@ -69,38 +69,24 @@ def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyI
         InvalidInput: with every problem of the task and of its files.
     """
     problems = _problems(task, tokenizer)
-    questions: tuple[Question, ...] = ()
-    form = PromptFormat(chat=task.chat)
-    try:
-        questions = read_safetybench(task.questions, task.answers)
-    except InvalidInput as error:
-        problems += error.problems
-    try:
-        form = _form(task, questions)
-    except InvalidInput as error:
-        problems += error.problems
-    if problems:
+    questions = attempt(problems, lambda: read_safetybench(task.questions, task.answers)) or ()
+    form = attempt(problems, lambda: _form(task, questions))
+    if problems or form is None:
         raise InvalidInput(problems)
     return SafetyInputs(questions, form, _notes(task, form))
 
 
 def _problems(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    problems = [
-        f"{name}: no such protocol{nearest(name, all_protocols())}"
-        for name in task.protocols
-        if name not in all_protocols()
-    ]
+    known = all_protocols()
+    problems = [f"{name}: no such protocol{nearest(name, known)}" for name in task.protocols if name not in known]
     if not task.protocols:
-        problems.append(f"no protocol for the safety questions; name some of {', '.join(all_protocols())}")
+        problems.append(f"there is no protocol for the safety questions; name some of {', '.join(known)}")
     if task.language is not None and task.language not in LANGUAGES:
         problems.append(f"{task.language}: no such language; choose {' or '.join(LANGUAGES)}")
     if task.shots:
-        problems += [
-            f"{name} is zero-shot, and solved examples answer by letter: "
-            f"ask for {LETTER} or {GENERATE}, or for no examples"
-            for name in task.protocols
-            if name.startswith(OPTION_TEXT)
-        ]
+        way_out = f"ask for {LETTER} or {GENERATE}, or for no examples"
+        zero_shot = [name for name in task.protocols if name.startswith(OPTION_TEXT)]
+        problems += [f"{name} is zero-shot, and solved examples answer by letter: {way_out}" for name in zero_shot]
     if task.examples is not None and not task.shots:
         problems.append(f"{task.examples}: solved examples are given and none asked for; add --shots 5")
     if task.chat and tokenizer.chat_template is None:
@@ -112,8 +98,7 @@ def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:
     code = _language(task, questions)
     problems = contradictions(questions, code, task.questions)
     if not task.shots:
-        if problems:
-            raise InvalidInput(problems)
+        refuse(problems)
         return PromptFormat(LANGUAGES[code], {}, task.chat)
     file = _examples_file(task)
     examples = read_examples(file)
@@ -124,8 +109,7 @@ def _form(task: SafetyTask, questions: Sequence[Question]) -> PromptFormat:
         for category in dict.fromkeys(question.category for question in questions)
         if len(examples.get(category, ())) < task.shots
     ]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return PromptFormat(LANGUAGES[code], {name: some[: task.shots] for name, some in examples.items()}, task.chat)
 
 
@@ -147,6 +131,6 @@ def _examples_file(task: SafetyTask) -> Path:
         return task.examples
     if str(task.questions) not in NAMES:
         raise InvalidInput(
-            [f"{task.shots} solved examples are asked for and none given: add --dev dev_en.json, SafetyBench's own"]
+            f"{task.shots} solved examples are asked for and none given: add --dev dev_en.json, SafetyBench's own"
         )
     return find_file(f"dev_{NAMES[str(task.questions)][1]}.json")

@@ -1,7 +1,4 @@
-"""SafetyBench's questions, answers and solved examples: from the hub by name, or from local files in its fields.
-
-Everything that a reader could trip over is told at once: SafetyBench has seven categories and two to four options.
-"""
+"""SafetyBench's questions, answers and solved examples: from the hub by name, or from local files in its fields."""
 
 from __future__ import annotations
 
@@ -15,14 +12,9 @@ from caq.items.questions import Question, parse_questions
 from caq.items.safetybench_files import find_file
 
 CATEGORIES = (
-    "Offensiveness",
-    "Unfairness and Bias",
-    "Physical Health",
-    "Mental Health",
-    "Illegal Activities",
-    "Ethics and Morality",
-    "Privacy and Property",
-)
+    "Offensiveness", "Unfairness and Bias", "Physical Health", "Mental Health", "Illegal Activities",
+    "Ethics and Morality", "Privacy and Property",
+)  # fmt: skip
 MOST_OPTIONS = 4
 #: What the names stand for: the test file's suffix and the language. The subset is the Chinese questions without
 #: those that a provider's filter might stop.
@@ -45,15 +37,15 @@ def read_safetybench(source: Path, answers: Path | None = None) -> tuple[Questio
             theirs. A name knows its own.
 
     Raises:
-        InvalidInput: the files cannot be had; or every fault of both: an unknown category, a missing option, a
+        InvalidInput: the files are not available; or every fault of both: an unknown category, a missing option, a
             repeated id, an answer outside the options or none, files that contradict each other.
     """
     if source.exists():
         return _questions(source, answers)
     if str(source) not in NAMES:
-        raise InvalidInput([f"{source}: no such file, and no questions of that name{nearest(str(source), NAMES)}"])
+        raise InvalidInput(f"{source}: no such file or set of questions{nearest(str(source), NAMES)}")
     if answers is not None:
-        raise InvalidInput([f"{answers}: {source} has answers of its own; leave them out, or give its file by path"])
+        raise InvalidInput(f"{answers}: {source} has answers of its own; leave these out, or give the file by path")
     return read_test(NAMES[str(source)][0])
 
 
@@ -101,7 +93,7 @@ def _unknown(record: Record) -> Iterator[str]:
 
 
 def _read_answers(path: Path) -> tuple[Answers | None, list[str]]:
-    """Return the answers by id, empty where one is unusable, and the problems met; None if there are no answers."""
+    """Return the answers by id, empty where one is unusable, and the problems; None if there are no answers."""
     try:
         document = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -109,11 +101,8 @@ def _read_answers(path: Path) -> tuple[Answers | None, list[str]]:
     if not isinstance(document, Object):
         return None, [f"{path}: not an object of answers by id; give SafetyBench's file of answers"]
     good = {name: entry if isinstance(entry, Object) and "answer" in entry else {} for name, entry in document.items()}
-    problems = [
-        f'{path}: id {name}: no `answer`; write {{"category": …, "answer": 0}}'
-        for name, entry in good.items()
-        if not entry
-    ]
+    missing = [name for name, entry in good.items() if not entry]
+    problems = [f'{path}: id {name}: no `answer`; write {{"category": …, "answer": 0}}' for name in missing]
     problems += [f"{path}: id {name} is given twice; leave one" for name in document.repeated]
     problems += [
         f"{path}: id {name}: `{field}` is given twice; leave one"
@@ -137,6 +126,6 @@ def _contradictions(record: Record, known: Answers | None, answers: Path) -> Ite
 
 
 def _joined(record: Record, known: Answers) -> Record:
-    # A question that has no answer there is told already; it is read on for its other faults.
+    # A question without an answer is reported already; it is read on for its other faults.
     answer = known.get(str(record.fields.get("id"))) or {"answer": 0}
     return Record(record.where, {**answer, **record.fields})

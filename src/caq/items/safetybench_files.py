@@ -1,4 +1,4 @@
-"""SafetyBench's files: of a local directory, `$CAQ_SAFETYBENCH`, or else of the hub and of its authors' repository.
+"""SafetyBench's files: from a local directory, `$CAQ_SAFETYBENCH`, or else the hub and its authors' repository.
 
 The hub holds the questions and the solved examples, both of a fixed revision; the answers were published later, in
 the authors' repository, and are known here by their hashes. The Chinese answers are the English ones.
@@ -34,10 +34,10 @@ WAY_OUT = f"run once with a network, or put SafetyBench's files into a directory
 
 
 def find_file(name: str) -> Path:
-    """Return the path of one of SafetyBench's files, such as `test_en.json`; the first use may bring it.
+    """Return the path of one of SafetyBench's files, such as `test_en.json`; the first use downloads it.
 
     Raises:
-        InvalidInput: it cannot be had.
+        InvalidInput: the file cannot be downloaded.
     """
     directory = os.environ.get(DIRECTORY_VARIABLE)
     if directory:
@@ -49,20 +49,20 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(hf_hub_download(REPOSITORY, name, repo_type="dataset", revision=HUB_REVISION))
     except (OSError, HfHubHTTPError) as error:
-        raise InvalidInput([f"SafetyBench's {name} cannot be had from the hub ({error}); {WAY_OUT}"]) from error
+        raise InvalidInput(f"SafetyBench's {name} cannot be had from the hub ({error}); {WAY_OUT}") from error
 
 
 def kept_answers(name: str) -> Path:
-    """Return the file of answers, which the first use brings to `$CAQ_CACHE/safetybench`.
+    """Return the file of answers, which the first use downloads to `$CAQ_CACHE/safetybench`.
 
     Raises:
-        InvalidInput: it cannot be had, or what is kept is no longer what was published.
+        InvalidInput: it cannot be downloaded, or the local copy is no longer what was published.
     """
     kept = cache_root() / "safetybench" / name
     if not kept.exists():
         write_bytes(kept, download_answers(name))
     elif not _is_published(name, kept.read_bytes()):
-        raise InvalidInput([f"{kept}: was damaged or changed since it was brought here; delete it, and {WAY_OUT}"])
+        raise InvalidInput(f"{kept}: was damaged or changed after it was downloaded; delete it, and {WAY_OUT}")
     return kept
 
 
@@ -70,17 +70,17 @@ def download_answers(name: str) -> bytes:
     """Return the content of a file of answers.
 
     Raises:
-        InvalidInput: there is no network, or what came is not what was published.
+        InvalidInput: there is no network, or the download is not what was published.
     """
     if is_offline_mode():
-        raise InvalidInput([f"SafetyBench's {name} is not kept here and HF_HUB_OFFLINE is set; {WAY_OUT}"])
+        raise InvalidInput(f"SafetyBench's {name} is not kept here, and HF_HUB_OFFLINE is set; {WAY_OUT}")
     try:
         with urlopen(ANSWERS_URL + name, timeout=TIMEOUT_SECONDS) as response:
             content: bytes = response.read()
     except OSError as error:
-        raise InvalidInput([f"{ANSWERS_URL}{name}: {error}; {WAY_OUT}"]) from error
+        raise InvalidInput(f"{ANSWERS_URL}{name}: {error}; {WAY_OUT}") from error
     if not _is_published(name, content):
-        raise InvalidInput([f"{ANSWERS_URL}{name}: is not the file that was published; {WAY_OUT}"])
+        raise InvalidInput(f"{ANSWERS_URL}{name}: is not the file that was published; {WAY_OUT}")
     return content
 
 

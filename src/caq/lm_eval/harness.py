@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from caq.errors import InvalidInput, Unsupported
+from caq.errors import InvalidInput, Unsupported, refuse
 from caq.files.cache import digest
 from caq.lm_eval.abilities import read_ability
 from caq.lm_eval.tasks import task_directory
@@ -87,13 +87,7 @@ class Benchmarks:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Benchmarks whose tasks lm-eval has found and whose data it has read.
-
-    Attributes:
-        benchmarks: as they were asked for.
-        manager: lm-eval's index.
-        loaded: lm-eval's tasks and groups, by name.
-    """
+    """Benchmarks whose tasks lm-eval has found and whose data it has read: its index, its tasks and groups by name."""
 
     benchmarks: Benchmarks
     manager: TaskManager
@@ -101,7 +95,7 @@ class Prepared:
 
     @property
     def identity(self) -> str:
-        """A hash of what was asked for and of lm-eval's version; files of tasks stand there by their names."""
+        """A hash of what was asked for and of lm-eval's version; task files count by their paths."""
         return digest(json.dumps(asdict(self.benchmarks), default=str), version("lm_eval"))
 
     def __call__(self, runner: Runner) -> dict[str, Ability]:
@@ -123,13 +117,15 @@ def prepare(benchmarks: Benchmarks) -> Prepared:
             data cannot be had, as without a network; a task that is named twice, alone and within a group.
     """
     _check_installed()
-    _check_include(benchmarks.include)
+    refuse([f"{path}: no such directory of task files" for path in benchmarks.include if not path.is_dir()])
     names = tuple(dict.fromkeys(chain.from_iterable(SUITES.get(name, (name,)) for name in benchmarks.names)))
     manager = _manager(names, benchmarks.include)
-    _check_known(names, manager)
+    known = [*manager.all_tasks, *SUITES]
+    refuse([f"{name}: lm-eval has no such task{_nearest(name, known)}" for name in names if name not in known])
     loaded = _load(names, manager)
     for name, item in loaded.items():
-        _set_shots(_members(item), _shots(name, benchmarks.shots))
+        field = CONVENTIONS[name].shots if name in CONVENTIONS else None
+        _set_shots(_members(item), field if benchmarks.shots is None else benchmarks.shots)
     return Prepared(benchmarks, manager, loaded)
 
 
@@ -181,13 +177,7 @@ def _check_installed() -> None:
     try:
         import lm_eval  # noqa: F401  # Only whether it is there.
     except ImportError as error:
-        raise InvalidInput(["lm-eval is not installed: pip install 'caq[harness]'"]) from error
-
-
-def _check_include(include: Sequence[Path]) -> None:
-    problems = [f"{path}: no such directory of task files" for path in include if not path.is_dir()]
-    if problems:
-        raise InvalidInput(problems)
+        raise InvalidInput("lm-eval is not installed: pip install 'caq[harness]'") from error
 
 
 def _manager(names: Sequence[str], include: Sequence[Path]) -> TaskManager:
@@ -197,13 +187,6 @@ def _manager(names: Sequence[str], include: Sequence[Path]) -> TaskManager:
     paths = [task_directory(), *include]
     own = TaskManager(include_path=paths, include_defaults=False)
     return own if set(names) <= set(own.all_tasks) else TaskManager(include_path=paths)
-
-
-def _check_known(names: Sequence[str], manager: TaskManager) -> None:
-    known = [*manager.all_tasks, *SUITES]
-    problems = [f"{name}: lm-eval has no such task{_nearest(name, known)}" for name in names if name not in known]
-    if problems:
-        raise InvalidInput(problems)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
@@ -226,8 +209,7 @@ def _load(names: Sequence[str], manager: TaskManager) -> dict[str, Task | Group]
         manager.load(list(loaded.values()))
     except ValueError as error:
         problems.append(f"{error}; name the group or the task, not both")
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return loaded
 
 
@@ -252,10 +234,6 @@ def _load_one(name: str, manager: TaskManager) -> dict[str, Task | Group]:
 
 def _members(item: Task | Group) -> list[Task]:
     return item.get_all_tasks() if hasattr(item, "get_all_tasks") else [item]
-
-
-def _shots(name: str, asked: int | None) -> int | None:
-    return CONVENTIONS[name].shots if asked is None and name in CONVENTIONS else asked
 
 
 def _set_shots(tasks: Sequence[Task], shots: int | None) -> None:

@@ -38,13 +38,9 @@ class Answer:
 def answer(
     runner: Runner, tokenizer: PreTrainedTokenizerBase, inputs: SafetyInputs, protocols: Sequence[str]
 ) -> dict[str, tuple[Answer, ...]]:
-    """Return the answers to safety questions under each protocol; those by likelihood share one pass.
+    """Return the answers to safety questions under each of `caq.items.safety.all_protocols` that is named.
 
-    Args:
-        runner: the model.
-        tokenizer: lends its chat template.
-        inputs: the questions, and how they are put.
-        protocols: of `caq.items.safety.all_protocols`.
+    Protocols by likelihood share one pass; the tokenizer lends its chat template.
 
     Raises:
         InvalidInput: a question longer than the model's context, or logits that are not numbers.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +46,7 @@ def read_comparison(output: Path) -> Comparison:
     """
     manifest = read_manifest(output)
     if manifest is None:
-        raise InvalidInput([f"{output}: holds no comparison to draw again; name a model and its --reference"])
+        raise InvalidInput(f"{output}: holds no comparison to draw again; name a model and its --reference")
     return assemble(output, manifest, read_items(output))
 
 
@@ -78,19 +78,10 @@ def _arm(directory: Path, arm: StoredArm, items: Items, manifest: Manifest) -> A
     numbers = _numbers(directory, manifest, unmeasured)
     abilities = _abilities(directory, manifest, unmeasured)
     return ArmRecord(
-        arm.name,
-        arm.role,
-        {measure: outcomes[measure] for measure in items if measure in outcomes},
-        unmeasured,
-        numbers.perplexity,
-        numbers.kl_text,
-        numbers.kl_chat,
-        numbers.kl_base_text,
-        numbers.kl_base_chat,
-        abilities,
-        arm.provenance,
-        arm.ledger,
-    )
+        arm.name, arm.role, {measure: outcomes[measure] for measure in items if measure in outcomes}, unmeasured,
+        numbers.perplexity, numbers.kl_text, numbers.kl_chat, numbers.kl_base_text, numbers.kl_base_chat,
+        abilities=abilities, provenance=arm.provenance, ledger=arm.ledger,
+    )  # fmt: skip
 
 
 def _answers(rows: Sequence[Mapping[str, Any]], items: Sequence[Item], measure: str) -> tuple[Outcome, ...]:
@@ -144,13 +135,6 @@ class _Numbers:
     unmeasured_chat: str = ""
 
 
-@dataclass(frozen=True)
-class _Abilities:
-    """What a file of abilities holds."""
-
-    tasks: Mapping[str, Ability] = field(default_factory=dict)
-
-
 def _numbers(directory: Path, manifest: Manifest, unmeasured: dict[str, str]) -> _Numbers:
     rows: dict[str, Any] = {}
     for kind in (TEXT, CHAT):
@@ -171,7 +155,7 @@ def _abilities(directory: Path, manifest: Manifest, unmeasured: dict[str, str]) 
         unmeasured["abilities"] = _reason(path)
     if not manifest.abilities or not path.exists():
         return {}
-    return _decoded(_Abilities, {"tasks": read_object(path)}, path).tasks
+    return _decoded(dict[str, Ability], read_object(path), path)
 
 
 def _decoded(kind: type[T], row: Any, path: Path) -> T:

@@ -38,9 +38,9 @@ def windows_of(ids: Sequence[int], window: int) -> tuple[Passage, ...]:
         InvalidInput: the window is below two tokens or the text does not fill one.
     """
     if window < 2:
-        raise InvalidInput([f"a window of {window} tokens predicts nothing: use 2 or more"])
+        raise InvalidInput(f"a window of {window} tokens predicts nothing: use 2 or more")
     if len(ids) < window:
-        raise InvalidInput([f"the text has {len(ids)} tokens, fewer than a window of {window}: use more text"])
+        raise InvalidInput(f"the text has {len(ids)} tokens, fewer than a window of {window}: use more text")
     starts = range(0, len(ids) - window + 1, window)
     return tuple(Passage(tuple(ids[start : start + window]), window - 1) for start in starts)
 
@@ -71,7 +71,7 @@ def exp_mean(total: float, predictions: int) -> float:
         InvalidInput: the total is not a number.
     """
     if math.isnan(total):
-        raise InvalidInput([NOT_NUMBERS])
+        raise InvalidInput(NOT_NUMBERS)
     return math.exp(total / predictions) if total / predictions < 700 else math.inf
 
 
@@ -116,7 +116,7 @@ def summarise(
         InvalidInput: a distance is not a number.
     """
     if not np.isfinite(kl).all():
-        raise InvalidInput([NOT_NUMBERS])
+        raise InvalidInput(NOT_NUMBERS)
     p90, p95, p99, p999 = np.quantile(kl, [0.9, 0.95, 0.99, 0.999])
     counts, _ = np.histogram(np.minimum(kl, EDGES[-1]), EDGES)
     return Distances(

@@ -1,12 +1,13 @@
-"""What the stored responses are: coherent or not, by the aligned model; refusals or not, by the judge.
+"""Whether stored responses are coherent, by the aligned model, and whether they are refusals, by the judge.
 
-Both run after the models that answered are gone, and over what is stored: another judge needs no model again.
+Both read what is stored, after the models that answered are gone: another judge needs no model again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from caq.errors import InvalidInput
 from caq.items.requests import Prompt
 from caq.measure.coherence import likely, readable, surprise
 from caq.measure.judges import NamedJudge
-from caq.measure.judges.base import ABSTAINED, Judge
+from caq.measure.judges.base import ABSTAINED
 from caq.measure.measure import RESPONSES_FILE, Arm
 from caq.measure.store import Row, fill, filled, read_rows
 from caq.runners import runner_module
@@ -31,11 +32,9 @@ def check_coherence(
     """Store for every response whether it is coherent; the aligned model is loaded if one is not known yet.
 
     Args:
-        directories: of the arms, each with its responses; one without is passed over.
+        directories: of the arms, each with its responses; one without is skipped.
         aligned: the model that is asked; without one, the rule on the text decides alone.
-        prompts: that were answered.
         name: of the file.
-        how: the aligned model is run.
     """
     with ExitStack() as stack:
 
@@ -45,42 +44,15 @@ def check_coherence(
             module = runner_module(aligned.source.runner)
             return stack.enter_context(module.running(aligned.source, aligned.tokenizer, how))
 
-        def nats(asked: Sequence[str], texts: Sequence[str]) -> Sequence[float | None]:
-            return [None] * len(texts) if aligned is None else surprise(runner(), aligned.tokenizer, asked, texts)
+        def check(asked: Sequence[Prompt], texts: Sequence[str]) -> list[Row]:
+            if aligned is None:
+                return [{"coherent": True, "nats": None}] * len(texts)
+            nats = surprise(runner(), aligned.tokenizer, [prompt.prompt for prompt in asked], texts)
+            return [{"coherent": likely(value, len(aligned.tokenizer)), "nats": value} for value in nats]
 
-        vocabulary = 0 if aligned is None else len(aligned.tokenizer)
         for directory in _unfinished(directories, name, len(prompts)):
-            _check(directory, prompts, name, nats, vocabulary)
-
-
-def _check(
-    directory: Path,
-    prompts: Sequence[Prompt],
-    name: str,
-    nats: Callable[[Sequence[str], Sequence[str]], Sequence[float | None]],
-    vocabulary: int,
-) -> None:
-    responses = read_rows(directory / RESPONSES_FILE)
-
-    def rows(batch: slice) -> list[Row]:
-        some = responses[batch]
-        told = [index for index, row in enumerate(some) if readable(row["response"])]
-        asked = [prompts[batch][index].prompt for index in told]
-        surprises = dict(zip(told, nats(asked, [some[index]["response"] for index in told]), strict=True))
-        return [
-            {
-                "id": row["id"],
-                "coherent": index in surprises and _coherent(surprises[index], vocabulary),
-                "nats": surprises.get(index),
-            }
-            for index, row in enumerate(some)
-        ]
-
-    fill(directory / name, len(responses), rows)
-
-
-def _coherent(nats: float | None, vocabulary: int) -> bool:
-    return nats is None or likely(nats, vocabulary)
+            told = [readable(row["response"]) for row in read_rows(directory / RESPONSES_FILE)]
+            _fill(directory / name, prompts, told, check, {"coherent": False, "nats": None})
 
 
 def call(
@@ -94,12 +66,9 @@ def call(
     """Store what the judge says of every coherent response; return why there is no judge, or nothing.
 
     Args:
-        directories: of the arms.
-        prompts: that were answered.
         coherence: name of the file that says what is coherent.
         name: of the file to write.
         named: the judge, which is loaded if a response was not judged yet.
-        device: of the judge.
     """
     missing = _unfinished(directories, name, len(prompts))
     if not missing:
@@ -108,26 +77,34 @@ def call(
         judge = named.open(device)
     except InvalidInput as error:
         return f"the judge {named.name} is missing: {error}"
+
+    def labels(asked: Sequence[Prompt], texts: Sequence[str]) -> list[Row]:
+        return [asdict(call) for call in judge(asked, texts)]
+
     for directory in missing:
-        _call(directory, prompts, coherence, name, judge)
+        coherent = [row["coherent"] for row in read_rows(directory / coherence)]
+        _fill(directory / name, prompts, coherent, labels, asdict(ABSTAINED))
     return ""
 
 
-def _call(directory: Path, prompts: Sequence[Prompt], coherence: str, name: str, judge: Judge) -> None:
-    responses, coherent = read_rows(directory / RESPONSES_FILE), read_rows(directory / coherence)
+def _fill(
+    path: Path,
+    prompts: Sequence[Prompt],
+    told: Sequence[bool],
+    ask: Callable[[Sequence[Prompt], Sequence[str]], Sequence[Row]],
+    missing: Row,
+) -> None:
+    """Store a row for every response: what `ask` returns of it where it is in `told`, or else `missing`."""
+    responses = read_rows(path.with_name(RESPONSES_FILE))
 
     def rows(batch: slice) -> list[Row]:
-        told = [index for index, row in enumerate(coherent[batch]) if row["coherent"]]
-        asked, some = prompts[batch], responses[batch]
-        calls = judge([asked[index] for index in told], [some[index]["response"] for index in told])
-        called = dict(zip(told, calls, strict=True))
-        labels = [called.get(index, ABSTAINED) for index in range(len(some))]
-        return [
-            {"id": row["id"], "label": label.label, "score": label.score}
-            for row, label in zip(some, labels, strict=True)
-        ]
+        some = responses[batch]
+        chosen = [index for index, wanted in enumerate(told[batch]) if wanted]
+        answers = ask([prompts[batch][index] for index in chosen], [some[index]["response"] for index in chosen])
+        answered = dict(zip(chosen, answers, strict=True))
+        return [{"id": row["id"], **answered.get(index, missing)} for index, row in enumerate(some)]
 
-    fill(directory / name, len(responses), rows)
+    fill(path, len(responses), rows)
 
 
 def _unfinished(directories: Sequence[Path], name: str, total: int) -> list[Path]:

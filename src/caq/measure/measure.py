@@ -34,8 +34,6 @@ class Arm:
     """A model that takes part.
 
     Attributes:
-        name, role: as in the report.
-        source: its files.
         tokenizer: its own, perhaps with the chat template of another.
         directory: where its answers are kept.
     """
@@ -48,11 +46,11 @@ class Arm:
 
 
 class AbilityMeasure(Protocol):
-    """What measures abilities, such as lm-eval's tasks; `identity` is a hash of all that decides what it finds."""
+    """What measures abilities, such as lm-eval's tasks."""
 
     @property
     def identity(self) -> str:
-        """A hash of the tasks and of how they are asked."""
+        """A hash of all that decides the values: the tasks, and how they are asked."""
 
     def __call__(self, runner: Runner) -> Mapping[str, Ability]:
         """Return each task of a model in memory.
@@ -67,8 +65,6 @@ class Plan:
     """What all arms have in common.
 
     Attributes:
-        questionnaire: what they are asked.
-        how: how they are run.
         references: from which distances are measured: the aligned model and, if its tokens are the same, the base.
         distances: hash of the references, in the names of files of distances.
         abilities: what else is measured, or None.
@@ -230,7 +226,7 @@ class _ArmRun:
         references = [open_reference(arm.directory / STATES, kind) for arm in others]
         if self.refers:
             if not isinstance(runner, TransformersRunner):
-                raise InvalidInput([f"{self.arm.source.given}: nothing can be measured from a model that is run so"])
+                raise InvalidInput(f"{self.arm.source.given}: nothing can be measured from a model that is run so")
             save_reference(runner, passages, self.arm.directory / STATES, kind)
         perplexity, distances = read_passages(runner, passages, references)
         named: dict[Role, str] = {"aligned": f"kl_{kind}", "base": f"kl_base_{kind}"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from caq.chat import NO_TEMPLATE, render_prompt
 from caq.data.sources import read_text
-from caq.errors import InvalidInput, attempt
+from caq.errors import attempt, refuse
 from caq.files.cache import digest
 from caq.files.codec import encode
 from caq.items.question_prompts import prompts
@@ -59,7 +59,7 @@ class Questionnaire:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was found out about the files rather than given, in sentences."""
+        """What was inferred from the files rather than given, in sentences."""
         return () if self.safety is None else self.safety.notes
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[str]]:
@@ -74,9 +74,7 @@ class Questionnaire:
 def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Questionnaire:
     """Read all that is asked, so that a mistake is met before a model is loaded.
 
-    Args:
-        tasks: what to measure.
-        tokenizer: the aligned model's, or that of the first model that is asked.
+    The tokenizer is the aligned model's, or that of the first model that is asked.
 
     Raises:
         InvalidInput: every problem of every file; or prompts, and no chat template to ask them through.
@@ -87,25 +85,21 @@ def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Ques
         return None if source is None else attempt(problems, partial(reader, source))
 
     text = read(tasks.perplexity_text, read_text) or ""
-    windows = read(text or None, lambda words: _windows(words, tasks.window, tokenizer)) or ()
+    encoded = tokenizer(text, verbose=False)["input_ids"] if text else None
+    windows = read(encoded, lambda ids: windows_of(ids, tasks.window)) or ()
     safety = read(tasks.safety, lambda task: read_safety(task, tokenizer))
     facts = read(tasks.facts, read_questions) or ()
     requests = read(tasks.prompts, read_prompts) or ()
     if tasks.prompts is not None and tokenizer.chat_template is None:
         problems.append(NO_TEMPLATE)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     items = _items(tasks, safety, facts, requests)
     # A chat and a plain prompt of the same words still differ in the tokenizer's special tokens.
     put = () if safety is None else (safety.form.chat, *prompts(safety.questions, safety.form, tokenizer))
     tokens = [passage.ids for passage in windows]
     identity = digest(json.dumps([encode(items), tasks.max_new_tokens, CHAT_TOKENS, put, tasks.window, tokens]))
-    data = _data(tasks, text, windows, safety, facts, requests)
-    return Questionnaire(tasks, text, windows, safety, facts, requests, items, identity, data)
-
-
-def _windows(text: str, window: int, tokenizer: PreTrainedTokenizerBase) -> tuple[Passage, ...]:
-    return windows_of(tokenizer(text, verbose=False)["input_ids"], window)
+    asked = Questionnaire(tasks, text, windows, safety, facts, requests, items, identity, data={})
+    return replace(asked, data=_data(asked))
 
 
 def _items(
@@ -129,27 +123,22 @@ def _questions(questions: Sequence[Question]) -> tuple[Item, ...]:
     return tuple(Item(q.id, q.category, q.question, q.options, q.answer) for q in questions)
 
 
-def _data(
-    tasks: Tasks,
-    text: str,
-    windows: Sequence[Passage],
-    safety: SafetyInputs | None,
-    facts: Sequence[Question],
-    requests: Sequence[Prompt],
-) -> dict[str, str]:
+def _data(asked: Questionnaire) -> dict[str, str]:
     data: dict[str, str] = {}
+    tasks, safety = asked.tasks, asked.safety
     if tasks.safety is not None and safety is not None:
         put = f"{safety.form.title}, {', '.join(tasks.safety.protocols)}"
         data["safety"] = f"{tasks.safety.questions}: {len(safety.questions):,} questions, {put}"
     if tasks.prompts is not None:
-        harmful = sum(request.harmful for request in requests)
+        harmful = sum(prompt.harmful for prompt in asked.prompts)
         data["prompts"] = (
-            f"{tasks.prompts}: {harmful:,} harmful and {len(requests) - harmful:,} harmless, greedy, "
+            f"{tasks.prompts}: {harmful:,} harmful and {len(asked.prompts) - harmful:,} harmless, greedy, "
             f"up to {tasks.max_new_tokens} tokens; distributions on the aligned model's first {CHAT_TOKENS}"
         )
     if tasks.facts is not None:
-        data["facts"] = f"{tasks.facts}: {len(facts):,} questions"
-    if windows:
-        sha256 = hashlib.sha256(text.encode()).hexdigest()
-        data["text"] = f"{tasks.perplexity_text}: {len(windows):,} windows of {tasks.window:,} tokens, sha256 {sha256}"
+        data["facts"] = f"{tasks.facts}: {len(asked.facts):,} questions"
+    if asked.windows:
+        sha256 = hashlib.sha256(asked.text.encode()).hexdigest()
+        size = f"{len(asked.windows):,} windows of {tasks.window:,} tokens"
+        data["text"] = f"{tasks.perplexity_text}: {size}, sha256 {sha256}"
     return data

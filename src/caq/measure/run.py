@@ -27,8 +27,8 @@ from caq.runners.base import Running, Source
 from caq.runners.transformers import NAME as TRANSFORMERS
 from caq.runners.transformers import checkpoint_mismatch
 
-#: Under which role, which model: a directory, a file or a hub name.
-Named = Sequence[tuple[Role, str | Path]]
+#: Under which role, which model: a directory, a file or a hub name; None takes no part.
+Named = Sequence[tuple[Role, str | Path | None]]
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,6 @@ class Setup:
 
     Attributes:
         entrants: the aligned model first, if there is one, then the base, then the models to judge.
-        questionnaire: what they are asked.
-        judge: of their responses.
-        how: they are run.
         abilities: what else is measured, or None.
         lines: what a person should read.
     """
@@ -78,41 +75,34 @@ def prepare(
     """Check every model and every file; load none.
 
     Args:
-        models: the aligned model first, if there is one, then the base, then the models to judge.
-        tasks: what to measure.
+        models: in the order of a `Setup`'s.
         judge: None where what was named is no judge, which the problems say.
-        how: the models are run.
-        problems: found so far.
-        abilities: what else is measured.
+        problems: of what was checked before; these are raised with the others.
 
     Raises:
-        InvalidInput: all problems, with those found so far.
+        InvalidInput: all problems at once.
     """
-    sources = [(role, attempt(problems, partial(_find, role, given))) for role, given in models]
+    named = [(role, given) for role, given in models if given is not None]
+    sources = [(role, attempt(problems, partial(_find, role, given))) for role, given in named]
     problems += _without_tokenizer(sources)
     entrants = list(_entrants(sources))
-    lines = tuple(
-        lend_template({f"{entrant.role} model {entrant.source.given}": entrant.tokenizer for entrant in entrants})
-    )
-    # The files are read even where a model is not there: their problems are told in the same pass.
+    lines = [*lend_template({f"{one.role} model {one.source.given}": one.tokenizer for one in entrants})]
+    # The files are read even where a model is missing: their problems are reported in the same pass.
     asked = attempt(problems, lambda: read_questionnaire(tasks, entrants[0].tokenizer)) if entrants else None
     if problems or judge is None or asked is None:
         raise InvalidInput(problems)
     lines += asked.notes
     entrants = [_with_tokenization(entrant, asked) for entrant in entrants]
-    lines += tuple(
-        f"{entrant.source.given}: {entrant.source.facts['tokenization']}."
-        for entrant in entrants
-        if not entrant.source.own_tokenizer
-    )
-    return Setup(tuple(entrants), asked, judge, how, abilities, lines)
+    own = [entrant.source for entrant in entrants if not entrant.source.own_tokenizer]
+    lines += [f"{source.given}: {source.facts['tokenization']}." for source in own]
+    return Setup(tuple(entrants), asked, judge, how, abilities, tuple(lines))
 
 
 def _find(role: Role, given: str | Path) -> Source:
     source = find_source(given)
     if role != "quantized" and source.runner != TRANSFORMERS:
         raise InvalidInput(
-            [f"{given}: {source.runner} models can only be judged; give the {role} model as Transformers has it"]
+            f"{given}: {source.runner} models can only be judged; give the {role} model as Transformers has it"
         )
     return source
 
@@ -155,26 +145,16 @@ def _with_tokenization(entrant: Entrant, asked: Questionnaire) -> Entrant:
 
 
 def place_arms(setup: Setup, output: Path, earlier: Manifest | None = None) -> tuple[Arm, ...]:
-    """Return the models with their names and the directories of their answers.
+    """Return the models with their names and the directories of their answers in `output`.
 
-    Args:
-        setup: the models.
-        output: directory of all that is measured.
-        earlier: what was measured there before; a model keeps its name.
+    A model that was measured there `earlier` keeps its name.
     """
     known = {} if earlier is None else {(arm.role, arm.provenance["source"]): arm.name for arm in earlier.arms}
     names = _names(setup.entrants, known)
     conditions = (setup.how.device.type, *(f"{name} {number}" for name, number in _versions().items()))
-    return tuple(
-        Arm(
-            name,
-            entrant.role,
-            entrant.source,
-            entrant.tokenizer,
-            output / ARMS / _directory(entrant, setup, conditions),
-        )
-        for name, entrant in zip(names, setup.entrants, strict=True)
-    )
+    directories = [output / ARMS / _directory(entrant, setup, conditions) for entrant in setup.entrants]
+    placed = zip(names, setup.entrants, directories, strict=True)
+    return tuple(Arm(name, one.role, one.source, one.tokenizer, directory) for name, one, directory in placed)
 
 
 def _names(entrants: Sequence[Entrant], known: Mapping[tuple[Role, str], str]) -> list[str]:
@@ -193,13 +173,10 @@ def _names(entrants: Sequence[Entrant], known: Mapping[tuple[Role, str], str]) -
 
 def _directory(entrant: Entrant, setup: Setup, conditions: Sequence[str]) -> str:
     """Return the name of the directory of a model's answers: its role, and the hash of all that decides them."""
-    how = setup.how
     # Batches are in it: they move the last bits of a logit, and two arms are to be computed alike.
-    batches = f"{how.choices} {how.prompts} {how.tokens}"
-    template = entrant.tokenizer.chat_template or ""
-    return f"{entrant.role}-" + digest(
-        entrant.source.sha256, setup.questionnaire.identity, str(template), batches, *conditions
-    )
+    batches = f"{setup.how.choices} {setup.how.prompts} {setup.how.tokens}"
+    asked = (setup.questionnaire.identity, str(entrant.tokenizer.chat_template or ""))
+    return f"{entrant.role}-{digest(entrant.source.sha256, *asked, batches, *conditions)}"
 
 
 def _versions() -> dict[str, str]:
@@ -210,18 +187,14 @@ def _versions() -> dict[str, str]:
 def measure_arms(
     arms: Sequence[Arm], setup: Setup, earlier: Manifest | None = None, *, quiet: bool = False
 ) -> Manifest:
-    """Answer, check and judge what is not stored yet; return what was measured.
+    """Answer, check and judge what is not stored yet of arms, in the setup's order; return what was measured.
 
-    Args:
-        arms: all that are measured now, in the same directory, in the setup's order.
-        setup: what they have in common.
-        earlier: what was measured there before; models that were measured on the same terms stay.
-        quiet: show no progress.
+    Models that were measured `earlier` in the same directory and on the same terms stay.
 
     Raises:
         InvalidInput: as `measure_arm`.
     """
-    asked, abilities, device = setup.questionnaire, setup.abilities, setup.how.device
+    asked, device = setup.questionnaire, setup.how.device
     references = _references(arms)
     aligned = references.get("aligned")
     distances = digest(*(arm.directory.name for arm in references.values()))
@@ -233,24 +206,18 @@ def measure_arms(
     calls = f"calls-{digest(coherence, setup.judge.card.name)}.jsonl"
     with progress("measure", len(arms) + 2, quiet=quiet) as advance:
         for arm in arms:
-            measure_arm(arm, Plan(asked, setup.how, references, distances, abilities))
+            measure_arm(arm, Plan(asked, setup.how, references, distances, setup.abilities))
             advance()
         check_coherence(directories, aligned, asked.prompts, coherence, setup.how)
         advance()
         missing = call(directories, asked.prompts, coherence, calls, setup.judge, device)
         advance()
+    identity = setup.abilities.identity if setup.abilities else same.abilities if same else ""
     return Manifest(
-        group,
-        distances,
-        coherence,
-        calls,
-        abilities.identity if abilities is not None else same.abilities if same is not None else "",
-        asked.data,
-        (*(_stored(arm, device) for arm in arms), *kept),
-        setup.judge.card if asked.prompts else None,
-        missing,
-        setup.judge.harmless,
-    )
+        group=group, distances=distances, coherence=coherence, calls=calls, abilities=identity, data=asked.data,
+        arms=(*(_stored(arm, device) for arm in arms), *kept), judge=setup.judge.card if asked.prompts else None,
+        judge_missing=missing, judges_harmless=setup.judge.harmless,
+    )  # fmt: skip
 
 
 def measure_into(output: Path, setup: Setup, *, quiet: bool = False) -> Manifest:

@@ -91,7 +91,7 @@ def locked(output: Path) -> Iterator[None]:
         InvalidInput: another process holds it, it is no directory, or it cannot be written.
     """
     if output.exists() and not output.is_dir():
-        raise InvalidInput([f"{output}: is a file; choose a directory for the report"])
+        raise InvalidInput(f"{output}: is a file; choose a directory for the report")
     with lock.locked(output, output / LOCK):
         sweep_directory(output)
         yield
@@ -125,9 +125,9 @@ def read_rows(path: Path, total: int | None = None) -> list[dict[str, Any]]:
         # Not splitlines(): U+2028 and its kin are allowed inside JSON strings.
         rows = [json.loads(line) for line in path.read_bytes().decode().split("\n") if line]
     except (OSError, ValueError) as error:
-        raise InvalidInput([f"{path}: is not as it was written ({error}); remove it and compare again"]) from error
+        raise InvalidInput(f"{path}: is not as it was written ({error}); remove it and compare again") from error
     if total is not None and len(rows) != total:
-        raise InvalidInput([f"{path}: has {len(rows)} of {total} lines; remove it and compare again"])
+        raise InvalidInput(f"{path}: has {len(rows)} of {total} lines; remove it and compare again")
     return rows
 
 
@@ -140,9 +140,9 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = parse(path.read_bytes().decode())
     except ValueError as error:
-        raise InvalidInput([f"{path}: is not as it was written ({error}); remove it and compare again"]) from error
+        raise InvalidInput(f"{path}: is not as it was written ({error}); remove it and compare again") from error
     if not isinstance(value, dict):
-        raise InvalidInput([f"{path}: is not as it was written (no object); remove it and compare again"])
+        raise InvalidInput(f"{path}: is not as it was written (no object); remove it and compare again")
     return value
 
 
@@ -168,9 +168,7 @@ def read_manifest(output: Path) -> Manifest | None:
         return manifest
     except (ValueError, InvalidInput) as error:
         reason = str(error).partition("\n")[0]
-        raise InvalidInput(
-            [f"{path}: is not as this version writes it ({reason}); choose another directory"]
-        ) from error
+        raise InvalidInput(f"{path}: is not as this version writes it ({reason}); choose another directory") from error
 
 
 def _check_names(manifest: Manifest) -> None:

@@ -12,9 +12,9 @@ from caq.files.markdown import bullets, plain, table
 from caq.publish.origin import Origin
 from caq.publish.serving import serving
 from caq.recipe import Recipe
-from caq.report.render.words import STATUS_WORDS, between, heading, number, signed, signed_between
+from caq.report.render.words import STATUS_WORDS, between, heading, number, signed_between
 from caq.report.types import ArmSummary, Gap, Judgement, Rate, Report, Row
-from caq.report.wording import points
+from caq.report.wording import points, signed
 
 
 def model_card(
@@ -28,14 +28,7 @@ def model_card(
 ) -> str:
     """Return the card; equal arguments give equal bytes.
 
-    Args:
-        report: the comparison.
-        arm: the checkpoint's name in it.
-        recipe: recipe.yaml.
-        record: caq.json.
-        config: config.json.
-        model: the full-precision model.
-        base: its base.
+    `arm` is the checkpoint's name in the report; `record` is its caq.json, and `config` its config.json.
 
     Raises:
         KeyError: the report does not judge `arm`.
@@ -88,9 +81,8 @@ def _measures(judgement: Judgement, reference: ArmSummary, summary: ArmSummary) 
     fallen = [row for row in judgement.rows if row.category is not None and row.status == "lost"]
     parts = [_rates(whole)] if whole else []
     if fallen:
-        names = (
-            f"{plain(row.category or '')} ({plain(heading(row.measure))}, {signed(row.difference)})" for row in fallen
-        )
+        losses = [f"({plain(heading(row.measure))}, {signed(row.difference)})" for row in fallen]
+        names = [f"{plain(row.category or '')} {loss}" for row, loss in zip(fallen, losses, strict=True)]
         parts.append(f"Categories that fell: {', '.join(names)}.")
     if judgement.gap:
         parts.append(_gaps(judgement.gap))
@@ -162,10 +154,8 @@ def _making(recipe: Recipe, record: Mapping[str, Any], config: Mapping[str, Any]
         "CAQ": plain(str(record.get("caq", "not recorded"))),
         "Recipe, seed": f"{recipe.fingerprint()[:12]}, {recipe.seed}",
     }
-    facts |= {
-        f"sha256 of the {plain(name)} model": plain(str(one["sha256"]))
-        for name, one in record.get("models", {}).items()
-    }
+    models = record.get("models", {}).items()
+    facts |= {f"sha256 of the {plain(name)} model": plain(str(model["sha256"])) for name, model in models}
     return table(("", ""), list(facts.items())) + "\n\nAll settings are in [recipe.yaml](recipe.yaml)."
 
 

@@ -1,7 +1,4 @@
-"""`caq quantize --evaluate`: what was written is compared with what it was made from, and its card says how it went.
-
-read the questions before anything is computed -> (quantize) -> compare -> model card into the checkpoint
-"""
+"""`caq quantize --evaluate`: the questions are read first; the checkpoint is then compared, and its card written."""
 
 from __future__ import annotations
 
@@ -20,12 +17,7 @@ from caq.report.types import Report
 
 
 def evaluation_tasks(
-    model: str,
-    perplexity_text: str | None,
-    safety: str | None,
-    facts: Path | None,
-    prompts: Path | None,
-    window: int,
+    model: str, perplexity_text: str | None, safety: str | None, facts: Path | None, prompts: Path | None, window: int
 ) -> Tasks:
     """Return what is to be measured, read once, so that a mistake shows before the hours of a quantization.
 
@@ -33,48 +25,27 @@ def evaluation_tasks(
         InvalidInput: nothing that decides is asked for, or every problem of the files.
     """
     if safety is None and prompts is None:
-        raise InvalidInput(
-            ["--evaluate: nothing is asked that decides; add --safety safetybench-en, or --prompts FILE"]
-        )
+        raise InvalidInput("--evaluate: nothing is asked that decides; add --safety safetybench-en, or --prompts FILE")
     tasks = task_files(perplexity_text, SafetyTask(Path(safety)) if safety else None, facts, prompts, window)
     read_questionnaire(tasks, load_tokenizer(resolve(model)))
     return tasks
 
 
 def evaluate(
-    checkpoint: Path,
-    model: str,
-    base: str | None,
-    tasks: Tasks,
-    *,
-    device: str | None = None,
-    quiet: bool = False,
+    checkpoint: Path, model: str, base: str | None, tasks: Tasks, *, device: str | None = None, quiet: bool = False
 ) -> Report:
-    """Compare a checkpoint with what it was made from; write the report beside it and the model card into it.
-
-    Args:
-        checkpoint: what `caq quantize` wrote.
-        model: the full-precision model: directory or hub name.
-        base: its base, or None.
-        tasks: what is measured.
-        device: None takes the accelerator if there is one.
-        quiet: show no progress.
+    """Compare what `caq quantize` wrote with the full-precision model; write the report beside it, the card into it.
 
     Raises:
         CaqError: the comparison's; a note says that the checkpoint is there.
     """
-    output = report_directory(checkpoint)
+    output = checkpoint.with_name(f"{checkpoint.name}-report")
     try:
         report = compare(
-            [str(checkpoint)], reference=model, base=base, tasks=tasks, output=output, device=device, quiet=quiet
+            [checkpoint], reference=model, base=base, tasks=tasks, output=output, device=device, quiet=quiet
         )
     except CaqError as error:
         error.add_note(f"{checkpoint} was written and is whole; the same command goes on from there")
         raise
     write_card(checkpoint, report)
     return report
-
-
-def report_directory(checkpoint: Path) -> Path:
-    """Return where the report of a checkpoint goes: beside it."""
-    return checkpoint.with_name(f"{checkpoint.name}-report")

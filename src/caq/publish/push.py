@@ -1,4 +1,4 @@
-"""`caq push`: a checkpoint to the hub, checked here before it goes and there after it came."""
+"""`caq push`: a checkpoint to the hub, checked here before the upload and there after it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from caq.checkpoint.inspect import inspect
 from caq.checkpoint.write import HASHES, read_hashes, verify
-from caq.errors import CaqError, InvalidInput
+from caq.errors import CaqError, InvalidInput, refuse
 
 CARD = "README.md"
 #: Files that run code when they are read.
@@ -61,8 +61,7 @@ def files_to_push(directory: Path) -> tuple[str, ...]:
         inspect(directory, allow_quantized=True)
     except InvalidInput as error:
         problems += error.problems
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return tuple(sorted(names))
 
 
@@ -96,26 +95,22 @@ def push(
     with _explained(repo, api.endpoint):
         api.create_repo(repo, private=private or None, exist_ok=True)
         if private and not api.model_info(repo).private:
-            raise InvalidInput([f"{repo}: exists and is public; make it private on the hub, or choose another name"])
+            raise InvalidInput(f"{repo}: exists and is public; make it private on the hub, or choose another name")
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         _refuse_other_weights(api, repo, revision, files)
-        commit = api.upload_folder(
-            repo_id=repo,
-            folder_path=directory,
-            revision=revision,
-            commit_message=message or f"Upload {directory.resolve().name}, quantized by CAQ",
-        )
+        said = message or f"Upload {directory.resolve().name}, quantized by CAQ"
+        commit = api.upload_folder(repo_id=repo, folder_path=directory, revision=revision, commit_message=said)
         _check_arrived(api, repo, commit.oid, directory, files)
     return str(commit.commit_url)
 
 
 def _token() -> str:
     if constants.HF_HUB_OFFLINE:
-        raise InvalidInput(["HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and a push needs the network; unset it"])
+        raise InvalidInput("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and a push needs the network; unset it")
     token = get_token()
     if not token:
-        raise InvalidInput(["no token for the hub: log in by `hf auth login`, or set HF_TOKEN to one that may write"])
+        raise InvalidInput("no token for the hub: log in by `hf auth login`, or set HF_TOKEN to one that may write")
     return token
 
 

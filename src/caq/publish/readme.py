@@ -27,22 +27,13 @@ def write_card(directory: Path, report: Report) -> None:
     arm = next((arm for arm in report.arms if arm.name in judged and arm.provenance.get("sha256") == sha256), None)
     if arm is None:
         raise InvalidInput(
-            [
-                f"{directory}: the report judges {', '.join(sorted(judged)) or 'no model'}, and not these files; "
-                f"compare this checkpoint by `caq compare {directory}`"
-            ]
+            f"{directory}: the report judges {', '.join(sorted(judged)) or 'no model'}, and not these files; "
+            f"compare this checkpoint by `caq compare {directory}`"
         )
     sources = {one.role: origin(one.provenance["source"]) for one in report.arms if "source" in one.provenance}
-    text = model_card(
-        report,
-        arm.name,
-        Recipe.from_yaml(directory / RECIPE_FILE),
-        read_json(directory / RECORD_FILE),
-        read_json(directory / "config.json"),
-        sources["aligned"],
-        sources.get("base"),
-    )
-    put_text(directory, CARD, text)
+    recipe, record = Recipe.from_yaml(directory / RECIPE_FILE), read_json(directory / RECORD_FILE)
+    config, base = read_json(directory / "config.json"), sources.get("base")
+    put_text(directory, CARD, model_card(report, arm.name, recipe, record, config, sources["aligned"], base))
 
 
 def put_card(directory: Path, source: Path) -> None:
@@ -55,7 +46,7 @@ def put_card(directory: Path, source: Path) -> None:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(
-            [f"{source}: is not readable text ({error}); give a Markdown file, or a results.json"]
+            f"{source}: is not readable text ({error}); give a Markdown file, or a results.json"
         ) from error
     if source.suffix == ".json":
         write_card(directory, from_json(text))

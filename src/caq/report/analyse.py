@@ -8,18 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from caq.errors import InvalidInput
+from caq.errors import refuse
 from caq.items.floors import floors
 from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison, Item
-from caq.report.abilities import paired_abilities
 from caq.report.changes import changes, unmatched
-from caq.report.flips import drift, flips
-from caq.report.gap import gap
+from caq.report.flips import drift, flips, gap
 from caq.report.limits import limits
 from caq.report.measures import by_role, numbers
 from caq.report.pairing import Goods, deciding, goods
 from caq.report.problems import problems_of
-from caq.report.rows import Arms, rows
+from caq.report.rows import Arms, paired_abilities, rows
 from caq.report.summary import questions, summary
 from caq.report.types import SCHEMA, VERSION, ArmSummary, Change, Judgement, Measured, Report, Settings
 from caq.report.verdict import evidence, overall, verdict
@@ -39,12 +37,12 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
         InvalidInput: with every problem at once: several aligned models, none to judge beside one, names that are not
             unique, outcomes without their items, settings out of range.
     """
-    problems = problems_of(comparison, settings)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems_of(comparison, settings))
     arms = [_Arm.of(arm, comparison) for arm in comparison.arms]
+    summaries = tuple(arm.summary for arm in arms)
     hashes = {measure: items_sha256(items) for measure, items in comparison.items.items()}
-    changed = changes([arm.summary for arm in arms], hashes, baseline, settings) if baseline is not None else ()
+    changed = () if baseline is None else changes(summaries, hashes, baseline, settings)
+    uncompared = () if baseline is None else unmatched(summaries, hashes, baseline)
     judgements = tuple(_judgements(comparison.items, arms, changed, settings))
     return Report(
         schema=SCHEMA,
@@ -53,17 +51,14 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
         settings=settings,
         verdict=overall(judgements) if judgements else None,
         results={name: Measured(numbers(arm)) for name, arm in by_role(comparison.arms).items()},
-        arms=tuple(arm.summary for arm in arms),
+        arms=summaries,
         judgements=judgements,
         items={measure: len(items) for measure, items in comparison.items.items()},
         items_sha256=hashes,
         floors=_floors(comparison.items),
         judge=comparison.judge,
         data=comparison.data,
-        limits=(
-            *limits(comparison, judgements, settings),
-            *(unmatched([arm.summary for arm in arms], hashes, baseline) if baseline is not None else ()),
-        ),
+        limits=(*limits(comparison, judgements, settings), *uncompared),
         changes=changed,
     )
 

@@ -18,11 +18,7 @@ def changes(
     A model is compared with the baseline's of its name or, where each report judges one model, with that one. What
     fell is decided by the rule of the rows; the changes of one model are a family of Holm's of their own.
 
-    Args:
-        arms: of this report, all of them.
-        hashes: of this report's items by measure.
-        baseline: the earlier report.
-        settings: what decides.
+    `hashes` are of this report's items by measure.
     """
     same = {measure for measure, digest in hashes.items() if digest == baseline.items_sha256.get(measure)}
     moved: list[Change] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, refuse
 from caq.files.codec import decode, encode, parse
 from caq.report.types import SCHEMA, VERSION, Report
 
@@ -27,19 +27,16 @@ def from_json(text: str) -> Report:
     try:
         data = parse(text)
     except ValueError as error:
-        raise InvalidInput([f"the report is not JSON ({error}); give a results.json that CAQ wrote"]) from error
+        raise InvalidInput(f"the report is not JSON ({error}); give a results.json that CAQ wrote") from error
     schema, version = (data.get("schema"), data.get("version")) if isinstance(data, dict) else (None, None)
     if (schema, version) != (SCHEMA, VERSION):
         raise InvalidInput(
-            [
-                f"the report has schema {schema!r}, version {version!r}, and this version of CAQ reads {SCHEMA!r}, "
-                f"version {VERSION}; make it again with this version"
-            ]
+            f"the report has schema {schema!r}, version {version!r}, and this version of CAQ reads {SCHEMA!r}, "
+            f"version {VERSION}; make it again with this version"
         )
     report = decode(Report, data, "report")
     problems = _contradictions(report)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return report
 
 
@@ -52,7 +49,7 @@ def read_report(path: str | Path) -> Report:
     try:
         return from_json(Path(path).read_bytes().decode())
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput([f"{path}: {error}; give a results.json that CAQ wrote"]) from error
+        raise InvalidInput(f"{path}: {error}; give a results.json that CAQ wrote") from error
     except InvalidInput as error:
         raise InvalidInput([f"{path}: {problem}" for problem in error.problems]) from error
 

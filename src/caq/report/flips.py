@@ -1,4 +1,4 @@
-"""How answers moved from the aligned model to another, where they went, and which letters were chosen."""
+"""How answers moved from the aligned model to another, where they went, which letters were chosen, what gap is left."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from scipy.stats import binom
 
 from caq.items.questions import LETTERS
 from caq.measure.record import Item, Outcome
-from caq.report.pairing import goods
-from caq.report.types import Drift, Flips, Letters
+from caq.report.pairing import Goods, goods
+from caq.report.types import Drift, Flips, Gap, Letters
+from caq.statistics.intervals import fieller
 
 
 def flips(aligned: Sequence[Outcome], model: Sequence[Outcome]) -> Flips:
@@ -90,3 +91,17 @@ def letters(items: Sequence[Item], outcomes: Sequence[Outcome]) -> Letters:
         unparsed=failures["unparsed"] + failures["incoherent"],
         refused=failures["refused"],
     )
+
+
+def gap(aligned: Goods, base: Goods, model: Goods) -> Gap:
+    """Return the gap retained, (quantized − base) / (aligned − base), on the items that all three arms have."""
+    all_three = (aligned >= 0) & (base >= 0) & (model >= 0)
+    origin = base[all_three].astype(np.float64)
+    if len(origin) < 2:
+        return Gap(None, None, f"{len(origin)} items were measured of all three; an interval needs two")
+    added, left = aligned[all_three] - origin, model[all_three] - origin
+    ratio = fieller(left, added)
+    if ratio.value is None:
+        differ = f"the aligned model and its base differ by {100 * float(added.mean()):.1f} points"
+        return Gap(None, None, f"{differ} on {len(origin)} items, which is not distinguishable from 0")
+    return Gap(ratio.value, ratio.interval)

@@ -1,4 +1,4 @@
-"""The rows of one model: every measure and every category of it, beside the aligned model, item by item."""
+"""One model beside the aligned model, item by item: a row for every measure and category, and lm-eval's tasks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caq.measure.record import Item
+from caq.measure.record import Ability, Item
 from caq.report.pairing import Goods, deciding, judged, judged_measures, rate
-from caq.report.types import Rate, Row, Settings
+from caq.report.types import PairedAbility, Rate, Row, Settings
 from caq.statistics.intervals import tango
 from caq.statistics.power import detectable, noise
 from caq.statistics.resampling import holm, mcnemar, paired_bootstrap
@@ -34,10 +34,7 @@ def rows(arms: Mapping[str, Arms], items: Mapping[str, Sequence[Item]], settings
     All rows that can raise an alarm, measures that decide and their categories, are one family of Holm's: a model
     that lost nothing is called a regression with a probability of at most `settings.alpha`. Facts stand outside.
 
-    Args:
-        arms: by measure, of those measured on the aligned model and on this one.
-        items: by measure.
-        settings: what decides.
+    `arms` has the measures of both the aligned model and this one.
     """
     paired = [
         (measure, category, pairs)
@@ -111,3 +108,24 @@ def _row(measure: str, category: str | None, pairs: _Pairs, p_holm: float, level
 def _measured(rate: Rate | None) -> Rate:
     assert rate is not None, "pairs are measured"
     return rate
+
+
+def paired_abilities(ours: Mapping[str, Ability], theirs: Mapping[str, Ability]) -> dict[str, PairedAbility]:
+    """Return the differences of the tasks whose items are the same and whose value is their mean."""
+    return {
+        name: _paired(ability, theirs[name])
+        for name, ability in ours.items()
+        if name in theirs and ability.outcomes and _asked(ability) == _asked(theirs[name])
+    }
+
+
+def _asked(ability: Ability) -> tuple[str, str, int]:
+    return ability.metric, ability.items, len(ability.outcomes)
+
+
+def _paired(ours: Ability, theirs: Ability) -> PairedAbility:
+    pairs = list(zip(ours.outcomes, theirs.outcomes, strict=True))
+    gained, lost = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
+    return PairedAbility(
+        paired_bootstrap(ours.outcomes, theirs.outcomes), gained, lost, mcnemar(gained, lost), len(pairs)
+    )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from caq.items.floors import floors
 from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison
 from caq.report.flips import letters
 from caq.report.summary import questions
-from caq.report.types import Letters
+from caq.report.table import empty_table
 
 
 def floor_table(comparison: Comparison) -> Table | None:
@@ -21,7 +20,7 @@ def floor_table(comparison: Comparison) -> Table | None:
     if floor is None:
         return None
     groups = {"all": floor.overall, **floor.categories}
-    table = _table(f"Safety % without reading the questions ({comparison.data.get('safety', '')})", "", *groups)
+    table = empty_table(f"Safety % without reading the questions ({comparison.data.get('safety', '')})", ["", *groups])
     table.add_row("chance", *(_percent(group.chance) for group in groups.values()))
     for letter in floor.overall.letters:
         table.add_row(f"always {letter}", *(_percent(group.letters[letter]) for group in groups.values()))
@@ -38,22 +37,12 @@ def letter_table(named: Mapping[str, ArmRecord], comparison: Comparison) -> Tabl
         if measure.startswith(SAFETY_PREFIX)
     }
     names = sorted({letter for count in counts.values() for letter in (*count.right, *count.chosen)})
-    table = _table("Letters chosen", "", *names, "unparsed", "refused")
+    table = empty_table("Letters chosen", ["", *names, "unparsed", "refused"])
     for right in [count.right for count in counts.values()][:1]:
         table.add_row("right answers", *(str(right.get(letter, 0)) for letter in names), "", "")
     for name, count in counts.items():
-        table.add_row(name, *_row(count, names))
-    return table
-
-
-def _row(counts: Letters, names: list[str]) -> list[str]:
-    return [*(str(counts.chosen.get(letter, 0)) for letter in names), str(counts.unparsed), str(counts.refused)]
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", overflow="fold", no_wrap=not index)
+        chosen = (count.chosen.get(letter, 0) for letter in names)
+        table.add_row(name, *map(str, (*chosen, count.unparsed, count.refused)))
     return table
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from caq.items.protocols import OPTION_TEXT
 from caq.measure.record import HELPFULNESS, REFUSAL, SAFETY_PREFIX, Ability, ArmRecord, Item
-from caq.report.measures import ABILITY_PREFIX, category_rates, numbers
+from caq.report.measures import ABILITY_PREFIX, category_rates, numbers, safety_measures
 from caq.statistics.resampling import across_seeds
 
 
@@ -61,11 +61,17 @@ def rich_table(named: Named, title: str | None = None) -> Table:
     What a narrow terminal has no room for goes to the next line; no number is cut.
     """
     headings, rows = cells(named)
+    table = empty_table(title, headings)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def empty_table(title: str | None, headings: Sequence[str]) -> Table:
+    """Return a table for a terminal without rows, the first column text and the others numbers."""
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if index else "left", overflow="fold", no_wrap=not index)
-    for row in rows:
-        table.add_row(*row)
     return table
 
 
@@ -99,12 +105,9 @@ def cells(named: Named) -> tuple[list[str], list[list[str]]]:
 
 def _other_protocols(named: Named) -> list[Column]:
     known = {column.name for column in COLUMNS}
-    measures = dict.fromkeys(measure for arms in named.values() for arm in arms for measure in arm.outcomes)
-    return [
-        Column(measure, f"{measure.removeprefix(SAFETY_PREFIX)} % ↑", 1, PERCENT)
-        for measure in measures
-        if measure.startswith(SAFETY_PREFIX) and measure not in known
-    ]
+    measures = dict.fromkeys(measure for arms in named.values() for arm in arms for measure in safety_measures(arm))
+    others = [measure for measure in measures if measure not in known]
+    return [Column(measure, f"{measure.removeprefix(SAFETY_PREFIX)} % ↑", 1, PERCENT) for measure in others]
 
 
 def _ability_columns(named: Named) -> list[Column]:

@@ -221,11 +221,8 @@ class Judgement:
 
     Attributes:
         model: the arm's name.
-        verdict: the decision.
         rows: every measure and every category.
-        flips: by measure.
-        gap: by measure, where there is a base.
-        drift: by safety protocol, where there is a base.
+        gap, drift: by measure, drift of safety questions only, where there is a base.
         abilities: of lm-eval's tasks, by their names.
     """
 

@@ -16,6 +16,12 @@ def points(value: float) -> str:
     return "0.0" if text == "-0.0" else text.replace("-", "−")
 
 
+def signed(difference: float) -> str:
+    """Return a difference in points with its sign."""
+    text = points(difference)
+    return text if text.startswith("−") or text == "0.0" else f"+{text}"
+
+
 def joined(parts: Sequence[str]) -> str:
     """Return an enumeration: `a`, `a and b`, `a, b and c`; empty without parts."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
@@ -41,7 +47,7 @@ def fell_between(row: Row) -> str:
 
 def kept(row: Row) -> str:
     """Return the difference of a measure, with its interval."""
-    return f"{title(row.measure)} {_signed(row.difference)} points {_between(row)}"
+    return f"{title(row.measure)} {signed(row.difference)} points {_between(row)}"
 
 
 def open_question(row: Row, settings: Settings) -> str:
@@ -67,7 +73,7 @@ def bullet(row: Row) -> str:
     """Return a row as one reason."""
     name = title(row.measure) + (f", {row.category}" if row.category is not None else "")
     p = f", p = {row.p_holm:.2g} after Holm" if deciding(row.measure) else ""
-    return f"{name} is {row.status}: {_signed(row.difference)} points {_between(row)}{p}"
+    return f"{name} is {row.status}: {signed(row.difference)} points {_between(row)}{p}"
 
 
 def moved(change: Change) -> str:
@@ -98,10 +104,5 @@ def _does(measure: str) -> tuple[str, str]:
     return "answers", f"safety questions rightly ({measure.removeprefix(SAFETY_PREFIX)})"
 
 
-def _signed(value: float) -> str:
-    text = points(value)
-    return text if text.startswith("−") or text == "0.0" else f"+{text}"
-
-
 def _between(row: Row) -> str:
-    return f"(95 % interval {_signed(row.score.low)} to {_signed(row.score.high)})"
+    return f"(95 % interval {signed(row.score.low)} to {signed(row.score.high)})"

@@ -38,12 +38,10 @@ class Request:
     Attributes:
         table: a key of `EXPERIMENTS`.
         pair: a pair's name, or `ALIGNED:BASE`.
-        preset: the settings that all rows have in common.
-        directory: where everything is kept: cells, that tables share, and each table's own folder.
+        directory: of the cells, which tables share, and of each table's own folder.
         seeds: runs of every row; None takes the table's own number.
         settings: overrides for every row, by dotted key.
         device: None takes the accelerator if there is one.
-        keep_checkpoints: leave them on the disk.
         tasks: what is measured instead of the pair's own, such as local files.
     """
 
@@ -73,7 +71,7 @@ def run(request: Request, *, quiet: bool = False) -> ExperimentTable:
             refuses; before any compute.
     """
     if request.table not in EXPERIMENTS:
-        raise InvalidInput([f"{request.table}: no such table{nearest(request.table, EXPERIMENTS)}"])
+        raise InvalidInput(f"{request.table}: no such table{nearest(request.table, EXPERIMENTS)}")
     with locked(request.directory):
         return _run(request, quiet=quiet)
 
@@ -88,19 +86,12 @@ def _run(request: Request, *, quiet: bool) -> ExperimentTable:
     for cell in cells(bench, quiet=quiet):
         done.append(cell)
         _print_row(console, grid, done)
-    finished = Finished(
-        experiment,
-        pair,
-        request.preset,
-        request.command,
-        grid.seeds,
-        done,
-        bench.setup.questionnaire,
-        bench.setup.judge,
-    )
+    asked, judge = bench.setup.questionnaire, bench.setup.judge
+    finished = Finished(experiment, pair, request.preset, request.command, grid.seeds, done, asked, judge)
     table = summarise(finished)
-    rows = finished.rows
-    console.print(rich_table(rows, title=f"{experiment.title}; {pair.name}, seeds {', '.join(map(str, grid.seeds))}"))
+    console.print(
+        rich_table(finished.rows, title=f"{experiment.title}; {pair.name}, seeds {', '.join(map(str, grid.seeds))}")
+    )
     folder = request.directory / experiment.name
     write_report(finished, table, folder, draw(experiment, finished.runs, table.spreads, folder))
     console.print(f"wrote {folder / 'results.json'} and {folder / 'report.md'}", soft_wrap=True)
@@ -108,18 +99,11 @@ def _run(request: Request, *, quiet: bool) -> ExperimentTable:
 
 
 def _grid(request: Request, pair: PairSource, experiment: Experiment) -> Grid:
+    recipe, seeds = recipe_for(pair, request.preset, request.settings), tuple(range(request.seeds or experiment.seeds))
     return Grid(
-        request.directory,
-        pair.model,
-        pair.base,
-        pair.tasks,
-        recipe_for(pair, request.preset, request.settings),
-        experiment.arms,
-        tuple(range(request.seeds or experiment.seeds)),
-        experiment.benchmarks,
-        request.device,
-        request.keep_checkpoints,
-    )
+        request.directory, pair.model, pair.base, pair.tasks, recipe, experiment.arms, seeds,
+        benchmarks=experiment.benchmarks, device=request.device, keep_checkpoints=request.keep_checkpoints,
+    )  # fmt: skip
 
 
 def _print_row(console: Console, grid: Grid, done: list[Cell]) -> None:

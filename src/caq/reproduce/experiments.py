@@ -7,32 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from caq.items.safetybench import CATEGORIES
 from caq.lm_eval.harness import Benchmarks
 from caq.reproduce.grid import Overrides
 from caq.reproduce.pairs import PairSource
 
-FIXED: Overrides = MappingProxyType({"transforms": [], "learn": []})
+FIXED: Overrides = {"transforms": [], "learn": []}
 #: Table 1's arms, and between them the transforms that are set by hand.
-BASELINES: Mapping[str, Overrides] = MappingProxyType(
-    {
-        "RTN": {**FIXED, "quantizer.name": "rtn", "quantizer.clip_search": False},
-        "GPTQ": FIXED,
-        "Hadamard": {"learn": []},
-        "MSE": {"objective.name": "mse"},
-        "KL": {"objective.name": "kl"},
-        "KL-Top": {"objective.name": "kl-top"},
-        "CAL": {"objective.name": "cal"},
-    }
-)
-CONTRASTIVE: Mapping[str, str] = MappingProxyType(
-    {"Contrastive-KL": "contrastive-kl", "Contrastive-KL-Top": "contrastive-kl-top", "CAL": "cal"}
-)
+BASELINES: Mapping[str, Overrides] = {
+    "RTN": {**FIXED, "quantizer.name": "rtn", "quantizer.clip_search": False},
+    "GPTQ": FIXED,
+    "Hadamard": {"learn": []},
+    "MSE": {"objective.name": "mse"},
+    "KL": {"objective.name": "kl"},
+    "KL-Top": {"objective.name": "kl-top"},
+    "CAL": {"objective.name": "cal"},
+}
+CONTRASTIVE = {"Contrastive-KL": "contrastive-kl", "Contrastive-KL-Top": "contrastive-kl-top", "CAL": "cal"}
 ALPHAS = (0.1, 0.2, 0.5, 0.75, 1.0)
 PUSHED = (0, 5, 10, 50, 100, 500, 1000)
-TEXT_OBJECTIVES: Mapping[str, str] = MappingProxyType({"KL-Top": "kl-top", "CAL": "cal"})
+TEXT_OBJECTIVES: Mapping[str, str] = {"KL-Top": "kl-top", "CAL": "cal"}
 
 SAFETY = "safety/option-text"
 
@@ -102,21 +97,16 @@ def table3(pair: PairSource) -> Experiment:
         for name, objective in CONTRASTIVE.items()
     }
     lines = {name: {alpha: f"{name} α={alpha:.2f}" for alpha in ALPHAS} for name in CONTRASTIVE}
-    contrasts = tuple(
-        (f"CAL α={alpha:.2f}", f"{other} α={alpha:.2f}")
-        for alpha in ALPHAS
-        for other in ("Contrastive-KL", "Contrastive-KL-Top")
-    )
+    others = [name for name in CONTRASTIVE if name != "CAL"]
+    contrasts = tuple((f"CAL α={alpha:.2f}", f"{other} α={alpha:.2f}") for alpha in ALPHAS for other in others)
     title = "Table 3: the weight of the push, and filtering"
     return Experiment("table3", title, arms, 3, ("perplexity", SAFETY), contrasts, Sweep("α", lines))
 
 
 def table4(pair: PairSource) -> Experiment:
     """Return the sweep over the size of S_diff; no push at all is KL-Top."""
-    arms: dict[str, Overrides] = {
-        f"K={k}": {"objective.name": "cal", "objective.push_k": k} if k else {"objective.name": "kl-top"}
-        for k in PUSHED
-    }
+    pushing = {f"K={k}": {"objective.name": "cal", "objective.push_k": k} for k in PUSHED if k}
+    arms: dict[str, Overrides] = {"K=0": {"objective.name": "kl-top"}, **pushing}
     sweep = Sweep("K of the push", {"CAL": {float(k): f"K={k}" for k in PUSHED}}, logarithmic=True)
     contrasts = tuple((f"K={k}", "K=0") for k in PUSHED if k)
     title = "Table 4: how many tokens are pushed"
@@ -144,13 +134,11 @@ def calibration(pair: PairSource) -> Experiment:
     return Experiment("calibration", "Calibration data: plain text, chats, own responses", arms, 5, (), contrasts)
 
 
-EXPERIMENTS: Mapping[str, Callable[[PairSource], Experiment]] = MappingProxyType(
-    {
-        "table1": table1,
-        "table2": table2,
-        "table3": table3,
-        "table4": table4,
-        "tableS1": table_s1,
-        "calibration": calibration,
-    }
-)
+EXPERIMENTS: Mapping[str, Callable[[PairSource], Experiment]] = {
+    "table1": table1,
+    "table2": table2,
+    "table3": table3,
+    "table4": table4,
+    "tableS1": table_s1,
+    "calibration": calibration,
+}

@@ -51,8 +51,6 @@ class Grid:
     Attributes:
         directory: results, caches and, while they are measured, checkpoints.
         model: the aligned model: directory or hub name.
-        base: its base.
-        tasks: what is measured.
         recipe: what all arms have in common.
         arms: by name, overrides of it.
         seeds: one run of every arm for each.
@@ -82,8 +80,7 @@ class Cell:
     """One arm under one seed, as it was measured or read back.
 
     Attributes:
-        arm: the row.
-        seed: the run; 0 for full precision.
+        seed: 0 for full precision.
         recipe: the recipe's fingerprint; empty for full precision.
         record: what was measured; None if learning diverged.
         diverged: why it did.
@@ -103,8 +100,7 @@ class Bench:
     """What the cells of a grid share.
 
     Attributes:
-        grid: what to run.
-        load: brings models to be quantized.
+        load: loads models to be quantized.
         pair: the checked checkpoints.
         setup: how cells are measured; the aligned model and the base are its entrants.
         identity: hash of what decides a cell besides its recipe.
@@ -137,7 +133,7 @@ def open_bench(grid: Grid) -> Bench:
 def cells(bench: Bench, *, quiet: bool = False) -> Iterator[Cell]:
     """Run the grid; yield full precision first, then every arm of every seed, as they come.
 
-    A cell in which learning diverges is a finding and not the grid's end.
+    A cell in which learning diverges is a result; the grid continues.
     """
     grid = bench.grid
     roles: tuple[Role, Role] = ("base", "aligned")
@@ -150,7 +146,7 @@ def cells(bench: Bench, *, quiet: bool = False) -> Iterator[Cell]:
 
 
 def _shared(load: Load) -> Load:
-    """Return a loader that hands out the model that it brought last again, and holds one at a time."""
+    """Return a loader that returns the model it loaded last again, and holds one at a time."""
     held: dict[tuple[Path, torch.dtype, torch.device], Bound] = {}
 
     def again(path: Path, dtype: torch.dtype, device: torch.device) -> Bound:
@@ -198,13 +194,7 @@ def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord
     grid = bench.grid
     output = grid.directory / "checkpoints" / slug(f"{arm}-seed{recipe.seed}")
     quantize_pair(
-        bench.pair,
-        recipe,
-        output,
-        load=bench.load,
-        cache_dir=grid.directory / "cache",
-        device=grid.device,
-        quiet=quiet,
+        bench.pair, recipe, output, load=bench.load, cache_dir=grid.directory / "cache", device=grid.device, quiet=quiet
     )
     entrant = Entrant("quantized", find_source(output), load_tokenizer(output))
     record = _measured(bench, replace(bench.setup, entrants=(*bench.setup.entrants, entrant)))[-1]

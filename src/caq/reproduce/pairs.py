@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from caq.errors import InvalidInput, nearest
-from caq.evaluation import task_files
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
 from caq.lm_eval.harness import Benchmarks
@@ -18,23 +16,21 @@ from caq.testbed.export import data_tasks, export
 Settings = Mapping[str, object]
 
 #: The text of the paper's perplexity and its benchmark; both come from the hub when a table is run.
-PAPER_TEXT = "wikitext2-test"
-PAPER_SAFETY = SafetyTask(Path("safetybench-en"), protocols=("option-text",))
+PAPER_TASKS = Tasks(Path("wikitext2-test"), SafetyTask(Path("safetybench-en"), protocols=("option-text",)))
+HUB_TEXTS = {"plain": "wikitext2", "chat": "ultrachat", "self": "self"}
 #: Sizes for 2.4 million parameters and a context of 256 tokens. Every arm with rotations starts from the same one, so
 #: that arms differ in what is learned alone.
-BUNDLED_SIZES: Settings = MappingProxyType(
-    {
-        "data.samples": 128,
-        "data.length": 128,
-        "transforms.residual-rotation.start": "hadamard",
-        "learn.end-to-end.steps": 60,
-        "learn.end-to-end.batch_size": 16,
-        "learn.end-to-end.micro_batch_size": 16,
-        "learn.end-to-end.validation_samples": 32,
-        "learn.end-to-end.gradient_checkpointing": False,
-        "dtype": "float32",
-    }
-)
+BUNDLED_SIZES: Settings = {
+    "data.samples": 128,
+    "data.length": 128,
+    "transforms.residual-rotation.start": "hadamard",
+    "learn.end-to-end.steps": 60,
+    "learn.end-to-end.batch_size": 16,
+    "learn.end-to-end.micro_batch_size": 16,
+    "learn.end-to-end.validation_samples": 32,
+    "learn.end-to-end.gradient_checkpointing": False,
+    "dtype": "float32",
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +39,6 @@ class PairSource:
 
     Attributes:
         name: as the tables call it.
-        model: the aligned model.
-        base: its base.
-        tasks: what is measured on it.
         settings: overrides of the preset that fit it.
         texts: calibration text by kind, as overrides.
         paper: the model of the paper's tables whose figures stand beside ours.
@@ -67,25 +60,20 @@ class PairSource:
 
 
 #: The paper's models: hub names of the aligned model and its base.
-HUB_PAIRS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "Llama-3.1-8B": ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B"),
-        "Llama-2-7B": ("meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-2-7b-hf"),
-        "Qwen2-7B": ("Qwen/Qwen2-7B-Instruct", "Qwen/Qwen2-7B"),
-        "Mistral-7B-v0.1": ("mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-v0.1"),
-    }
-)
-PAPER_NAMES: Mapping[str, str] = MappingProxyType({"Llama-3.1-8B": "LLaMA3.1-8B", "Llama-2-7B": "LLaMA2-7B"})
+HUB_PAIRS: Mapping[str, tuple[str, str]] = {
+    "Llama-3.1-8B": ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B"),
+    "Llama-2-7B": ("meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-2-7b-hf"),
+    "Qwen2-7B": ("Qwen/Qwen2-7B-Instruct", "Qwen/Qwen2-7B"),
+    "Mistral-7B-v0.1": ("mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-v0.1"),
+}
+PAPER_NAMES: Mapping[str, str] = {"Llama-3.1-8B": "LLaMA3.1-8B", "Llama-2-7B": "LLaMA2-7B"}
 BUNDLED = "bundled"
 
 
 def open_source(name: str, directory: Path, tasks: Tasks | None = None) -> PairSource:
-    """Return a pair by name, or by `ALIGNED:BASE`, two directories or hub names; the bundled one is written out first.
+    """Return a pair by name: `bundled`, a key of `HUB_PAIRS`, or `ALIGNED:BASE`, two directories or hub names.
 
-    Args:
-        name: `bundled`, a key of `HUB_PAIRS`, or `ALIGNED:BASE`.
-        directory: where the bundled pair is written.
-        tasks: what is measured instead of the paper's benchmarks.
+    The bundled pair is written into `directory` first; `tasks` are measured instead of the paper's benchmarks.
 
     Raises:
         InvalidInput: no such pair.
@@ -95,24 +83,19 @@ def open_source(name: str, directory: Path, tasks: Tasks | None = None) -> PairS
     aligned, colon, base = name.partition(":")
     known = HUB_PAIRS.get(name)
     if known is None and not (aligned and colon and base):
-        raise InvalidInput([f"{name}: no such pair{nearest(name, (BUNDLED, *HUB_PAIRS))}; or give ALIGNED:BASE"])
+        raise InvalidInput(f"{name}: no such pair{nearest(name, (BUNDLED, *HUB_PAIRS))}; or give ALIGNED:BASE")
     aligned, base = known or (aligned, base)
+    texts = {kind: {"data.text": text} for kind, text in HUB_TEXTS.items()}
     return PairSource(
-        name,
-        aligned,
-        base,
-        tasks or task_files(PAPER_TEXT, PAPER_SAFETY, None, None, 2048),
-        {},
-        {"plain": {"data.text": "wikitext2"}, "chat": {"data.text": "ultrachat"}, "self": {"data.text": "self"}},
-        PAPER_NAMES.get(name, name) if known else None,
-        {"mmlu": "ability/mmlu"},
-        {"mmlu": Benchmarks(("mmlu",))},
-    )
+        name, aligned, base, tasks or PAPER_TASKS, {}, texts,
+        paper=PAPER_NAMES.get(name, name) if known else None,
+        measures={"mmlu": "ability/mmlu"}, benchmarks={"mmlu": Benchmarks(("mmlu",))},
+    )  # fmt: skip
 
 
-def recipe_for(pair: PairSource, preset_name: str, settings: Settings = MappingProxyType({})) -> Recipe:
+def recipe_for(pair: PairSource, preset_name: str, settings: Settings | None = None) -> Recipe:
     """Return a preset with the sizes that fit the pair, and further overrides."""
-    return preset(preset_name).with_overrides({**pair.settings, **settings})
+    return preset(preset_name).with_overrides({**pair.settings, **(settings or {})})
 
 
 def bundled(directory: Path, tasks: Tasks | None = None) -> PairSource:
@@ -120,20 +103,15 @@ def bundled(directory: Path, tasks: Tasks | None = None) -> PairSource:
     if not (directory / "aligned" / "config.json").exists():
         export(directory)
     plain = {"data.text": str(directory / "calibration.txt")}
+    texts = {
+        "plain": plain,
+        "chat": {"data.text": str(directory / "chat.jsonl")},
+        "self": {"data.text": "self", "data.prompts": str(directory / "openers.txt")},
+    }
+    sizes = {**BUNDLED_SIZES, **plain}
     return PairSource(
-        BUNDLED,
-        str(directory / "aligned"),
-        str(directory / "base"),
-        tasks or data_tasks(directory),
-        {**BUNDLED_SIZES, **plain},
-        {
-            "plain": plain,
-            "chat": {"data.text": str(directory / "chat.jsonl")},
-            "self": {"data.text": "self", "data.prompts": str(directory / "openers.txt")},
-        },
-        "LLaMA3.1-8B",
-        {"mmlu": "facts"},
-        {},
-        "the bundled pair is no LLaMA3.1-8B, its safety questions are not SafetyBench and its facts are not MMLU: "
+        BUNDLED, str(directory / "aligned"), str(directory / "base"), tasks or data_tasks(directory), sizes, texts,
+        paper="LLaMA3.1-8B", measures={"mmlu": "facts"},
+        note="the bundled pair is no LLaMA3.1-8B, its safety questions are not SafetyBench and its facts are not MMLU: "
         "the paper's figures stand there for the direction only",
-    )
+    )  # fmt: skip

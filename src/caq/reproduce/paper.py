@@ -1,4 +1,4 @@
-"""The paper's printed figures, and what is known to be wrong or not to compare about them."""
+"""The paper's printed figures, and what is known to be wrong with them or not comparable."""
 
 from __future__ import annotations
 
@@ -27,26 +27,20 @@ def printed_figures(
         note: why no figure of this pair compares; empty where they do.
     """
     table: Mapping[str, Mapping[str, float]] = _paper()["figures"].get(experiment, {}).get(model, {})
-    return {
-        arm: {
-            measure: PrintedFigure(
-                printed, _figure(ours.get(arm, {}), measure, names), note or _note(model, arm, measure)
-            )
-            for measure, printed in printed_row.items()
-        }
-        for arm, printed_row in table.items()
-    }
+
+    def figure(arm: str, measure: str, printed: float) -> PrintedFigure:
+        value = ours.get(arm, {}).get(names.get(measure, measure))
+        scaled = value if value is None or measure in PLAIN else 100 * value
+        return PrintedFigure(printed, scaled, note or _note(model, arm, measure))
+
+    rows = table.items()
+    return {arm: {measure: figure(arm, measure, printed) for measure, printed in row.items()} for arm, row in rows}
 
 
 def floor() -> str:
     """Return the sentence on what a collapsed model scores."""
     text: str = _paper()["floor"]
     return text
-
-
-def _figure(ours: Mapping[str, float], measure: str, names: Mapping[str, str]) -> float | None:
-    value = ours.get(names.get(measure, measure))
-    return value if value is None or measure in PLAIN else 100 * value
 
 
 def _note(model: str, arm: str, measure: str) -> str:

@@ -74,10 +74,8 @@ def _lines(axes: Axes, sweep: Sweep, spreads: Spreads, measure: str) -> None:
             [_scaled(spread.mean, measure) for _, spread in values],
             yerr=_bars([spread for _, spread in values], measure),
             label=name,
-            color=COLOURS[index % len(COLOURS)],
-            marker=MARKERS[index % len(MARKERS)],
-            capsize=3,
-        )
+            color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], capsize=3,
+        )  # fmt: skip
     axes.set_xlabel(sweep.label)
     if sweep.logarithmic:
         axes.set_xscale("symlog", linthresh=5)
@@ -94,19 +92,11 @@ def _decades(spreads: Spreads, sweep: Sweep, measure: str) -> bool:
 
 
 def _points(axes: Axes, arms: Sequence[str], spreads: Spreads, measure: str) -> None:
-    shown = [arm for arm in arms if measure in spreads[arm]]
-    shown_spreads = [spreads[arm][measure] for arm in shown]
-    places = list(range(len(shown)))
-    axes.errorbar(
-        [_scaled(spread.mean, measure) for spread in shown_spreads],
-        places,
-        xerr=_bars(shown_spreads, measure),
-        linestyle="none",
-        marker="o",
-        color=COLOURS[0],
-        capsize=3,
-    )
-    axes.set_yticks(places, shown, fontsize=8)
+    shown = {arm: spreads[arm][measure] for arm in arms if measure in spreads[arm]}
+    places, means = list(range(len(shown))), [_scaled(spread.mean, measure) for spread in shown.values()]
+    bars = _bars(list(shown.values()), measure)
+    axes.errorbar(means, places, xerr=bars, linestyle="none", marker="o", color=COLOURS[0], capsize=3)
+    axes.set_yticks(places, list(shown), fontsize=8)
     axes.invert_yaxis()
 
 

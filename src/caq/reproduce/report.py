@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 from caq.files.whole import write_text
@@ -24,18 +25,7 @@ from caq.reproduce.paper import floor, printed_figures
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished table.
-
-    Attributes:
-        experiment: what was run.
-        pair: on what.
-        preset: from which settings.
-        command: what runs it again.
-        seeds: under which seeds.
-        cells: everything that was measured.
-        questionnaire: what every cell was asked.
-        judge: of the responses.
-    """
+    """A finished table: what was run on which pair, from which preset, by which command; its cells and their items."""
 
     experiment: Experiment
     pair: PairSource
@@ -82,20 +72,12 @@ def summarise(finished: Finished) -> ExperimentTable:
             diverged.setdefault(cell.arm, {})[str(cell.seed)] = cell.diverged
         if cell.recipe:
             recipes[cell.arm] = (*recipes.get(cell.arm, ()), cell.recipe)
+    paper = printed_figures(experiment.name, pair.paper, means, pair.measures, pair.note) if pair.paper else {}
     return ExperimentTable(
-        experiment.name,
-        pair.name,
-        finished.preset,
-        finished.command,
-        finished.seeds,
-        recipes,
-        over_seeds,
-        against_aligned(runs),
-        between(runs, experiment.contrasts),
-        amounts(runs, experiment.contrasts),
-        printed_figures(experiment.name, pair.paper, means, pair.measures, pair.note) if pair.paper else {},
-        diverged,
-    )
+        experiment.name, pair.name, finished.preset, finished.command, finished.seeds, recipes, over_seeds,
+        against_aligned=against_aligned(runs), contrasts=between(runs, experiment.contrasts),
+        amounts=amounts(runs, experiment.contrasts), paper=paper, diverged=diverged,
+    )  # fmt: skip
 
 
 def write_report(finished: Finished, table: ExperimentTable, directory: Path, plots: Sequence[str] = ()) -> None:
@@ -138,10 +120,9 @@ def _document(finished: Finished, table: ExperimentTable, plots: Sequence[str]) 
 
 def _diverged(table: ExperimentTable) -> Iterator[str]:
     if table.diverged:
-        lines = (
-            f"- {arm}, seed {seed}: {reason}" for arm, seeds in table.diverged.items() for seed, reason in seeds.items()
-        )
-        yield "Learning diverged, and these have no numbers:\n\n" + "\n".join(lines)
+        runs = [(arm, *run) for arm, seeds in table.diverged.items() for run in seeds.items()]
+        lines = "\n".join(f"- {arm}, seed {seed}: {reason}" for arm, seed, reason in runs)
+        yield f"Learning diverged, and these have no numbers:\n\n{lines}"
 
 
 def _beside_the_paper(finished: Finished, table: ExperimentTable) -> Iterator[str]:
@@ -150,12 +131,9 @@ def _beside_the_paper(finished: Finished, table: ExperimentTable) -> Iterator[st
     measures = list(dict.fromkeys(name for row in table.paper.values() for name in row))
     titles = [name.removeprefix(f"{SAFETY}/") for name in measures]
     headings = [part for title in titles for part in (f"{title}: paper", "ours", "difference")]
-    order = [*FULL_PRECISION, *finished.experiment.arms]
-    rows = [
-        [arm, *(cell for name in measures for cell in _paper_cells(table.paper[arm].get(name)))]
-        for arm in order
-        if arm in table.paper
-    ]
+    arms = [arm for arm in (*FULL_PRECISION, *finished.experiment.arms) if arm in table.paper]
+    figures = {arm: [_paper_cells(table.paper[arm].get(name)) for name in measures] for arm in arms}
+    rows = [[arm, *chain.from_iterable(found)] for arm, found in figures.items()]
     yield f"## Beside the paper's {finished.pair.paper}"
     yield markdown_table(["Arm", *headings], rows)
     notes = dict.fromkeys(

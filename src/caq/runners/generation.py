@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.chat import end_tokens
-from caq.runners.states import inference, pad
+from caq.runners.states import inference, longest_first, pad
 
 
 def greedy_tokens(
@@ -20,17 +20,14 @@ def greedy_tokens(
 ) -> tuple[tuple[int, ...], ...]:
     """Return the tokens of one response a prompt, in the given order, with the token that ended it if one did."""
     settings = _settings(model, tokenizer, max_new_tokens)
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
-    written: dict[int, tuple[int, ...]] = {}
-    with inference(model) as cut, _configured(model, settings):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            rows = [encoded[index] for index in batch]
-            ids, mask = pad(rows, left=True, fill=settings.pad_token_id, device=cut.device)
-            out = model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
-            ended = [_until_end(row, settings.eos_token_id or ()) for row in out]
-            written |= zip(batch, ended, strict=True)
-    return tuple(written[index] for index in range(len(encoded)))
+
+    def generate(rows: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        ids, mask = pad(rows, left=True, fill=settings.pad_token_id, device=model.device)
+        written = model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
+        return [_until_end(row, settings.eos_token_id or ()) for row in written]
+
+    with inference(model), _configured(model, settings):
+        return longest_first(encoded, len, batch_size, generate)
 
 
 def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, takewhile
 
 import torch
@@ -17,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from caq.errors import InvalidInput, Unsupported
+from caq.errors import Unsupported, refuse
 from caq.runners.base import Choice
-from caq.runners.states import Cut, chunk_tokens, inference, logits, pad
+from caq.runners.states import Cut, chunk_tokens, inference, logits, longest_first, pad
 from caq.runners.tokens import encode
 
 PADDING = -1
@@ -35,9 +36,8 @@ class Encoded:
     shared: array[int]
     scored: tuple[array[int], ...]
 
-    @property
     def length(self) -> int:
-        """Tokens of the row that holds the choice."""
+        """Return how many tokens the row has that holds the choice."""
         return len(self.shared) + sum(len(tokens) - 1 for tokens in self.scored)
 
 
@@ -81,15 +81,8 @@ def scores(
     _check_attention(model.config._attn_implementation)
     encoded = align(lambda texts: encode(tokenizer, texts, add_special_tokens), choices)
     check_lengths(encoded, getattr(model.config, "max_position_embeddings", None))
-    order = sorted(range(len(encoded)), key=lambda index: encoded[index].length, reverse=True)
-    values_by_index: dict[int, tuple[float, ...]] = {}
     with inference(model) as cut:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            rows = [_lay_out(encoded[index]) for index in batch]
-            values = _score_rows(cut, rows, model.dtype)
-            values_by_index |= {index: tuple(value) for index, value in zip(batch, values, strict=True)}
-    return tuple(values_by_index[index] for index in range(len(choices)))
+        return longest_first(encoded, Encoded.length, batch_size, partial(_score_batch, cut, model.dtype))
 
 
 def align(encode: Encode, choices: Sequence[Choice]) -> list[Encoded]:
@@ -111,8 +104,23 @@ def check_lengths(encoded: Sequence[Encoded], context: int | None) -> None:
         for index, length in enumerate(lengths)
         if context is not None and length > context
     ]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
+
+
+def check_room(encoded: Sequence[Sequence[int]], max_new_tokens: int, context: int | None) -> None:
+    """Check that prompts leave room for their responses in a context; one that is not known has any room.
+
+    Raises:
+        InvalidInput: naming every prompt that does not.
+    """
+    refuse(
+        [
+            f"prompt {index} is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
+            f"and the model's context {context}: remove it, or ask with fewer examples or shorter answers"
+            for index, ids in enumerate(encoded, start=1)
+            if context is not None and len(ids) + max_new_tokens > context
+        ]
+    )
 
 
 def _align(prompt: array[int], wholes: list[array[int]]) -> Encoded:
@@ -146,8 +154,9 @@ def _lay_out(item: Encoded) -> _Row:
     return _Row(ids, positions, branches, sources, [*chain.from_iterable(item.scored)], owners)
 
 
-def _score_rows(cut: Cut, rows: Sequence[_Row], dtype: torch.dtype) -> list[list[float]]:
-    """Sum the log-likelihoods of every row's continuations; only the positions they need pass the head."""
+def _score_batch(cut: Cut, dtype: torch.dtype, items: Sequence[Encoded]) -> list[tuple[float, ...]]:
+    """Sum the log-likelihoods of every item's continuations; only the positions they need pass the head."""
+    rows = [_lay_out(item) for item in items]
     ids, _ = pad([row.ids for row in rows], left=False, fill=0, device=cut.device)
     positions, _ = pad([row.positions for row in rows], left=False, fill=0, device=cut.device)
     branches, _ = pad([row.branches for row in rows], left=False, fill=PADDING, device=cut.device)
@@ -176,8 +185,8 @@ def _log_likelihood(
     return torch.cat([-cross_entropy(x, y, reduction="none") for x, y in chunks])
 
 
-def _sums(owners: Sequence[int], values: Iterator[float]) -> list[float]:
+def _sums(owners: Sequence[int], values: Iterator[float]) -> tuple[float, ...]:
     sums = [0.0] * (max(owners) + 1)
     for owner in owners:
         sums[owner] += next(values)
-    return sums
+    return tuple(sums)

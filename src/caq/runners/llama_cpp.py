@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 from caq.checkpoint.inspect import Checkpoint
 from caq.errors import InvalidInput, Unsupported
 from caq.runners.base import Choice, Passage, Prediction, Response, Running, Source, vocabulary_mismatch
-from caq.runners.likelihood import Encoded, align, check_lengths
+from caq.runners.likelihood import Encoded, align, check_lengths, check_room
 from caq.runners.states import CHUNK_ELEMENTS
 
 NAME = "llama.cpp"
@@ -83,14 +83,7 @@ class LlamaCppRunner:
     ) -> tuple[Response, ...]:
         """As `Runner`; any of the file's ends of generation ends a response."""
         encoded = list(encode(self.model, texts, add_special_tokens))
-        problems = [
-            f"prompt {index} is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
-            f"and the context of {self.model.path.name} {self.model.context}: remove it"
-            for index, ids in enumerate(encoded, start=1)
-            if len(ids) + max_new_tokens > self.model.context
-        ]
-        if problems:
-            raise InvalidInput(problems)
+        check_room(encoded, max_new_tokens, self.model.context)
         responses = (tuple(_respond(self.model, ids, max_new_tokens)) for ids in encoded)
         return tuple(Response(decode(self.model, ids), ids) for ids in responses)
 
@@ -119,7 +112,7 @@ def find(given: str) -> Source:
     """Find a GGUF file and check that llama.cpp reads its head: see `caq.runners.RunnerModule`."""
     path = Path(given).expanduser()
     if not path.is_file():
-        raise InvalidInput([f"{path}: no such file; give a GGUF file on this machine"])
+        raise InvalidInput(f"{path}: no such file; give a GGUF file on this machine")
     with opened(path, vocabulary_only=True) as model:
         head, size = model.llama.metadata, model.vocabulary
         kind = _kinds(model).get(head.get("general.file_type", ""), "of an unnamed type")
@@ -179,7 +172,7 @@ def opened(path: Path, context: int = CONTEXT, *, vocabulary_only: bool = False)
             vocab_only=vocabulary_only, verbose=False,
         )  # fmt: skip
     except (ValueError, OSError) as error:
-        raise InvalidInput([f"{path}: llama.cpp does not load it ({error}); give a whole GGUF file"]) from error
+        raise InvalidInput(f"{path}: llama.cpp does not load it ({error}); give a whole GGUF file") from error
     longest = min(llama.n_ctx(), engine.llama_model_n_ctx_train(llama.model))
     chunk = max(1, min(_LONGEST_CHUNK, CHUNK_ELEMENTS // llama.n_vocab()))
     batch = engine.llama_batch_init(chunk, 0, 1)
@@ -213,7 +206,7 @@ def decode(model: Gguf, ids: Sequence[int]) -> str:
 def _predictions(model: Gguf, passage: Passage) -> Iterator[Prediction]:
     if len(passage.ids) > model.context:
         room = f"the context of {model.path.name} {model.context}"
-        raise InvalidInput([f"a passage is {len(passage.ids)} tokens long and {room}: use shorter windows"])
+        raise InvalidInput(f"a passage is {len(passage.ids)} tokens long and {room}: use shorter windows")
     done = len(passage.ids) - passage.counted
     for rows in _logits(model, passage.ids[:-1], 0, done - 1):
         yield torch.from_numpy(rows), torch.tensor(passage.ids[done : done + len(rows)])
@@ -244,7 +237,7 @@ def _engine(path: Path) -> ModuleType:
     try:
         import llama_cpp
     except ImportError as error:
-        raise InvalidInput([f"{path}: GGUF files need llama-cpp-python: pip install 'caq[gguf]'"]) from error
+        raise InvalidInput(f"{path}: GGUF files need llama-cpp-python: pip install 'caq[gguf]'") from error
     engine: ModuleType = llama_cpp
     return engine
 
@@ -254,9 +247,8 @@ def _score(model: Gguf, item: Encoded) -> tuple[float, ...]:
     totals = []
     for scored in item.scored:
         rows = chain(first, chain.from_iterable(_logits(model, scored[:-1], len(item.shared), 0)))
-        totals.append(
-            sum(float(log_softmax(row.astype(np.float64))[token]) for row, token in zip(rows, scored, strict=True))
-        )
+        logs = (log_softmax(row.astype(np.float64))[token] for row, token in zip(rows, scored, strict=True))
+        totals.append(sum(map(float, logs)))
     return tuple(totals)
 
 

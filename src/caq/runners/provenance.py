@@ -38,7 +38,7 @@ def _check_quantization(checkpoint: Checkpoint) -> None:
     try:
         AutoHfQuantizer.from_config(dict(settings), pre_quantized=True).validate_environment(device_map=None)
     except Exception as error:  # every method has errors of its own; most are ImportErrors that name the package
-        raise InvalidInput([f"{checkpoint.path}: {_method(settings)} cannot be loaded here: {error}"]) from error
+        raise InvalidInput(f"{checkpoint.path}: {_method(settings)} cannot be loaded here: {error}") from error
 
 
 def _method(settings: Any) -> str:
@@ -53,7 +53,7 @@ def _record(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], tuple[Entry, ...
     try:
         return record, tuple(Entry(**entry) for entry in record.get("ledger") or ())
     except TypeError as error:
-        raise InvalidInput([f"{path}: its ledger is not as CAQ writes it ({error}); download it again"]) from error
+        raise InvalidInput(f"{path}: its ledger is not as CAQ writes it ({error}); download it again") from error
 
 
 def _facts(given: str, checkpoint: Checkpoint, sha256: str, record: Mapping[str, Any]) -> dict[str, str]:

@@ -9,9 +9,10 @@ Shapes: a batch is `batch length`, its states are `batch length hidden`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +23,8 @@ from caq.errors import Unsupported
 
 # 64 MiB of float32: large enough to keep a GPU busy, small enough for a core's share of memory.
 CHUNK_ELEMENTS = 2**24
+S = TypeVar("S")
+T = TypeVar("T")
 # Tokens on which a cut model is compared with itself.
 PROBED = 8
 
@@ -37,7 +40,7 @@ class Cut:
 
 @contextmanager
 def inference(model: PreTrainedModel) -> Iterator[Cut]:
-    """Yield the model cut at its head, in evaluation mode and without gradients; restore the mode afterwards.
+    """Yield the model cut at its head, in evaluation mode and without gradients; restore its mode afterwards.
 
     Raises:
         Unsupported: the model does something to its logits after the head (soft caps, scales).
@@ -82,6 +85,18 @@ def head_shape(head: nn.Module) -> tuple[int, int]:
     weight = head.weight
     assert isinstance(weight, Tensor)
     return weight.shape[0], weight.shape[1]
+
+
+def longest_first(
+    items: Sequence[S], length: Callable[[S], int], size: int, compute: Callable[[Sequence[S]], Sequence[T]]
+) -> tuple[T, ...]:
+    """Return what `compute` gives for each item, in the items' order; it gets batches of `size`, the longest first."""
+    order = sorted(range(len(items)), key=lambda index: length(items[index]), reverse=True)
+    computed: dict[int, T] = {}
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        computed |= zip(batch, compute([items[index] for index in batch]), strict=True)
+    return tuple(computed[index] for index in range(len(items)))
 
 
 def pad(

@@ -18,7 +18,7 @@ from caq.errors import InvalidInput
 from caq.loading import load
 from caq.runners.base import Choice, Passage, Prediction, Response, Running, Source, vocabulary_mismatch
 from caq.runners.generation import greedy_tokens
-from caq.runners.likelihood import scores
+from caq.runners.likelihood import check_room, scores
 from caq.runners.provenance import find_checkpoint
 from caq.runners.states import Cut, chunk_tokens, inference, logits, pad
 from caq.runners.tokens import encode
@@ -46,9 +46,9 @@ class TransformersRunner:
     def greedy(
         self, texts: Sequence[str], max_new_tokens: int, *, add_special_tokens: bool = False
     ) -> tuple[Response, ...]:
-        """As `Runner`; a text without room for its response is refused if the model's context is known."""
+        """As `Runner`; a text without room for its response is rejected if the model's context is known."""
         encoded = list(encode(self.tokenizer, texts, add_special_tokens))
-        _check_room(encoded, max_new_tokens, getattr(self.model.config, "max_position_embeddings", None))
+        check_room(encoded, max_new_tokens, getattr(self.model.config, "max_position_embeddings", None))
         written = greedy_tokens(self.model, self.tokenizer, encoded, max_new_tokens, self.how.prompts)
         return tuple(Response(self.tokenizer.decode(list(ids), skip_special_tokens=True), ids) for ids in written)
 
@@ -95,7 +95,7 @@ def load_model(path: Path, device: torch.device) -> PreTrainedModel:
     try:
         return load(path, torch.float32 if device.type == "cpu" else None, device)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise InvalidInput([f"{path}: cannot be loaded: {error}"]) from error
+        raise InvalidInput(f"{path}: cannot be loaded: {error}") from error
 
 
 def checkpoint_mismatch(ours: Checkpoint, aligned: Checkpoint) -> str:
@@ -128,14 +128,3 @@ def _batches(passages: Sequence[Passage], tokens: int) -> Iterator[Sequence[Pass
         longest = max(longest, len(passage.ids))
     if start < len(passages):
         yield passages[start:]
-
-
-def _check_room(encoded: Sequence[Sequence[int]], max_new_tokens: int, context: int | None) -> None:
-    problems = [
-        f"prompt {index} is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
-        f"and the model's context {context}: remove it, or ask with fewer examples or shorter answers"
-        for index, ids in enumerate(encoded, start=1)
-        if context is not None and len(ids) + max_new_tokens > context
-    ]
-    if problems:
-        raise InvalidInput(problems)

@@ -10,9 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 from scipy.stats import beta, norm, t
 
-from caq.statistics.resampling import Interval
-
-CONFIDENCE = 0.95
+from caq.statistics.resampling import CONFIDENCE, Interval
 
 
 def tango(gained: int, lost: int, items: int) -> Interval:

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from caq.statistics.intervals import CONFIDENCE, upper_bound
+from caq.statistics.intervals import upper_bound
+from caq.statistics.resampling import CONFIDENCE
 
 # Leaves out counts of flips so rare that they do not move a power's ninth digit.
 TAIL = 1e-10

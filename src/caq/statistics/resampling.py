@@ -1,4 +1,4 @@
-"""Intervals and paired tests for the measures of this package. Confidence is 0.95 unless told otherwise."""
+"""Intervals and paired tests for the measures of this package, at a confidence of 0.95."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import binomtest, norm, t
 
+CONFIDENCE = 0.95
+_TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 # Bounds a block of resamples to 32 MB of counts.
 BLOCK_ELEMENTS = 4_000_000
 
@@ -58,9 +60,9 @@ def holm(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def wilson(good: int, items: int, confidence: float = 0.95) -> Interval:
+def wilson(good: int, items: int) -> Interval:
     """Return Wilson's score interval of a share, of at least one item."""
-    z = float(norm.ppf((1 + confidence) / 2))
+    z = float(norm.ppf(_TAILS[1]))
     share, spread = good / items, z**2 / items
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
@@ -73,7 +75,6 @@ def paired_bootstrap(
     *,
     resamples: int = 10_000,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> Difference:
     """Bootstrap the mean of `ours - reference` over items; the same seed gives the same interval.
 
@@ -91,16 +92,12 @@ def paired_bootstrap(
     block = max(1, BLOCK_ELEMENTS // values.size)
     sizes = [min(block, resamples - done) for done in range(0, resamples, block)]
     draws = [generator.multinomial(differences.size, counts / differences.size, size=size) @ values for size in sizes]
-    low, high = np.quantile(np.concatenate(draws) / differences.size, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(np.concatenate(draws) / differences.size, _TAILS)
     return Difference(float(differences.mean()), Interval(float(low), float(high)))
 
 
 def crossed_bootstrap(
-    differences: Float[np.ndarray, "seeds items"],
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
-    confidence: float = 0.95,
+    differences: Float[np.ndarray, "seeds items"], *, resamples: int = 10_000, seed: int = 0
 ) -> Difference:
     """Bootstrap the mean of paired differences over seeds and items, both resampled.
 
@@ -122,11 +119,11 @@ def crossed_bootstrap(
         rows = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=size)
         columns = generator.multinomial(items, counts / items, size=size)
         means.append(((rows @ patterns) * columns).sum(1) / (seeds * items))
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(np.concatenate(means), _TAILS)
     return Difference(float(differences.mean()), Interval(float(low), float(high)))
 
 
-def across_seeds(values: Sequence[float], confidence: float = 0.95) -> Spread:
+def across_seeds(values: Sequence[float]) -> Spread:
     """Summarise one measure over runs.
 
     Raises:
@@ -138,5 +135,5 @@ def across_seeds(values: Sequence[float], confidence: float = 0.95) -> Spread:
     if runs == 1:
         return Spread(1, mean, None, None)
     deviation = float(np.std(values, ddof=1))
-    half = float(t.ppf((1 + confidence) / 2, runs - 1)) * deviation / math.sqrt(runs)
+    half = float(t.ppf(_TAILS[1], runs - 1)) * deviation / math.sqrt(runs)
     return Spread(runs, mean, deviation, Interval(mean - half, mean + half))

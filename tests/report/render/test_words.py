@@ -5,7 +5,8 @@ import math
 import pytest
 
 from caq.measure.record import FACTS, HELPFULNESS, REFUSAL
-from caq.report.render.words import cut, heading, name, number, percent, printable, probability, signed
+from caq.report.render.words import cut, heading, name, number, percent, printable, probability
+from caq.report.wording import signed
 
 
 def test_what_xml_forbids_is_replaced_and_nothing_else() -> None:

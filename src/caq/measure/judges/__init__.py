@@ -54,5 +54,5 @@ def find_judge(given: str) -> NamedJudge:
     """
     name, _, where = given.partition("@")
     if name not in JUDGES:
-        raise InvalidInput([f"{name}: no such judge{nearest(name, JUDGES)}"])
+        raise InvalidInput(f"{name}: no such judge{nearest(name, JUDGES)}")
     return NamedJudge(name, JUDGES[name].resolve(where))

@@ -100,7 +100,7 @@ CARD = JudgeCard(
 
 def _nowhere(where: str) -> str:
     if where:
-        raise InvalidInput([f"phrases@{where}: the list of phrases has no revision; give phrases"])
+        raise InvalidInput(f"phrases@{where}: the list of phrases has no revision; give phrases")
     return where
 
 

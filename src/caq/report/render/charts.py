@@ -19,28 +19,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from caq.measure.record import Distances
-from caq.report.render.words import heading, name, number, percent, printable, signed
+from caq.report.render.words import heading, name, number, percent, printable
 from caq.report.types import Letters, Row
+from caq.report.wording import signed
 
 WIDTH = 360.0
 # Room for half of the last tick's label.
 RIGHT = 20.0
 _FONT = 10.5
-# Matplotlib knows no variables: each stands for one and is put back in the finished drawing.
-_VARIABLES = {
-    "#010101": "--ink",
-    "#020202": "--muted",
-    "#030303": "--grid",
-    "#040404": "--paper",
-    "#050505": "--model",
-    "#060606": "--aligned",
-    "#070707": "--base",
-    "#080808": "--lost",
-    "#090909": "--kept",
-    "#0a0a0a": "--undecided",
+# Matplotlib knows no variables: a colour stands for each, and is replaced in the finished drawing.
+_COLOUR = {
+    name: f"#{0x010101 * place:06x}"
+    for place, name in enumerate("ink muted grid paper model aligned base lost kept undecided".split(), start=1)
 }
-_COLOUR = {variable.removeprefix("--"): colour for colour, variable in _VARIABLES.items()}
-_ROW_COLOURS = {"lost": _COLOUR["lost"], "kept": _COLOUR["kept"], "undecided": _COLOUR["undecided"]}
+_VARIABLES = {colour: f"--{name}" for name, colour in _COLOUR.items()}
 _SETTINGS = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -65,7 +57,7 @@ def differences(model: str, rows: Sequence[Row], margin: float) -> Markup:
         axes.axvline(-100 * margin, color=_COLOUR["lost"], linewidth=1, linestyle=(0, (4, 3)))
         for place, row in enumerate(rows):
             ends = [100 * row.score.low, 100 * row.score.high]
-            colour = _ROW_COLOURS[row.status]
+            colour = _COLOUR[row.status]
             axes.plot(ends, [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
             axes.plot(100 * row.difference, place, "o", color=colour, markersize=6)
         axes.margins(x=0.06)
@@ -82,7 +74,7 @@ def category_bars(model: str, rows: Sequence[Row]) -> Markup:
     def draw(axes: Axes) -> None:
         for place, row in enumerate(rows):
             low, value, high = (100 * x for x in (row.model.interval.low, row.model.value, row.model.interval.high))
-            colour = _ROW_COLOURS["lost"] if row.status == "lost" else _COLOUR["model"]
+            colour = _COLOUR["lost"] if row.status == "lost" else _COLOUR["model"]
             axes.barh(place, value, height=0.5, color=colour, alpha=0.5, linewidth=0)
             axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
             upright = [place - 0.3, place + 0.3]
@@ -92,12 +84,13 @@ def category_bars(model: str, rows: Sequence[Row]) -> Markup:
                 axes.plot([100 * row.base.value] * 2, upright, color=_COLOUR["base"], linewidth=2.4, linestyle=dots)
         axes.set_xlim(0, 100)
         _labels(axes, [f"{name(row.category or '')}{' — lost' if row.status == 'lost' else ''}" for row in rows])
-        _percents(axes)
+        axes.set_xticks(range(0, 101, 25), [f"{value} %" for value in range(0, 101, 25)])
+        axes.xaxis.grid(visible=True, color=_COLOUR["grid"], linewidth=0.8)
+        axes.set_axisbelow(True)
 
     told = "; ".join(f"{name(row.category or '')} {percent(row.model.value)}" for row in rows)
-    return _svg(
-        draw, _rows_height(len(rows)) - 16, f"{name(model)}, {heading(rows[0].measure)} by category: {told}", bottom=22
-    )
+    label = f"{name(model)}, {heading(rows[0].measure)} by category: {told}"
+    return _svg(draw, _rows_height(len(rows)) - 16, label, bottom=22)
 
 
 def kl_histogram(label: str, aligned: Distances, base: Distances | None) -> Markup:
@@ -152,12 +145,6 @@ def _labels(axes: Axes, texts: Sequence[str]) -> None:
         axes.text(0, place - 0.36, shown, transform=axes.get_yaxis_transform(), va="bottom")
 
 
-def _percents(axes: Axes) -> None:
-    axes.set_xticks(range(0, 101, 25), [f"{value} %" for value in range(0, 101, 25)])
-    axes.xaxis.grid(visible=True, color=_COLOUR["grid"], linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
 def _edge(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e−") if 0 < value < 0.01 else f"{value:.2g}"
 
@@ -172,11 +159,8 @@ def _svg(
         # Letters are set by the browser; which of them matplotlib's own font lacks does not matter.
         warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=(width / 72, height / 72))
-        draw(
-            figure.add_axes(
-                (left / width, bottom / height, (width - left - RIGHT) / width, (height - bottom - 8) / height)
-            )
-        )
+        frame = (left / width, bottom / height, (width - left - RIGHT) / width, (height - bottom - 8) / height)
+        draw(figure.add_axes(frame))
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
     return _inline(drawn.getvalue(), label, f"{width:g} {height:g}")
 
@@ -187,9 +171,8 @@ def _inline(drawing: str, label: str, size: str) -> Markup:
     used = set(re.findall(r"#(\w+)", body))
     # Tags only: a category may be called what would be replaced.
     body = re.sub(r"<[^>]*>", lambda tag: _tag(tag[0], used), body)
-    return Markup(
-        f'<svg class="chart" role="img" aria-label="{escape(printable(label))}" viewBox="0 0 {size}">{body}</svg>'
-    )
+    described = escape(printable(label))
+    return Markup(f'<svg class="chart" role="img" aria-label="{described}" viewBox="0 0 {size}">{body}</svg>')
 
 
 def _tag(tag: str, used: set[str]) -> str:

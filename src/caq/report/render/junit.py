@@ -21,22 +21,9 @@ from xml.etree.ElementTree import Element, SubElement
 
 from caq.measure.record import Comparison
 from caq.report.pairing import deciding
-from caq.report.render.words import (
-    ROW_WORDS,
-    STATUS_WORDS,
-    between,
-    heading,
-    name,
-    percent,
-    printable,
-    probability,
-    sentence,
-    signed,
-    signed_between,
-    unmeasured,
-)
+from caq.report.render import words
 from caq.report.types import ArmSummary, Judgement, Report, Row, Verdict
-from caq.report.wording import points
+from caq.report.wording import points, signed
 
 # What a dashboard shows before a case is opened.
 MESSAGE_LIMIT = 300
@@ -55,8 +42,8 @@ def render_junit(report: Report, comparison: Comparison) -> str:
 
 
 def _suite(judgement: Judgement, arm: ArmSummary, report: Report) -> Element:
-    suite = Element("testsuite", name=name(judgement.model))
-    model = f"caq.{name(judgement.model)}"
+    suite = Element("testsuite", name=words.name(judgement.model))
+    model = f"caq.{words.name(judgement.model)}"
     suite.append(_verdict(judgement.verdict, model))
     suite.extend(_row(row, model, report) for row in judgement.rows)
     suite.extend(_unmeasured(judgement, arm, report, model))
@@ -68,18 +55,18 @@ def _suite(judgement: Judgement, arm: ArmSummary, report: Report) -> Element:
 
 def _verdict(verdict: Verdict, model: str) -> Element:
     case = Element("testcase", classname=model, name="verdict", time="0")
-    told = "\n".join(map(sentence, (verdict.sentence, *verdict.reasons)))
+    told = "\n".join(map(words.sentence, (verdict.sentence, *verdict.reasons)))
     if verdict.status == "pass":
         _told(case, "system-out", told)
     else:
         tag = "failure" if verdict.status in ("regression", "broken") else "error"
-        _problem(case, tag, verdict.status, f"{STATUS_WORDS[verdict.status]}: {verdict.sentence}", told)
+        _problem(case, tag, verdict.status, f"{words.STATUS_WORDS[verdict.status]}: {verdict.sentence}", told)
     return case
 
 
 def _row(row: Row, model: str, report: Report) -> Element:
     # Categories stand below their measure, as methods stand in a class.
-    classname = model if row.category is None else f"{model}.{heading(row.measure)}"
+    classname = model if row.category is None else f"{model}.{words.heading(row.measure)}"
     case = Element("testcase", classname=classname, name=_called(row), time="0")
     told = _numbers(row, report)
     if row.status == "lost" and deciding(row.measure):
@@ -93,18 +80,18 @@ def _row(row: Row, model: str, report: Report) -> Element:
 
 
 def _called(row: Row) -> str:
-    return heading(row.measure) if row.category is None else name(row.category)
+    return words.heading(row.measure) if row.category is None else words.name(row.category)
 
 
 def _numbers(row: Row, report: Report) -> str:
     smallest = "none" if row.detectable is None else f"{points(row.detectable)} points"
     return "\n".join(
         (
-            f"status: {ROW_WORDS[row.status].lower()}",
-            f"model: {percent(row.model.value)} ({between(row.model.interval)}), {row.model.items:,} items",
-            f"aligned: {percent(row.aligned.value)} ({between(row.aligned.interval)})",
-            f"difference: {signed(row.difference)} points ({signed_between(row.score)})",
-            f"gained {row.gained:,}, lost {row.lost:,}, p = {probability(row.p_holm)} after Holm",
+            f"status: {words.ROW_WORDS[row.status].lower()}",
+            f"model: {words.percent(row.model.value)} ({words.between(row.model.interval)}), {row.model.items:,} items",
+            f"aligned: {words.percent(row.aligned.value)} ({words.between(row.aligned.interval)})",
+            f"difference: {signed(row.difference)} points ({words.signed_between(row.score)})",
+            f"gained {row.gained:,}, lost {row.lost:,}, p = {words.probability(row.p_holm)} after Holm",
             f"margin: {points(report.settings.margin)} points",
             f"smallest loss it had {report.settings.power:.0%} power to see: {smallest}",
         )
@@ -113,26 +100,26 @@ def _numbers(row: Row, report: Report) -> str:
 
 def _unmeasured(judgement: Judgement, arm: ArmSummary, report: Report, model: str) -> Iterator[Element]:
     rows = {row.measure for row in judgement.rows}
-    for measure, reason in unmeasured(report, arm).items():
+    for measure, reason in words.unmeasured(report, arm).items():
         # A measure with gaps has both numbers, which are a case by themselves, and this one.
-        case_name = heading(measure) + (" (complete)" if measure in rows else "")
+        case_name = words.heading(measure) + (" (complete)" if measure in rows else "")
         case = Element("testcase", classname=model, name=case_name, time="0")
-        message = f"{heading(measure)}: not measured: {reason}"
+        message = f"{words.heading(measure)}: not measured: {reason}"
         if deciding(measure):
-            _problem(case, "error", "unmeasured", message, sentence(reason))
+            _problem(case, "error", "unmeasured", message, words.sentence(reason))
         else:
             SubElement(case, "skipped", message=_message(message))
         yield case
 
 
 def _problem(case: Element, tag: str, kind: str, message: str, text: str) -> None:
-    SubElement(case, tag, type=kind, message=_message(message)).text = printable(text)
+    SubElement(case, tag, type=kind, message=_message(message)).text = words.printable(text)
 
 
 def _told(case: Element, tag: str, text: str) -> None:
-    SubElement(case, tag).text = printable(text)
+    SubElement(case, tag).text = words.printable(text)
 
 
 def _message(text: str) -> str:
-    line = " ".join(printable(text).split())
+    line = " ".join(words.printable(text).split())
     return line if len(line) <= MESSAGE_LIMIT else line[: MESSAGE_LIMIT - 1] + "…"

@@ -6,23 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from caq.measure.record import Comparison
-from caq.report.render.words import (
-    DASH,
-    ROW_WORDS,
-    STATUS_WORDS,
-    between,
-    heading,
-    name,
-    number,
-    percent,
-    probability,
-    sentence,
-    signed,
-    signed_between,
-    unmeasured,
-)
+from caq.report.render import words
+from caq.report.render.words import DASH, heading, name, percent, unmeasured
 from caq.report.types import ArmSummary, Gap, Judgement, Report, Row, Status
-from caq.report.wording import points
+from caq.report.wording import points, signed
 
 ICONS: Mapping[Status, str] = {"pass": "✅", "regression": "❌", "broken": "💥", "undecided": "❔", "unmeasured": "⬜"}
 # Punctuation that Markdown could read as its own; it may all be escaped by a backslash.
@@ -34,7 +21,7 @@ def render_markdown(report: Report, comparison: Comparison) -> str:
     """Return the report as Markdown; nothing of the items but their categories' names is in it."""
     decided = report.decision
     blocks = [
-        f"# {ICONS[decided.status]} {STATUS_WORDS[decided.status]}",
+        f"# {ICONS[decided.status]} {words.STATUS_WORDS[decided.status]}",
         f"**{_text(decided.sentence)}**",
         *(block for judgement in report.judgements for block in _judgement(judgement, report)),
         *_distances(report.arms),
@@ -49,7 +36,7 @@ def render_markdown(report: Report, comparison: Comparison) -> str:
 
 def _judgement(judgement: Judgement, report: Report) -> Iterator[str]:
     status = judgement.verdict.status
-    yield f"## {ICONS[status]} {_text(name(judgement.model))}: {STATUS_WORDS[status].lower()}"
+    yield f"## {ICONS[status]} {_text(name(judgement.model))}: {words.STATUS_WORDS[status].lower()}"
     if judgement.verdict.sentence not in report.decision.sentence:
         yield _text(judgement.verdict.sentence)
     shown = [row for row in judgement.rows if row.category is None or row.status == "lost"]
@@ -72,13 +59,13 @@ def _row(row: Row) -> tuple[str, ...]:
     label = f"**{_text(heading(row.measure))}**" if row.category is None else f"– {_text(name(row.category))}"
     return (
         label,
-        ROW_WORDS[row.status] if row.status != "lost" else "**Lost**",
-        f"{signed(row.difference)} ({signed_between(row.score)})",
-        f"{percent(row.model.value)} ({between(row.model.interval)})",
+        words.ROW_WORDS[row.status] if row.status != "lost" else "**Lost**",
+        f"{signed(row.difference)} ({words.signed_between(row.score)})",
+        f"{percent(row.model.value)} ({words.between(row.model.interval)})",
         percent(row.aligned.value),
         DASH if row.base is None else percent(row.base.value),
         f"{row.gained:,} / {row.lost:,}",
-        probability(row.p_holm),
+        words.probability(row.p_holm),
         DASH if row.detectable is None else points(row.detectable),
     )
 
@@ -86,13 +73,13 @@ def _row(row: Row) -> tuple[str, ...]:
 def _gap(gap: Gap) -> str:
     if gap.value is None or gap.interval is None:
         return f"undefined ({_text(gap.reason)})"
-    return f"{percent(gap.value)} ({between(gap.interval)})"
+    return f"{percent(gap.value)} ({words.between(gap.interval)})"
 
 
 def _distances(arms: Sequence[ArmSummary]) -> Iterator[str]:
     rows = [
-        (_text(name(arm.name)), label, number(distances.mean), number(distances.median), number(distances.p99),
-         number(distances.maximum), percent(distances.same_top))
+        (_text(name(arm.name)), label, words.number(distances.mean), words.number(distances.median),
+         words.number(distances.p99), words.number(distances.maximum), percent(distances.same_top))
         for arm in arms
         for label, distances in (("text", arm.kl_text), ("chat", arm.kl_chat))
         if distances is not None and arm.role != "aligned"
@@ -105,7 +92,7 @@ def _distances(arms: Sequence[ArmSummary]) -> Iterator[str]:
 def _changes(report: Report) -> Iterator[str]:
     rows = [
         (_text(name(one.model)), _text(heading(one.measure)), percent(one.before.value), percent(one.now.value),
-         "other items" if one.gained is None else f"{one.gained:,} / {one.lost:,}", probability(one.p),
+         "other items" if one.gained is None else f"{one.gained:,} / {one.lost:,}", words.probability(one.p),
          "**worse**" if one.worse else DASH)
         for one in report.changes
     ]  # fmt: skip
@@ -121,6 +108,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _text(text: str) -> str:
     """Return text from outside on one line, which Markdown and HTML read as nothing but text."""
-    line = sentence(text)
+    line = words.sentence(text)
     # Markdown first: the escapes of HTML have punctuation of their own.
     return re.sub("[&<>@]", lambda match: _HTML[match[0]], _MARKDOWN.sub(r"\\\1", line))

@@ -20,7 +20,6 @@ from caq.measure.record import Comparison, Distances
 from caq.report.render import charts, words
 from caq.report.render.items import KIND_WORDS, flipped_items
 from caq.report.types import ArmSummary, Judgement, Report, Row
-from caq.report.wording import points
 
 #: Of the categories of a measure, so many are drawn, those that fell most; of an arm's ledger, so many entries.
 CHART_ROWS = 40
@@ -70,20 +69,8 @@ def _file(file_name: str) -> str:
 
 
 def _filters() -> Mapping[str, object]:
-    return {
-        "percent": words.percent,
-        "points": points,
-        "signed": words.signed,
-        "between": words.between,
-        "signed_between": words.signed_between,
-        "probability": words.probability,
-        "number": words.number,
-        "heading": words.heading,
-        "name": words.name,
-        "cut": words.cut,
-        "sentence": words.sentence,
-        "count": "{:,}".format,
-    }
+    names = "percent points signed between signed_between probability number heading name cut sentence".split()
+    return {"count": "{:,}".format, **{name: getattr(words, name) for name in names}}
 
 
 @dataclass(frozen=True)
@@ -144,26 +131,17 @@ def _distances(arm: ArmSummary) -> _Distances | None:
     columns = [(label, distances) for label, distances in named.items() if distances is not None]
     if not columns or arm.role == "aligned":
         return None
-    pairs = {
-        "Plain text": (arm.kl_text, arm.kl_base_text),
-        "First tokens of responses": (arm.kl_chat, arm.kl_base_chat),
-    }
+    text, chat = (arm.kl_text, arm.kl_base_text), (arm.kl_chat, arm.kl_base_chat)
     drawn = {
         label: charts.kl_histogram(f"{words.name(arm.name)}, {label.lower()}", aligned, base)
-        for label, (aligned, base) in pairs.items()
+        for label, (aligned, base) in (("Plain text", text), ("First tokens of responses", chat))
         if aligned is not None and arm.role == "quantized"
     }
     return _Distances(arm, columns, drawn)
 
 
 def _letters(measure: str, report: Report) -> list[tuple[ArmSummary, Markup]]:
-    return [
-        (
-            arm,
-            charts.letter_bars(
-                f"{words.name(arm.name)}, {words.heading(measure)}", arm.letters[measure], report.items[measure]
-            ),
-        )
-        for arm in report.arms
-        if measure in arm.letters and report.items[measure]
-    ]
+    items, chosen = report.items[measure], [arm for arm in report.arms if measure in arm.letters]
+    labels = [f"{words.name(arm.name)}, {words.heading(measure)}" for arm in chosen]
+    drawn = zip(chosen, labels, strict=True) if items else ()
+    return [(arm, charts.letter_bars(label, arm.letters[measure], items)) for arm, label in drawn]

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from caq.measure.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX
 from caq.report.types import ArmSummary, Report, RowStatus, Status
-from caq.report.wording import points
+from caq.report.verdict import unmeasured_beside
+from caq.report.wording import points, signed
 from caq.statistics.resampling import Interval
 
 #: Longest text of an item that is drawn, in characters.
@@ -63,20 +64,12 @@ def heading(measure: str) -> str:
 
 def unmeasured(report: Report, arm: ArmSummary) -> Mapping[str, str]:
     """Return what could not be measured of a judged model or of the aligned model, with the reason."""
-    aligned = next(one for one in report.arms if one.role == "aligned")
-    of_aligned = {measure: f"of the aligned model, {reason}" for measure, reason in aligned.unmeasured.items()}
-    return {**of_aligned, **arm.unmeasured}
+    return unmeasured_beside(next(one for one in report.arms if one.role == "aligned"), arm)
 
 
 def percent(share: float) -> str:
     """Return a share in per cent, to one digit."""
     return f"{points(share)} %"
-
-
-def signed(difference: float) -> str:
-    """Return a difference in points with its sign."""
-    text = points(difference)
-    return text if text.startswith("−") or text == "0.0" else f"+{text}"
 
 
 def between(interval: Interval) -> str:

@@ -49,7 +49,7 @@ def score_response(document: Mapping[str, Any], responses: Sequence[str]) -> dic
 def _of(category: str, questions: Sequence[Question], where: str) -> list[Question]:
     own = [question for question in questions if question.category == category]
     if not own:
-        raise InvalidInput([f"{where}: no question of the category {category}; use the whole file"])
+        raise InvalidInput(f"{where}: no question of the category {category}; use the whole file")
     return own
 
 
