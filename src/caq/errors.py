@@ -60,7 +60,7 @@ def attempt(problems: list[str], read: Callable[[], T]) -> T | None:
 
 
 def is_out_of_space(error: BaseException) -> bool:
-    """Return whether a write failed for want of room; safetensors and torch give the system's number in words only."""
+    """Return whether a write failed because there is no room; safetensors and torch give errno only in their text."""
     if isinstance(error, OSError):
         return error.errno in _NO_ROOM
     number = re.search(r"\((?:os error )?(\d+)\)$", str(error))

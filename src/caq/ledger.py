@@ -14,7 +14,7 @@ class Entry:
         stage: the pipeline's stage, such as `fit` or `quantize`.
         event: a stable kebab-case name, such as `damping-escalated`.
         message: one sentence for a person.
-        details: numbers and names behind the sentence, JSON-serialisable.
+        details: the numbers and names of the sentence, JSON-serialisable.
     """
 
     stage: str

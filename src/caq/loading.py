@@ -63,6 +63,6 @@ def _pretrained(directory: str | Path, dtype: torch.dtype | str, device: torch.d
         if model.device.type != device.type:
             model.to(device)
         if hasattr(model, "ct_decompress_hook"):
-            # Otherwise done, and told, at the first forward pass.
+            # Otherwise the first forward pass does it, and prints a bar.
             model.hf_quantizer.compressor.decompress_model(model)
     return model.eval().requires_grad_(False)

@@ -28,23 +28,23 @@ def observe(bound: Bound, plan: Plan, ids: Int[Tensor, "samples length"]) -> dic
 
     They are of the aligned model's own activations, in full precision: largest absolute value, mean square.
     """
-    asked = {name: place for name, place in (plan.observed or {}).items() if plan.transforms[name].observes}
-    if not asked:
+    wanted = {name: module for name, module in (plan.observed or {}).items() if plan.transforms[name].observes}
+    if not wanted:
         return {}
-    totals: dict[str, dict[Statistic, Float[Tensor, " features"]]] = {name: {} for name in asked}
+    totals: dict[str, dict[Statistic, Float[Tensor, " features"]]] = {name: {} for name in wanted}
     own, device = OwnWeights(bound), bound.embedding.weight.device
     arguments = block_arguments(bound, ids[:1].to(device))
     for sequence in ids:
         hidden = embed(bound, own, sequence[None].to(device))
-        walk(bound, own, hidden, arguments, lambda index: _recorders(plan, asked, totals, index))
-    for found in totals.values():
-        if "second-moment" in found:
-            found["second-moment"] /= ids.numel()
+        walk(bound, own, hidden, arguments, lambda index: _recorders(plan, wanted, totals, index))
+    for seen in totals.values():
+        if "second-moment" in seen:
+            seen["second-moment"] /= ids.numel()
     return dict(totals)
 
 
 def _recorders(
-    plan: Plan, asked: Mapping[str, tuple[int, str]], totals: Mapping[str, dict[Statistic, Tensor]], index: int
+    plan: Plan, wanted: Mapping[str, tuple[int, str]], totals: Mapping[str, dict[Statistic, Tensor]], index: int
 ) -> tuple[Site, ...]:
     def recorder(name: str) -> Callable[[Tensor], Tensor]:
         def record(x: Tensor) -> Tensor:
@@ -57,4 +57,4 @@ def _recorders(
 
         return record
 
-    return tuple(Site(path, Location.INPUT, recorder(name)) for name, (block, path) in asked.items() if block == index)
+    return tuple(Site(path, Location.INPUT, recorder(name)) for name, (block, path) in wanted.items() if block == index)

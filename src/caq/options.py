@@ -1,4 +1,4 @@
-"""Options: a frozen, strict, closed set of settings, whose mistakes are told all at once. Imports no torch."""
+"""Options: a frozen, strict, closed set of settings, whose mistakes are reported all at once. Imports no torch."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def sentences(error: ValidationError, known: Iterable[str], owner: str | None = 
     """Turn each of pydantic's errors into one sentence that begins with the key.
 
     Args:
-        error: what pydantic says.
-        known: the keys there are; dotted ones are named where a key stands one level too high.
+        error: pydantic's.
+        known: the keys there are; dotted ones are suggested for a key that is one level too high.
         owner: the entry of a registry that has the keys.
     """
     return [_sentence(detail, list(known), owner) for detail in error.errors()]

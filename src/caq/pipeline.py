@@ -37,7 +37,7 @@ from caq.quantizers.blocks import BlockInputs, block_outputs, quantize_block
 from caq.recipe import Recipe, preset
 from caq.run import Load, Run
 from caq.student import Student
-from caq.train import FitInputs, FitResult, learn_in_turn
+from caq.train import FitInputs, learn_in_turn
 from caq.train.teacher import TeacherCache, cache_hidden, cache_targets
 from caq.transforms.activations import activation_steps, cache_steps
 from caq.transforms.apply import Folded, cast, fold
@@ -52,7 +52,7 @@ CHECKED_TOKENS = 64
 
 @dataclass(frozen=True)
 class QuantizationResult:
-    """What a run left behind.
+    """What a run has made.
 
     Attributes:
         output: the checkpoint's directory.
@@ -91,7 +91,7 @@ def quantize(
         output_dir: where the checkpoint goes; it appears whole or not at all.
         cache_dir: where texts and teacher caches are kept for later runs; None takes `$CAQ_CACHE` or `~/.cache/caq`.
         device: None takes the accelerator if there is one.
-        restart: forget what an earlier run of the same output has done.
+        restart: drop the work of an earlier run with the same output.
         quiet: show no progress.
 
     Raises:
@@ -125,7 +125,7 @@ def quantize_pair(
 ) -> QuantizationResult:
     """Do what `quantize` does with checkpoints that are opened already, as a grid of recipes on one pair needs.
 
-    `load` brings a full-precision model, which is never changed: a grid can hand out the same one again.
+    `load` returns a full-precision model, which is never changed: a grid can return the same one again.
     """
     check_recipe(pair, recipe)
     world = World(device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
@@ -157,7 +157,9 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     chosen = format_for(recipe.format, numerics, recipe.transforms)
 
     start = plan.start(observe(bound, plan, ids))
-    fits = _learn(run, student, teacher, ids, start)
+    arguments, state = block_arguments(bound, ids[:1].to(run.world.device)), run.workspace.fit_state
+    inputs = FitInputs(student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world, state, run.quiet)
+    fits = learn_in_turn(recipe.learn, inputs, start)
     learned = fits[-1].parameters if fits else start
     folded = fold(bound, plan, plan.operators(cast(learned, torch.float64)))
     proof = ids[:1, :CHECKED_TOKENS].to(run.world.device)
@@ -178,17 +180,9 @@ def teach(run: Run, ids: Int[Tensor, "samples length"]) -> TeacherCache | None:
         return None
     root, objective = run.cache / "teachers", run.recipe.objective
     teachers = {"aligned": run.pair.aligned, "base": run.pair.base if objective.needs_base else None}
+    cached = partial(cache_hidden, ids=ids, root=root, dtype=run.dtype, world=run.world, quiet=run.quiet)
     hidden = {
-        name: cache_hidden(
-            partial(run.load, checkpoint.path, run.dtype, run.world.device),
-            run.pair.fingerprints[name],
-            ids,
-            root,
-            name=name,
-            dtype=run.dtype,
-            world=run.world,
-            quiet=run.quiet,
-        )
+        name: cached(partial(run.load_model, checkpoint), run.pair.fingerprints[name], name=name)
         for name, checkpoint in teachers.items()
         if checkpoint is not None
     }
@@ -198,30 +192,17 @@ def teach(run: Run, ids: Int[Tensor, "samples length"]) -> TeacherCache | None:
 
 def plan_student(run: Run) -> tuple[Student, Numerics]:
     """Load the aligned model and lay out its transforms and number formats."""
-    bound = run.load_aligned()
+    bound = run.load_model(run.pair.aligned)
     numerics = resolve(run.recipe.scheme, bound.shape.head_dim)
     plan = make_plan(bound, run.recipe.transforms, numerics, seed=run.recipe.seed)
     return Student(bound, plan, tuple(activation_steps(bound, numerics)), numerics.linear.weights), numerics
-
-
-def _learn(
-    run: Run,
-    student: Student,
-    teacher: TeacherCache | None,
-    ids: Int[Tensor, "samples length"],
-    start: Mapping[str, Tensor],
-) -> tuple[FitResult, ...]:
-    recipe, state = run.recipe, run.workspace.fit_state
-    arguments = block_arguments(student.bound, ids[:1].to(run.world.device))
-    inputs = FitInputs(student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world, state, run.quiet)
-    return learn_in_turn(recipe.learn, inputs, start)
 
 
 @torch.no_grad()
 def _quantize_blocks(
     run: Run, student: Student, folded: Folded, stored: StoredWeights, ids: Int[Tensor, "samples length"]
 ) -> tuple[Entry, ...]:
-    """Quantize and store block after block; each sees what the *stored* blocks before it put out."""
+    """Quantize and store block after block; each reads what the *stored* blocks before it output."""
     bound, quantizer = student.bound, run.recipe.quantizer
     arguments = block_arguments(bound, ids[:1].to(run.world.device))
     hidden, statistics = None, quantizer.statistics

@@ -53,7 +53,7 @@ def check_preserved(bound: Bound, folded: Weights, sites: Sites, ids: Int[Tensor
 
 @contextmanager
 def _widened(model: nn.Module) -> Iterator[None]:
-    """Let every module with parameters run in float32 at least, and have its own back behind it."""
+    """Run every module with parameters in float32 at least, and give it its own parameters back after the call."""
 
     stored: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
 

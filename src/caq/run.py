@@ -1,4 +1,4 @@
-"""What every stage of one run is told."""
+"""What every stage of a run needs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
+from caq.checkpoint.inspect import Checkpoint
 from caq.families import Bound
 from caq.inputs import Pair, stored_dtype
 from caq.recipe import Recipe
 from caq.workspace import Workspace
 from caq.world import World
 
-#: Brings a full-precision model from its directory; the model is never changed.
+#: Loads a full-precision model from its directory; the model is never changed.
 Load = Callable[[Path, torch.dtype, torch.device], Bound]
 
 
@@ -28,8 +29,8 @@ class Run:
         world: the processes that share the run, and where this one computes.
         dtype: of the computation.
         workspace: where the run keeps what it has done.
-        cache: where runs share what their teachers said.
-        load: brings a full-precision model.
+        cache: where runs share what their teachers computed.
+        load: loads a full-precision model.
         quiet: show no progress.
     """
 
@@ -47,6 +48,6 @@ class Run:
         """The dtype of what the checkpoint stores in full precision."""
         return stored_dtype(self.pair.aligned)
 
-    def load_aligned(self) -> Bound:
-        """Load the aligned model."""
-        return self.load(self.pair.aligned.path, self.dtype, self.world.device)
+    def load_model(self, checkpoint: Checkpoint) -> Bound:
+        """Load a full-precision model for the run's computation."""
+        return self.load(checkpoint.path, self.dtype, self.world.device)

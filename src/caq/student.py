@@ -28,7 +28,7 @@ class Student:
     Attributes:
         bound: the aligned model; its weights stay frozen and unchanged.
         plan: the transforms.
-        steps: rounding at run time, behind the maps that run online; empty for full precision.
+        steps: rounding at run time, after the maps that run online; empty for full precision.
         weight_format: quantize the linears' weights in this format while learning; None leaves them whole, for GPTQ to
             follow.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
@@ -108,7 +108,7 @@ def _residual(student: Student, operators: Mapping[str, Operator]) -> Orthogonal
 def _final(
     bound: Bound, stream: Float[Tensor, "batch length hidden"], rotation: Orthogonal | None
 ) -> Float[Tensor, "batch length hidden"]:
-    """Normalise the stream; a rotated one without the norm's gain, which acts behind the rotation back."""
+    """Normalise the stream; a rotated one without the norm's gain, which is applied after rotating back."""
     norm = bound.model.get_submodule(bound.family.final_norm)
     gain = norm.get_parameter("weight")
     if rotation is None:

@@ -88,7 +88,7 @@ def walk(
     *,
     checkpointing: bool = False,
 ) -> Float[Tensor, "batch length hidden"]:
-    """Return the residual stream behind the last block; differentiable in the weights.
+    """Return the residual stream after the last block; differentiable in the weights.
 
     Args:
         bound: the model.
@@ -110,7 +110,7 @@ def walk(
 def normalized(
     bound: Bound, weights: Weights, hidden: Float[Tensor, "*batch hidden"]
 ) -> Float[Tensor, "*batch hidden"]:
-    """Return what the head reads: the stream behind the final norm."""
+    """Return what the head reads: the stream after the final norm."""
     path = bound.family.final_norm
     gain = weights.outer()[f"{path}.weight"].to(hidden.dtype)
     normed: Tensor = functional_call(bound.model.get_submodule(path), {"weight": gain}, (hidden,))

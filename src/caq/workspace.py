@@ -1,4 +1,4 @@
-"""The directory beside the output that keeps what a run has done, so that the same command goes on after a stop."""
+"""The directory beside the output that keeps what a run has done, so that the same command resumes after a stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True)
 class Workspace:
-    """One run's working directory: `.{output}.work` beside the output, for whoever holds the output.
+    """One run's working directory: `.{output}.work` beside the output, for the process that holds the output.
 
     Attributes:
         output: the output directory, absolute.
@@ -101,11 +101,7 @@ def _read(record: Path) -> dict[str, str] | None:
 def _require_same(directory: Path, earlier: Mapping[str, str], identity: Mapping[str, str]) -> None:
     changed = [key for key in sorted({*earlier, *identity}) if earlier.get(key) != identity.get(key)]
     if changed:
-        raise InvalidInput(
-            [
-                f"{directory}: holds an unfinished run with another {key} "
-                f"({earlier.get(key)}, now {identity.get(key)}); "
-                "go on with the old one, give another output, or start over with --restart"
-                for key in changed
-            ]
-        )
+        way_out = "finish that run, give another output, or start over with --restart"
+        differences = {key: f"({earlier.get(key)}, now {identity.get(key)})" for key in changed}
+        start = f"{directory}: holds an unfinished run with another"
+        raise InvalidInput([f"{start} {key} {values}; {way_out}" for key, values in differences.items()])

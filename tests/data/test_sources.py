@@ -192,9 +192,8 @@ def test_without_a_network_names_are_refused_and_paths_are_read(tmp_path: Path) 
     said = done.stdout.splitlines()
     assert said[3:] == ["3"] * 4
     for name, line in zip(("wikitext2", "c4", "ultrachat"), said[:3], strict=True):
-        assert line.startswith(
-            f"{name}: cannot be downloaded from the hub ({SOURCES[name].repository}; HF_HUB_OFFLINE is set"
-        )
+        hub = SOURCES[name].repository
+        assert line.startswith(f"{name}: cannot be downloaded from the hub ({hub}; HF_HUB_OFFLINE is set")
         assert line.endswith("give the path of a .txt, .jsonl or .parquet file or of a data set's directory instead")
 
 

@@ -89,7 +89,7 @@ def test_womi_is_orthogonal_and_gives_every_channel_the_same_energy(
 
 
 def test_womi_without_readers_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no readers"):
+    with pytest.raises(TypeError, match="empty"):
         weight_principal_rotation(iter(()), generator())
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 MAX_HEADER_BYTES = 32 * 2**20
 _LFS_POINTER = b"version https://git-lfs"
 _BITS = {
-    **dict.fromkeys(("F4",), 4),
+    "F4": 4,
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E5M2FNUZ", "F8_E4M3FNUZ"), 8),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
@@ -71,9 +71,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
                 "not a safetensors file, or damaged; download it again"
             )
         if length > total - 8:
-            raise HeaderError(
-                f"is truncated: {total:,} bytes, but its header alone needs {length + 8:,}; download it again"
-            )
+            needed = f"{total:,} bytes, but its header alone needs {length + 8:,}"
+            raise HeaderError(f"is truncated: {needed}; download it again")
         stream.seek(8)
         entries = _parse(stream.read(length))
     tensors = {name: _tensor(name, entry, path.name, 8 + length) for name, entry in entries.items()}

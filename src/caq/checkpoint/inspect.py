@@ -52,9 +52,7 @@ class Checkpoint:
 def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
     """Check a checkpoint's directory without loading a tensor or running its code.
 
-    Args:
-        directory: a local Transformers directory.
-        allow_quantized: accept `quantization_config`, for outputs that are evaluated.
+    Quantized ones, which have a `quantization_config`, are for evaluation only: `allow_quantized`.
 
     Raises:
         InvalidInput: every problem: pickled weights only, remote code, shards that are missing, truncated,
@@ -79,9 +77,7 @@ def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
 def fingerprint(checkpoint: Checkpoint, known: Mapping[str, str] | None = None) -> str:
     """Return the sha256 (hex) over names and contents of config, weights and tokenizer.
 
-    Args:
-        checkpoint: whose files are read.
-        known: sha256 by file name of those that need not be read for it.
+    `known` holds the sha256 of files that need not be read again, by name.
     """
     total = hashlib.sha256()
     for name in sorted({"config.json", *checkpoint.weight_files, *checkpoint.tokenizer_files}):
@@ -135,15 +131,14 @@ def _tensors(directory: Path, problems: list[str]) -> dict[str, TensorInfo]:
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern))
     if pickled:
         problems.append(
-            f"{directory}: has pickled weights only ({', '.join(pickled)}), which run code when "
-            "they are read; if you trust their origin, convert them with "
-            "AutoModelForCausalLM.from_pretrained(DIR, use_safetensors=False).save_pretrained(NEW), "
-            "and copy the tokenizer's files"
+            f"{directory}: has pickled weights only ({', '.join(pickled)}), which run code when they are read; if you "
+            "trust their origin, convert them with AutoModelForCausalLM.from_pretrained(DIR, use_safetensors=False)"
+            ".save_pretrained(NEW), and copy the tokenizer's files"
         )
     else:
         problems.append(
-            f"{directory}: has neither {SINGLE_FILE} nor {INDEX_FILE}; download them, or, where their "
-            "owner gives pickled weights only, convert those with Transformers' save_pretrained"
+            f"{directory}: has neither {SINGLE_FILE} nor {INDEX_FILE}; download them, or, if only pickled weights are "
+            "published, convert those with Transformers' save_pretrained"
         )
     return {}
 

@@ -19,10 +19,6 @@ def check_pair(aligned: Checkpoint, base: Checkpoint) -> None:
 
     Chat tokens that only one of the two names are fine where both have a row for their id.
 
-    Args:
-        aligned: the aligned model.
-        base: its pre-trained base.
-
     Raises:
         InvalidInput: every difference of sizes, tensors and tokenizers, or: the two are one model.
     """
@@ -30,7 +26,7 @@ def check_pair(aligned: Checkpoint, base: Checkpoint) -> None:
         raise InvalidInput([f"{base.path}: is the aligned model itself; give the base it was trained from"])
     problems = [*_config(aligned, base), *_tensors(aligned, base), *tokenizer_differences(aligned, base)]
     if not problems and _same_weights(aligned, base):
-        problems = [f"{base.path}: has exactly the weights of {aligned.path}; give the base that was trained from"]
+        problems = [f"{base.path}: has exactly the weights of {aligned.path}; give the base that it was trained from"]
     if problems:
         raise InvalidInput(problems)
 
@@ -92,7 +88,7 @@ def _range(numbers: list[int]) -> str:
 
 
 def _same_weights(aligned: Checkpoint, base: Checkpoint) -> bool:
-    """Compare tensor by tensor, however they are sharded; different models part in the first megabytes."""
+    """Compare tensor by tensor, however they are sharded; different models differ within the first megabytes."""
     return all(_same_bytes(aligned, base, name) for name in sorted(aligned.tensors.keys() & base.tensors.keys()))
 
 

@@ -13,12 +13,10 @@ _PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "voc
 def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
     """Return the local directory of a model, downloading it from the hub where it is a hub name.
 
-    Args:
-        name_or_path: a directory, or `owner/name` on the hub (`HF_HUB_OFFLINE` and the cache are honoured).
-        revision: branch, tag or commit on the hub.
+    `HF_HUB_OFFLINE` and the hub's cache are honoured; `revision` is a branch, tag or commit.
 
     Raises:
-        InvalidInput: neither a directory nor a model that can be had, and why.
+        InvalidInput: neither a directory nor a model that can be downloaded, and why.
     """
     local = Path(name_or_path).expanduser()
     if local.is_dir():
@@ -38,7 +36,6 @@ def _download(name: str, revision: str | None) -> Path:
         directory = snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=["*/*"])
     except (OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set, so only the cache was searched)" if constants.HF_HUB_OFFLINE else ""
-        raise InvalidInput(
-            [f"{name}: no such local directory, and the hub does not give it{offline}: {first_line(error)}"]
-        ) from error
+        problem = f"no such local directory, and it cannot be downloaded from the hub{offline}"
+        raise InvalidInput([f"{name}: {problem}: {first_line(error)}"]) from error
     return Path(directory)

@@ -85,18 +85,14 @@ def _added_tokens(ours: Mapping[int, _AddedToken], theirs: Mapping[int, _AddedTo
     for number in sorted(ours.keys() | theirs.keys()):
         a, b = ours.get(number), theirs.get(number)
         only_chat = number < rows and all(token is None or token.special for token in (a, b))
-        if _content(a) != _content(b) and not only_chat:
-            yield (f"tokenizer: id {number} is {_content(a)!r} in the aligned model and {_content(b)!r} in the base")
+        own, other = a and a.content, b and b.content
+        if own != other and not only_chat:
+            yield f"tokenizer: id {number} is {own!r} in the aligned model and {other!r} in the base"
     ids = {token.content: number for number, token in theirs.items()}
     for number, token in ours.items():
-        if ids.get(token.content, number) != number:
-            yield (
-                f"tokenizer: {token.content!r} is id {number} in the aligned model and {ids[token.content]} in the base"
-            )
-
-
-def _content(token: _AddedToken | None) -> str | None:
-    return None if token is None else token.content
+        other_id = ids.get(token.content, number)
+        if other_id != number:
+            yield f"tokenizer: {token.content!r} is id {number} in the aligned model and {other_id} in the base"
 
 
 def _loaded(path: Path) -> dict[str, int]:

@@ -31,7 +31,7 @@ def require_space(path: Path, needed: int) -> None:
 
 @contextmanager
 def owned(target: Path) -> Iterator[None]:
-    """Hold an output directory for this process, free of what killed ones left of it; `target` need not exist yet.
+    """Hold an output directory, which need not exist yet, for this process, without what killed processes left.
 
     Raises:
         InvalidInput: another process holds it, or `atomic_directory` would refuse it.
@@ -91,7 +91,7 @@ def put_text(directory: Path, name: str, text: str) -> None:
         hashes = read_hashes(directory)
         with atomic_directory(directory) as fresh:
             shutil.copytree(directory, fresh, copy_function=_link, dirs_exist_ok=True)
-            # Never written through: a link is to the file that still stands.
+            # Replaced, never written through: the link is to the file of the old directory, which stays until the end.
             write_text(fresh / name, text)
             _write_hashes(fresh, {**hashes, name: sha256_of(fresh / name)})
 
@@ -103,11 +103,8 @@ def verify(directory: Path) -> tuple[str, ...]:
         InvalidInput: the directory has no readable `sha256sums.json`.
     """
     hashes = read_hashes(directory)
-    return tuple(
-        name
-        for name, expected in hashes.items()
-        if not (directory / name).is_file() or sha256_of(directory / name) != expected
-    )
+    files = {name: directory / name for name in hashes}
+    return tuple(name for name, file in files.items() if not file.is_file() or sha256_of(file) != hashes[name])
 
 
 def read_hashes(directory: Path) -> dict[str, str]:
@@ -120,9 +117,10 @@ def read_hashes(directory: Path) -> dict[str, str]:
     try:
         hashes = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInput([f"{path}: is not readable, so nothing can be verified ({error})"]) from error
+        problem = f"is not readable, so nothing can be verified ({error}); copy the whole checkpoint again"
+        raise InvalidInput([f"{path}: {problem}"]) from error
     if not isinstance(hashes, dict):
-        raise InvalidInput([f"{path}: is not an object of file names and hashes"])
+        raise InvalidInput([f"{path}: is not an object of file names and hashes; copy the whole checkpoint again"])
     root = directory.resolve()
     outside = [name for name in hashes if root not in (root / name).absolute().parents or ".." in Path(name).parts]
     if outside:

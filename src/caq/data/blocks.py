@@ -1,4 +1,4 @@
-"""From a source to blocks of tokens, drawn by a seed, with every shortfall said."""
+"""From a source to blocks of tokens, drawn by a seed, with every shortfall reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calibration data of a run: blocks of a text, or of what the aligned model says."""
+"""The calibration data of a run: blocks of a text, or of the aligned model's own responses."""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ def holds_documents(source: str | Path) -> bool:
     Raises:
         InvalidInput: no such file, directory or name.
     """
-    place = _find(source)
-    return place.joined is None if isinstance(place, Named) else holds_records(place)
+    located = _find(source)
+    return located.joined is None if isinstance(located, Named) else holds_records(located)
 
 
 def read_text(source: str | Path, *, cache_dir: str | Path | None = None) -> str:
@@ -76,8 +76,8 @@ def read_text(source: str | Path, *, cache_dir: str | Path | None = None) -> str
     Raises:
         InvalidInput: no such file or name, unreadable, not text, or nothing but white space.
     """
-    place = _find(source)
-    text = _named_text(str(source), place, cache_dir) if isinstance(place, Named) else _local_text(place)
+    located = _find(source)
+    text = _named_text(str(source), located, cache_dir) if isinstance(located, Named) else _local_text(located)
     if not text.strip():
         raise InvalidInput([f"{source}: is empty; give a text"])
     return text
@@ -89,15 +89,15 @@ def read_documents(source: str | Path, *, cache_dir: str | Path | None = None) -
     Raises:
         InvalidInput: no such file or name, unreadable, or no documents.
     """
-    place = _find(source)
-    if isinstance(place, Named):
-        yield from _named_batches(str(source), place, cache_root(cache_dir) / "texts" / str(source))
+    located = _find(source)
+    if isinstance(located, Named):
+        yield from _named_batches(str(source), located, cache_root(cache_dir) / "texts" / str(source))
     else:
-        yield read_rows(place)
+        yield read_rows(located)
 
 
 def _find(source: str | Path) -> Path | Named:
-    """Return the path if it exists, or else what the name stands for."""
+    """Return the path if it exists, or else the data set of that name."""
     if Path(source).exists():
         return Path(source)
     if str(source) in SOURCES:

@@ -38,25 +38,14 @@ class Format(Protocol):
         """Return what an engine computes with, by tensor name inside the block, from a block's stored tensors."""
 
     def configuration(self, bound: Bound, numerics: Numerics, steps: Sequence[Step]) -> dict[str, Any]:
-        """Return what joins the model's own configuration in config.json.
-
-        Args:
-            bound: the aligned model.
-            numerics: the run's number formats.
-            steps: what runs online.
-        """
+        """Return what joins the model's own configuration in config.json; `steps` are what runs online."""
 
 
 FORMATS: dict[str, Format] = {"compressed-tensors": CompressedTensors()}
 
 
 def format_for(name: str, numerics: Numerics, transforms: Iterable[TransformSpec]) -> Format:
-    """Return a format of which it is known, before any compute, that it can store this run's model.
-
-    Args:
-        name: in the registry.
-        numerics: the run's number formats.
-        transforms: of the run.
+    """Return the format of a name, after checking that it can store this run's weights and transforms.
 
     Raises:
         InvalidInput: there is no such format.

@@ -39,9 +39,7 @@ def write_checkpoint(
         shards: where the run keeps each file's tensors, by state-dict name.
         aligned: the model whose configuration and tokenizer the checkpoint keeps.
         configuration: what the format adds to config.json.
-        online: what runs online, written as online.json, from which `caq.load` reinstalls it.
-        recipe: its YAML, written as recipe.yaml.
-        record: written as caq.json.
+        online, recipe, record: written as online.json, from which `caq.load` installs it, recipe.yaml and caq.json.
 
     Raises:
         InvalidInput: `output` has files that CAQ did not write.

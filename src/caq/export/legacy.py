@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from compressed_tensors.quantization import QuantizationArgs
 
 from caq.errors import InvalidInput
 from caq.export.online import ONLINE_FILE, Online
+from caq.numerics.scheme import cache_format
 from caq.transforms.location import Location
 from caq.transforms.maps.hadamard import WalshHadamard, online_block
 from caq.transforms.online import Step
@@ -42,20 +42,17 @@ def _steps(recipe: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Ste
         yield Step(DOWN, Location.INPUT, WalshHadamard(online_block(config["intermediate_size"])))
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     scheme, symmetric = recipe["scheme"], _symmetric(recipe, config)
-    if scheme["value_bits"] < 16:
-        yield Step(VALUE, Location.OUTPUT, _per_head(scheme["value_bits"], head_dim, symmetric))
-    if scheme["key_bits"] < 16:
+    value, key = (cache_format(scheme[bits], head_dim, symmetric) for bits in ("value_bits", "key_bits"))
+    if value is not None:
+        yield Step(VALUE, Location.OUTPUT, value)
+    if key is not None:
         hadamard = WalshHadamard(online_block(head_dim))
         yield Step(ATTENTION, Location.Q_ATTN, hadamard)
         yield Step(ATTENTION, Location.K_CACHE, hadamard)
-        yield Step(ATTENTION, Location.K_CACHE, _per_head(scheme["key_bits"], head_dim, symmetric))
+        yield Step(ATTENTION, Location.K_CACHE, key)
 
 
 def _symmetric(recipe: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """The cache was symmetric where the activations were."""
     inputs = config["quantization_config"]["config_groups"]["group_0"]["input_activations"]
     return bool(inputs["symmetric"] if inputs else recipe["scheme"]["activations_symmetric"])
-
-
-def _per_head(bits: int, head_dim: int, symmetric: bool) -> QuantizationArgs:
-    return QuantizationArgs(num_bits=bits, strategy="group", group_size=head_dim, symmetric=symmetric, dynamic=True)

@@ -1,4 +1,4 @@
-"""The quantized model as a run has stored it, for whoever has to compute with what an engine will compute with."""
+"""The quantized model as a run has stored it, with the values that an engine will compute with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StoredWeights:
         """Return what block `index` computes with, by name inside it."""
         prefix = f"{self.layers}.{index}."
         stored = self.workspace.block(index).require().tensors
-        return self.format.read({name.removeprefix(prefix): one for name, one in stored.items()}, self.args)
+        return self.format.read({name.removeprefix(prefix): tensor for name, tensor in stored.items()}, self.args)
 
     def outer(self) -> Mapping[str, Tensor]:
         """Return embedding, final norm and head."""

@@ -27,7 +27,6 @@ def find_family(model_type: str) -> Family:
         return FAMILIES[model_type]
     nearest = (get_close_matches(model_type, FAMILIES, n=1, cutoff=0.0) or ["llama"])[0]
     raise Unsupported(
-        f"model type {model_type!r} has no family spec; supported: {', '.join(sorted(FAMILIES))}. "
-        f"The nearest is {FAMILIES[nearest].name} ({nearest}): if the layout is the same, add a spec in "
-        "src/caq/families/ and one line to its registry."
+        f"model type {model_type!r} has no family spec; supported: {', '.join(sorted(FAMILIES))}. The nearest is "
+        f"{FAMILIES[nearest].name} ({nearest}): if the layout is the same, add a spec and a line in src/caq/families/."
     )

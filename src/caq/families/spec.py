@@ -8,7 +8,7 @@ from typing import Literal
 
 from transformers import PretrainedConfig
 
-#: Between which two tensors of a branch a map can stand: what the first puts out, the second takes in.
+#: Between which two tensors of a branch a map can act: the second reads what the first writes.
 PairKind = Literal["value-output", "query-key", "up-down"]
 
 
@@ -73,15 +73,15 @@ class Address:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two tensors of a branch between which a map can stand without a change of function.
+    """Two tensors of a branch between which a map can act without a change of function.
 
-    `value-output`: any invertible map of each head, which the writer puts out and the reader takes in. `up-down`: one
-    factor a channel. `query-key`: factors on the writer's output and their inverses on the reader's, equal within the
-    pairs of channels that RoPE mixes.
+    `value-output`: any invertible map of each head, applied to the writer's output and undone in the reader. `up-down`:
+    one factor a channel. `query-key`: factors on the writer's output and their inverses on the reader's, equal within
+    the pairs of channels that RoPE mixes.
 
     Attributes:
         kind: which of the three.
-        writer, reader: the two; norms where queries and keys are normalised behind their projections.
+        writer, reader: the two; norms where queries and keys are normalised after their projections.
         heads: equal parts of the writer's output, each with a map of its own.
         size: channels of a part.
     """
@@ -100,7 +100,7 @@ class Branch:
     Attributes:
         kind: `attention` sees keys and values, which can be quantized as the cache would hold them.
         module: of the whole branch.
-        norm: whose output all `reads` take in.
+        norm: whose output all of `reads` read.
         reads: linears that read the norm's output.
         inner: pairs inside the branch.
         writes: the linear that writes the stream.

@@ -1,1 +1,1 @@
-"""Files: written whole, read with every problem told, and the cache that runs share."""
+"""Files: written whole, read with every problem reported, and the cache that runs share."""

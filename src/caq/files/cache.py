@@ -13,7 +13,7 @@ def cache_root(given: str | Path | None = None) -> Path:
 
 
 def digest(*parts: str | bytes) -> str:
-    """Return a short hash of `parts`, for names of cache directories."""
+    """Return a short hash of `parts`, for names of cache directories and identities of runs."""
     total = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

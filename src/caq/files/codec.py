@@ -1,7 +1,7 @@
 """The JSON form of any frozen dataclass of plain fields: strict, deterministic, without NaN.
 
 Pydantic decodes; numbers that JSON lacks are the texts "NaN", "Infinity" and "-Infinity": a broken model's perplexity
-is told. Encoding is done here, because pydantic's writes no text with half a character in it, as paths may have.
+is reported. Encoding is done here, because pydantic's writes no text with half a character in it, as paths may have.
 """
 
 from __future__ import annotations

@@ -36,9 +36,8 @@ def locked(target: Path, lock: Path) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise InvalidInput(
-            [f"{target}: {_holder(lock)} is writing here; wait until it has ended, or choose another output"]
-        ) from error
+        way_out = "wait until it has ended, or choose another output"
+        raise InvalidInput([f"{target}: {_holder(lock)} is writing here; {way_out}"]) from error
     except OSError as error:
         raise InvalidInput([f"{target}: cannot be written and locked ({error}); choose another output"]) from error
     try:
@@ -51,7 +50,7 @@ def locked(target: Path, lock: Path) -> Iterator[None]:
 def turn(directory: Path) -> Iterator[None]:
     """Wait until no other process writes in a directory of the cache, then hold it, free of what killed writers left.
 
-    Where the file system cannot lock, nobody waits: files that appear whole are right without it, only made twice.
+    Where the file system cannot lock, nobody waits: files that appear whole are still right, only written twice.
     """
     lock = directory / ".lock"
     directory.mkdir(parents=True, exist_ok=True)
@@ -75,7 +74,7 @@ def _acquire(lock: Path, operation: int) -> int:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, operation)
-            # Its holder may have deleted it since it was opened, and a lock on a file without a name locks nobody out.
+            # Its holder may have deleted it since it was opened, and a lock on a deleted file locks nobody out.
             if _is_same(descriptor, lock):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())

@@ -67,17 +67,11 @@ def parse_json(text: str) -> Any:
 def _lines(path: Path, text: str) -> Iterator[Record | str]:
     # Not splitlines(): U+2028 and its kin are allowed inside JSON strings.
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield from _line(f"{path}:{number}", line)
-
-
-def _line(where: str, line: str) -> Iterator[Record | str]:
-    try:
-        value = parse_json(line)
-    except ValueError as error:
-        yield f"{where}: not JSON ({error}); each line holds one object"
-    else:
-        yield from _record(where, value)
+        try:
+            if line.strip():
+                yield from _record(f"{path}:{number}", parse_json(line))
+        except ValueError as error:
+            yield f"{path}:{number}: not JSON ({error}); each line holds one object"
 
 
 def _document(path: Path, text: str) -> Iterator[Record | str]:
@@ -88,16 +82,13 @@ def _document(path: Path, text: str) -> Iterator[Record | str]:
         return
     if isinstance(document, Object):
         yield from _repeated(str(path), document)
-        document = [_with_category(entry, name) for name, group in document.items() for entry in _group(group)]
+        groups = {name: group if isinstance(group, list) else [group] for name, group in document.items()}
+        document = [_with_category(entry, name) for name, group in groups.items() for entry in group]
     if not isinstance(document, list):
         yield f"{path}: holds neither an array of objects nor categories of them"
         return
     for number, entry in enumerate(document, start=1):
         yield from _record(f"{path}: record {number}", entry)
-
-
-def _group(group: object) -> list[object]:
-    return group if isinstance(group, list) else [group]
 
 
 def _with_category(entry: object, name: str) -> object:

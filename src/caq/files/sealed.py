@@ -74,7 +74,7 @@ class SealedFile:
         """
         contents = self.read()
         if contents is None:
-            raise CaqError(f"{self.path}: does not read back as it was written; check the disk, and run it again")
+            raise CaqError(f"{self.path}: does not read back as it was written; check the disk, and run again")
         return contents
 
 

@@ -21,8 +21,8 @@ def range_parameters(
         Unsupported: no grid holds the format, or its strategy is neither `channel` nor `group`.
         InvalidInput: the group size does not divide the inputs.
     """
-    found = grid_of(args).parameters(as_rows(weight, args, "channel"), args, dtype, shrink)
-    return {name: parameter.squeeze(-1) for name, parameter in found.items()}
+    per_row = grid_of(args).parameters(as_rows(weight, args, "channel"), args, dtype, shrink)
+    return {name: parameter.squeeze(-1) for name, parameter in per_row.items()}
 
 
 def quantize_codes(weight: Float[Tensor, "out in"], parameters: Parameters, args: QuantizationArgs) -> Tensor:

@@ -33,11 +33,8 @@ def resolve(recipe: SchemeRecipe, head_dim: int) -> Numerics:
     """Turn a recipe's scheme into formats.
 
     `W4A4` is the paper's: weights per channel, symmetric; activations per token, asymmetric unless the recipe
-    says otherwise. compressed-tensors' own W4A4, with weights in groups of 128, is `W4A4_G128`.
-
-    Args:
-        recipe: the scheme's part of the recipe.
-        head_dim: size of an attention head, the group size of o_proj's input and of the KV cache.
+    says otherwise. compressed-tensors' own W4A4, with weights in groups of 128, is `W4A4_G128`. `head_dim`, the size of
+    an attention head, is the group size of o_proj's input and of the KV cache.
 
     Raises:
         Unsupported: a preset that cannot be simulated or loaded yet.
@@ -45,7 +42,7 @@ def resolve(recipe: SchemeRecipe, head_dim: int) -> Numerics:
     linear = _linear(recipe)
     symmetric = bool(linear.input_activations.symmetric if linear.input_activations else recipe.activations_symmetric)
     grouped = _with_inputs(linear, strategy="group", group_size=head_dim)
-    value, key = (_cache(bits, head_dim, symmetric) for bits in (recipe.value_bits, recipe.key_bits))
+    value, key = (cache_format(bits, head_dim, symmetric) for bits in (recipe.value_bits, recipe.key_bits))
     return Numerics(linear, grouped if recipe.output_projection_groups else linear, value, key)
 
 
@@ -85,7 +82,8 @@ def _with_inputs(scheme: QuantizationScheme, **changes: object) -> QuantizationS
     return scheme.model_copy(update={"input_activations": inputs and inputs.model_copy(update=changes)})
 
 
-def _cache(bits: int, head_dim: int, symmetric: bool) -> QuantizationArgs | None:
+def cache_format(bits: int, head_dim: int, symmetric: bool) -> QuantizationArgs | None:
+    """Return the format of cached keys or values, with a scale per token and head; None for 16 bits."""
     if bits == 16:
         return None
     return QuantizationArgs(num_bits=bits, strategy="group", group_size=head_dim, symmetric=symmetric, dynamic=True)

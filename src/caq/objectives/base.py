@@ -100,5 +100,5 @@ class Objective(Protocol):
         Args:
             student: its logits.
             targets: from `targets`, of the same tokens.
-            progress: how much of the learning is done, from 0 to 1, for weights that change on the way.
+            progress: how much of the learning is done, from 0 to 1, for weights that change as it proceeds.
         """

@@ -1,4 +1,4 @@
-"""Quantizing a model block by block: each block sees what the quantized blocks before it really put out."""
+"""Quantizing a model block by block: each block reads what the quantized blocks before it output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BlockInputs:
     """What a block is given.
 
     Attributes:
-        hidden: the calibration sequences, as the quantized blocks before it put them out; they may be on the CPU.
+        hidden: the calibration sequences, as the quantized blocks before it output them; they may be on the CPU.
         arguments: keyword arguments of the block's forward call for one sequence.
         sites: what runs online inside the block.
     """
@@ -66,16 +66,12 @@ def quantize_block(
     args: QuantizationArgs,
     scale_dtype: torch.dtype,
 ) -> QuantizedBlock:
-    """Quantize block `index`.
+    """Quantize block `index` of the aligned model.
 
     Args:
-        bound: the aligned model.
-        index: the block.
         folded: the block's folded tensors, float64.
         inputs: what the quantizer's statistics are of; None for a quantizer without statistics.
-        quantizer: rounds the weights.
-        args: the weights' format.
-        scale_dtype: the precision in which scales are stored.
+        args: the weights' format; their scales are stored in `scale_dtype`.
 
     Raises:
         QuantizationFailed: a weight cannot be rounded; the message names it.
@@ -109,13 +105,11 @@ def _unstacked(stacked: Quantized, rows: Mapping[str, int], where: str) -> dict[
     sizes = list(rows.values())
     codes = stacked.codes.split(sizes)
     parameters = {name: parameter.split(sizes) for name, parameter in stacked.parameters.items()}
-    parts = {
-        path: Quantized(codes[i], {name: parts[i] for name, parts in parameters.items()}, stacked.args)
+    entries = tuple(replace(entry, message=f"{where}: {entry.message}") for entry in stacked.entries)
+    return {
+        path: Quantized(codes[i], {name: x[i] for name, x in parameters.items()}, stacked.args, () if i else entries)
         for i, path in enumerate(rows)
     }
-    first = next(iter(rows))
-    named = tuple(replace(entry, message=f"{where}: {entry.message}") for entry in stacked.entries)
-    return parts | {first: replace(parts[first], entries=named)}
 
 
 @torch.no_grad()
@@ -146,7 +140,7 @@ def _gram_matrices(
 def block_outputs(
     bound: Bound, index: int, weights: Mapping[str, Tensor], inputs: BlockInputs
 ) -> Float[Tensor, "samples length hidden"]:
-    """Return what block `index` with `weights` puts out for every sequence, where the inputs are."""
+    """Return the outputs of block `index` with `weights` for every sequence, on the inputs' device."""
     return torch.stack([output.to(inputs.hidden.device) for output in _outputs(bound, index, weights, inputs)])
 
 

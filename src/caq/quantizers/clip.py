@@ -17,7 +17,7 @@ def clipped_parameters(
 ) -> dict[str, Float[Tensor, "out groups"]]:
     """Try `steps` clips from the full range, the first, to a fifth of it; keep, per scale, that with the least error.
 
-    The error is `sum |w - q(w)|^norm`; a norm above 2 minds the large weights more (GPTQ's MSE option; the authors of
+    The error is `sum |w - q(w)|^norm`; a norm above 2 weighs the large weights more (GPTQ's MSE option; the authors of
     arXiv:2511.07842 use 2.4 and 80 steps).
     """
     best = range_parameters(weight, args, dtype)

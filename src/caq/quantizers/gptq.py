@@ -88,29 +88,23 @@ class Gptq(Options):
         codes = weight.new_empty(weight.shape, dtype=grid_of(args).code_dtype)
         for start in range(0, work.shape[1], self.block_size):
             stop = min(start + self.block_size, work.shape[1])
-            parameters = self._regrouped(work, parameters, args, scale_dtype, start, stop)
+            parameters = self._regrouped(work, parameters, args, scale_dtype, slice(start, stop))
             errors, codes[:, start:stop] = _round_block(work, factor, parameters, args, start, stop)
             work[:, stop:] -= errors @ factor[start:stop, stop:]
         return Quantized(codes, parameters, args, entries)
 
     def _regrouped(
-        self,
-        work: Tensor,
-        parameters: dict[str, Tensor],
-        args: QuantizationArgs,
-        scale_dtype: torch.dtype,
-        start: int,
-        stop: int,
+        self, work: Tensor, parameters: dict[str, Tensor], args: QuantizationArgs, dtype: torch.dtype, block: slice
     ) -> dict[str, Tensor]:
         """Take the scales of the groups inside a block from the weights as compensation has left them."""
         if args.strategy != "group":
             return parameters
-        inside = slice(-(-start // args.group_size), -(-stop // args.group_size))
+        inside = slice(-(-block.start // args.group_size), -(-block.stop // args.group_size))
         columns = work[:, inside.start * args.group_size : inside.stop * args.group_size]
         if columns.shape[1] == 0:
             return parameters
         result = {name: parameter.clone() for name, parameter in parameters.items()}
-        for name, parameter in self._parameters(columns, args, scale_dtype).items():
+        for name, parameter in self._parameters(columns, args, dtype).items():
             result[name][:, inside] = parameter
         return result
 

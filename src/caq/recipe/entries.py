@@ -101,7 +101,7 @@ def _read(section: str, named_by: str, options: Mapping[str, Any], registry: Reg
         entry: Options = read_section(section, registry[name], options)
         return entry
     problems = [f"{named_by}: {name!r} is unknown{nearest(str(name), registry)}"]
-    # The other mistakes are told too, as the entry that has most of these options sees them.
+    # The other mistakes are reported too, checked against the entry that has most of these options.
     likely = max(registry, key=lambda known: len(registry[known].model_fields.keys() & options.keys()))
     attempt(problems, lambda: read_section(section, registry[likely], {**options, "name": likely}))
     raise InvalidInput(problems)

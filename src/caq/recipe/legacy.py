@@ -78,12 +78,7 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def translated_overrides(
     values: Mapping[str, Any], overrides: Mapping[str, object]
 ) -> tuple[dict[str, object], list[str]]:
-    """Return overrides of a recipe by today's keys, and what is wrong with those of 0.1.
-
-    Args:
-        values: of the recipe that is changed, in today's form.
-        overrides: by dotted key.
-    """
+    """Return overrides of a recipe's values by today's keys, dotted, and what is wrong with those of 0.1."""
     result = {_key(key): value for key, value in overrides.items()}
     switches = {key.partition(".")[2]: value for key, value in overrides.items() if _is_switch(key)}
     given, problems = _switches(switches)

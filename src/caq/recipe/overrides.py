@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from caq.errors import InvalidInput, attempt
@@ -34,8 +35,7 @@ def override(
     Args:
         values: plain data.
         overrides: by key, dotted or not.
-        lists: registries of the sections that are lists of entries.
-        entries: registries of the sections that are one entry.
+        lists, entries: registries of the sections that are lists of entries, and of those that are one.
     """
     whole = {key: value for key, value in overrides.items() if "." not in key}
     result = {**values, **whole}
@@ -57,12 +57,7 @@ def override(
     for section, registry in entries.items():
         given = {key.partition(".")[2] for key in overrides if key.startswith(f"{section}.")}
         result[section] = _own_options(result[section], registry, given)
-    problems = [
-        problem
-        for (section, name), options in absent.items()
-        for problem in _absent(section, name, options, values, lists[section], replaced=section in whole)
-    ]
-    return result, problems
+    return result, _absent(absent, values, whole, lists)
 
 
 def _set_in_list(values: dict[str, Any], section: str, name: str, options: Mapping[str, object]) -> bool:
@@ -84,22 +79,19 @@ def _own_options(entry: Any, registry: Registry, given: set[str]) -> Any:
 
 
 def _absent(
-    section: str,
-    name: str,
-    options: Mapping[str, object],
+    absent: Mapping[tuple[str, str], Mapping[str, object]],
     values: Mapping[str, Any],
-    registry: Registry,
-    *,
-    replaced: bool,
+    whole: Mapping[str, object],
+    lists: Registries,
 ) -> list[str]:
-    """Return what is wrong with options of an entry that the recipe does not have."""
-    if not replaced:
-        return [
-            f"{section}.{name}.{option}: {name} is not in the recipe's {section}; add it, or leave this option out"
-            for option in options
-        ]
-    # Sizes that fit a pair, and a list without their entry: they have no effect, but they must be right.
-    former = next((item for item in values[section] if item["name"] == name), {"name": name})
+    """Return what is wrong with options of entries that the recipe does not have."""
     problems: list[str] = []
-    attempt(problems, lambda: read_entries(section, [{**former, **options}], registry))
+    for (section, name), options in absent.items():
+        if section in whole:
+            # Sizes that fit a pair, and a list without their entry: they have no effect, but they must be right.
+            former = next((item for item in values[section] if item["name"] == name), {"name": name})
+            attempt(problems, partial(read_entries, section, [{**former, **options}], lists[section]))
+        else:
+            way_out = f"{name} is not in the recipe's {section}; add it, or leave this option out"
+            problems += [f"{section}.{name}.{option}: {way_out}" for option in options]
     return problems

@@ -117,9 +117,8 @@ class Recipe(Options):
         try:
             text = Path(source).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput(
-                [f"{source}: not a readable recipe file ({error}); presets: {', '.join(PRESETS)}"]
-            ) from error
+            problem = f"not a readable recipe file ({error}); presets: {', '.join(PRESETS)}"
+            raise InvalidInput([f"{source}: {problem}"]) from error
         return cls.model_validate(parse_yaml(text, str(source)))
 
     def to_yaml(self) -> str:

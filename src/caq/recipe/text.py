@@ -1,4 +1,4 @@
-"""Recipes as text: a YAML reader without silent surprises, and pydantic's errors as sentences."""
+"""Recipes as text: YAML without silent surprises."""
 
 from __future__ import annotations
 
@@ -19,13 +19,9 @@ class _Dumper(yaml.SafeDumper):
     """Safe YAML that quotes the texts which `_Loader` would read as numbers."""
 
 
-def _read_exponents_as_numbers(kind: type[_Loader] | type[_Dumper]) -> None:
-    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
-    kind.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
-
-
-_read_exponents_as_numbers(_Loader)
-_read_exponents_as_numbers(_Dumper)
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
 def _quoted_breaks(dumper: _Dumper, text: str) -> yaml.ScalarNode:
@@ -41,9 +37,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [cast(str, loader.construct_object(key)) for key, _ in node.value]
     repeated = {str(key) for key in keys if keys.count(key) > 1}
     if repeated:
-        raise yaml.constructor.ConstructorError(
-            None, None, f"given more than once: {', '.join(sorted(repeated))}", node.start_mark
-        )
+        problem = f"given more than once: {', '.join(sorted(repeated))}"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -51,11 +46,7 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:
-    """Parse a YAML mapping; an empty text is an empty mapping.
-
-    Args:
-        text: the YAML.
-        origin: what the text is called in an error, such as its file name.
+    """Parse a YAML mapping; an empty text is an empty mapping. Errors call the text `origin`, such as a file's name.
 
     Raises:
         InvalidInput: not YAML, a repeated key, or something other than a mapping.

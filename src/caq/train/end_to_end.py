@@ -31,7 +31,7 @@ class EndToEnd(Options):
         evaluate_every: steps between looks at the validation sequences.
         validation_samples: sequences of `data.samples` that are kept from learning.
         keep: which step's parameters are folded: the one with the lowest pull term on the validation sequences, or
-            the last, whatever became of the pull (what the paper and its code do; their ablations need it).
+            the last, however high the pull (what the paper and its code do; their ablations need it).
     """
 
     name: Literal["end-to-end"] = "end-to-end"
@@ -51,12 +51,8 @@ class EndToEnd(Options):
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
         if self.batch_size % self.micro_batch_size:
-            raise InvalidInput(
-                [
-                    f"micro_batch_size: {self.micro_batch_size} does not divide batch_size {self.batch_size}; "
-                    "choose a divisor"
-                ]
-            )
+            problem = f"{self.micro_batch_size} does not divide batch_size {self.batch_size}; choose a divisor"
+            raise InvalidInput([f"micro_batch_size: {problem}"])
         return self
 
     def learn(self, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
@@ -64,8 +60,7 @@ class EndToEnd(Options):
 
         The last `validation_samples` sequences are kept from learning; the best step is the one with the lowest pull
         term on them. The loss would not do: a contrastive one is unbounded below, and falls for a model that leaves
-        the aligned one. With `keep: last`, the paper's way, learning goes on to the last step however far the pull
-        term rises.
+        the aligned one.
 
         Raises:
             Diverged: no evaluated step is better than the start, or the loss is not a number and the last step was

@@ -32,7 +32,7 @@ class FitInputs:
         arguments: the blocks' arguments for one sequence of them.
         seed: decides the order of the sequences.
         world: the processes that learn together.
-        state_file: where the state is kept, so that a stopped fit goes on; None keeps none. The second of a run's
+        state_file: where the state is kept, so that a stopped fit resumes; None keeps none. The second of a run's
             learners keeps its own in a file beside it.
         quiet: show no progress.
     """
@@ -106,14 +106,10 @@ def learn_in_turn(learners: Sequence[Learner], inputs: FitInputs, start: Mapping
         Diverged: one of them found nothing better than its start.
     """
     results: list[FitResult] = []
-    for position, learner in enumerate(learners):
-        state_file = _own_file(inputs.state_file, position)
+    for position, learner in enumerate(learners, start=1):
+        file = inputs.state_file
+        if file is not None and position > 1:
+            file = replace(file, path=file.path.with_stem(f"{file.path.stem}-{position}"))
         parameters = results[-1].parameters if results else start
-        results.append(learner.learn(replace(inputs, state_file=state_file), parameters))
+        results.append(learner.learn(replace(inputs, state_file=file), parameters))
     return tuple(results)
-
-
-def _own_file(first: SealedFile | None, position: int) -> SealedFile | None:
-    if first is None or position == 0:
-        return first
-    return replace(first, path=first.path.with_stem(f"{first.path.stem}-{position + 1}"))

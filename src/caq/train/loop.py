@@ -36,7 +36,7 @@ TERMS = ("total", "pull", "push")
 
 
 def fit(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
-    """Learn from `start`, or from where the state file stands; `EndToEnd.learn` says what is kept.
+    """Learn from `start`, or from the saved state if there is one; see `EndToEnd.learn` for what is kept.
 
     Raises:
         Diverged: no evaluated step is better than the start, or the loss is not a number and the last step was asked

@@ -7,7 +7,7 @@ memory. Objectives over the whole vocabulary read the hidden states and apply th
 
 Layout: `{root}/{key}/{sample:05d}.safetensors`, one file per calibration sequence, memory-mapped on reading. A key is
 a hash of all that decides the content, so that runs with the same model, data and objective share files, and a killed
-run goes on where it stopped. Of runs at the same time, one writes an entry; the others wait and read. The processes of
+run resumes where it stopped. Of runs at the same time, one writes an entry; the others wait and read. The processes of
 one run each compute their share of its sequences.
 """
 
@@ -105,17 +105,10 @@ def cache_hidden(
     world: World,
     quiet: bool = False,
 ) -> SequenceFiles:
-    """Return a teacher's final hidden states on `ids`; the model is loaded only if some are missing.
+    """Return a teacher's final hidden states on the calibration tokens, and its head.
 
-    Args:
-        load: loads and binds the teacher; what it returns is released before this returns.
-        fingerprint: hash of the teacher's weights.
-        ids: calibration tokens.
-        root: the cache's directory.
-        name: how progress calls the teacher.
-        dtype: of the computation, part of the key.
-        world: the processes that share the sequences.
-        quiet: show no progress.
+    The model is loaded only if some are missing, and released before this returns. The key is of the hash of its
+    weights, the tokens and the dtype of the computation; `name` is for progress.
     """
     files = SequenceFiles(root / f"hidden-{digest(fingerprint, _bytes(ids), str(dtype))}")
     with _completing(files, len(ids), world, files.head) as missing:
@@ -141,16 +134,10 @@ def cache_targets(
     world: World,
     quiet: bool = False,
 ) -> TeacherCache:
-    """Return the objective's targets, made from the teachers' hidden states.
+    """Return the objective's targets on `samples` sequences, made from the teachers' hidden states.
 
-    Args:
-        objective: decides what is kept; its `targets_options` are part of the key.
-        aligned: the aligned model's hidden states.
-        negative: the base model's, for objectives that need it.
-        samples: number of calibration sequences.
-        root: the cache's directory.
-        world: the processes that share the sequences; the heads are applied on its device.
-        quiet: show no progress.
+    `negative` is the base model's, for objectives that need it. The objective's `targets_options` are part of the key;
+    the heads are applied on the world's device.
     """
     teachers = {"aligned": aligned} | ({"negative": negative} if negative and objective.needs_base else {})
     heads = {name: load_file(files.head)["head"].to(world.device) for name, files in teachers.items()}

@@ -22,14 +22,9 @@ Tensors = Mapping[str, Float[Tensor, "..."]]
 def effective(
     bound: Bound, plan: Plan, index: int, operators: Mapping[str, Operator], dtype: torch.dtype
 ) -> dict[str, Float[Tensor, ...]]:
-    """Return block `index`'s tensors with every edit applied, computed in `dtype`; differentiable in the operators.
+    """Return block `index`'s tensors with every edit applied, differentiable in the operators.
 
-    Args:
-        bound: the aligned model.
-        plan: the edits.
-        index: of the block.
-        operators: by the names the edits use.
-        dtype: float32 while learning, float64 when folding, where rounding would compound across layers.
+    `dtype` is float32 while learning, and float64 when folding, where rounding would compound across layers.
     """
     tensors = cast(bound.tensors(index), dtype)
     if plan.residual is not None:

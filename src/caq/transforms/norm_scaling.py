@@ -10,7 +10,7 @@ from caq.transforms.spec import Placed, Subject, nowhere, reads, writes
 
 
 class NormScaling(Options):
-    """Scale the channels that a norm puts out, and undo it in the linears that read them."""
+    """Scale the channels of a norm's output, and undo it in the linears that read them."""
 
     name: Literal["norm-scaling"] = "norm-scaling"
     learnable: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Maps between the two tensors of a pair: what the writer puts out is transformed, and the reader undoes it."""
+"""Maps between the two tensors of a pair: the writer's output is transformed, and the reader undoes it."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ def _placed(subject: Subject, kind: PairKind, what: str, build: Callable[[Pair],
     for index, branch in subject.bound.all_branches():
         if pair := branch.pair(kind):
             name = f"block.{index}.{what}"
-            # Queries meet keys in a product of two activations: the inverse acts on what the reader puts out.
+            # Queries meet keys in a product of two activations: the inverse acts on the reader's output.
             undo = writes(pair.reader, name, inverse=True) if kind == "query-key" else reads(pair.reader, name)
             yield Placed(name, build(pair), {index: (writes(pair.writer, name), undo)})

@@ -35,11 +35,7 @@ class Plan:
     observed: Mapping[str, tuple[int, str]] | None = None
 
     def start(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
-        """Return the start of every learnable parameter, float32.
-
-        Args:
-            seen: statistics by transform, of those that observe any.
-        """
+        """Return the start of every learnable parameter, float32, from statistics by transform."""
         starts = {name: transform.start(seen.get(name, {})) for name, transform in self.transforms.items()}
         return {name: start for name, start in starts.items() if start is not None}
 
@@ -71,15 +67,15 @@ def make_plan(bound: Bound, specs: Sequence[TransformSpec], numerics: Numerics, 
         Unsupported: a transform would change this model's function, or a size has no Hadamard matrix.
     """
     subject = Subject(bound, numerics, torch.Generator().manual_seed(seed))
-    placed = [one for spec in specs for one in spec.place(subject)]
+    maps = [placed for spec in specs for placed in spec.place(subject)]
     return Plan(
-        transforms={one.name: one.transform for one in placed},
-        edits=tuple(_edits(placed, index) for index in range(bound.shape.layers)),
-        outer=_edits(placed, None),
-        residual=next((one.name for one in placed if one.rotates_stream), None),
-        observed={one.name: one.observed for one in placed if one.observed is not None},
+        transforms={placed.name: placed.transform for placed in maps},
+        edits=tuple(_edits(maps, index) for index in range(bound.shape.layers)),
+        outer=_edits(maps, None),
+        residual=next((placed.name for placed in maps if placed.rotates_stream), None),
+        observed={placed.name: placed.observed for placed in maps if placed.observed is not None},
     )
 
 
-def _edits(placed: Sequence[Placed], index: int | None) -> tuple[Edit, ...]:
-    return tuple(edit for one in placed for edit in one.edits.get(index, ()))
+def _edits(maps: Sequence[Placed], index: int | None) -> tuple[Edit, ...]:
+    return tuple(edit for placed in maps for edit in placed.edits.get(index, ()))

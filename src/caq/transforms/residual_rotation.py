@@ -34,7 +34,7 @@ class ResidualRotation(Options):
         """Yield the one rotation, which every reader and writer of the stream takes.
 
         Raises:
-            Unsupported: a norm stands between a writer and the stream.
+            Unsupported: there is a norm between a writer and the stream.
         """
         from caq.families import Address
         from caq.transforms.maps.hadamard import random_hadamard
@@ -43,7 +43,7 @@ class ResidualRotation(Options):
         bound, generator = subject.bound, subject.generator
         if any(branch.post_norm for _, branch in bound.all_branches()):
             raise Unsupported(
-                f"the residual stream of {bound.family.name} cannot be rotated: a norm stands between what writes it "
+                f"the residual stream of {bound.family.name} cannot be rotated: there is a norm between what writes it "
                 "and the stream; take residual-rotation out of transforms"
             )
         if self.start == "hadamard":
@@ -52,7 +52,7 @@ class ResidualRotation(Options):
             base = weight_principal_rotation(_readers(bound), generator)
         table = (bound.shape.vocab, bound.shape.hidden)
         outer = (
-            # An embedding's rows are what it puts out.
+            # An embedding's rows are its outputs.
             Edit(Address(bound.family.embedding, table), Location.WEIGHT_INPUT, "residual"),
             reads(Address(bound.family.head, table), "residual"),
         )

@@ -94,10 +94,10 @@ def nowhere(numerics: Numerics) -> frozenset[Location]:
 
 
 def writes(address: Address | Norm, transform: str, *, inverse: bool = False) -> Edit:
-    """Return the edit of what puts the transformed activation out."""
+    """Return the edit of what writes the transformed activation."""
     return Edit(address, Location.WEIGHT_OUTPUT, transform, inverse)
 
 
 def reads(address: Address | Norm, transform: str) -> Edit:
-    """Return the edit of what takes the transformed activation in."""
+    """Return the edit of what reads the transformed activation."""
     return Edit(address, Location.WEIGHT_INPUT, transform, inverse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -53,18 +54,9 @@ def weight_principal_rotation(
     The eigenvectors make the weights' channels uncorrelated, the Hadamard matrix spreads their variance evenly
     (OSTQuant, arXiv:2501.13987, "weight outlier minimization initialization").
     """
-    covariance = _covariance(readers)
+    grams = (weight.double().mT @ weight.double() for weight in readers)
+    covariance: Tensor = reduce(torch.add, grams)
     _, eigenvectors = torch.linalg.eigh(covariance)
     spread = random_hadamard(covariance.shape[0], generator).to(covariance.device)
     rotation: Tensor = eigenvectors @ spread
     return rotation[None]
-
-
-def _covariance(readers: Iterable[Float[Tensor, "out hidden"]]) -> Float[Tensor, "hidden hidden"]:
-    total: Tensor | None = None
-    for weight in readers:
-        gram = weight.double().mT @ weight.double()
-        total = gram if total is None else total + gram
-    if total is None:
-        raise ValueError("no readers: nothing to take a covariance of")
-    return total
