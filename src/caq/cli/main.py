@@ -95,7 +95,9 @@ def quantize(
     facts: option.Facts = None,
     prompts: option.Prompts = None,
     window: option.Window = 2048,
-    restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run left unfinished.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start over, without what was done for this output.")
+    ] = False,
     quiet: option.Quiet = False,
 ) -> None:
     """Quantize MODEL into a checkpoint that Transformers and vLLM load."""
