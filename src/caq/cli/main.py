@@ -109,7 +109,7 @@ def quantize(
 
     measures = (perplexity_text, safety, facts, prompts)
     if any(measures) and not evaluated:
-        raise InvalidInput("there is something to measure and no measurement: add --evaluate")
+        raise InvalidInput("there are items to measure on, and nothing is measured: add --evaluate")
     if evaluated:
         from caq.publish.evaluate import evaluate as judge
         from caq.publish.evaluate import evaluation_tasks

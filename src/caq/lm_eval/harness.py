@@ -105,7 +105,7 @@ class Prepared:
             Unsupported: the model is not one that Transformers runs.
         """
         if not isinstance(runner, TransformersRunner):
-            raise Unsupported("lm-eval's tasks are measured of models that Transformers loads; give one of those")
+            raise Unsupported("lm-eval's tasks run on models that Transformers loads only; give one of those")
         return measure(runner.model, runner.tokenizer, self)
 
 

@@ -226,7 +226,9 @@ class _ArmRun:
         references = [open_reference(arm.directory / STATES, kind) for arm in others]
         if self.refers:
             if not isinstance(runner, TransformersRunner):
-                raise InvalidInput(f"{self.arm.source.given}: nothing can be measured from a model that is run so")
+                raise InvalidInput(
+                    f"{self.arm.source.given}: distances need a reference that Transformers loads; give one"
+                )
             save_reference(runner, passages, self.arm.directory / STATES, kind)
         perplexity, distances = read_passages(runner, passages, references)
         named: dict[Role, str] = {"aligned": f"kl_{kind}", "base": f"kl_base_{kind}"}

@@ -93,7 +93,7 @@ def guard_judge(guard: Guard, runner: TransformersRunner) -> Judge:
         answers = runner.greedy([asked[index] for index in judged], ANSWER_TOKENS)
         read = {index: _read(guard, answer.text) for index, answer in zip(judged, answers, strict=True)}
         sure = {index: reading for index, reading in read.items() if reading is not None}
-        choices = [Choice(asked[index] + one.before, tuple(one.ways.values())) for index, one in sure.items()]
+        choices = [Choice(asked[i] + reading.before, tuple(reading.ways.values())) for i, reading in sure.items()]
         values = runner.scores(choices, add_special_tokens=False)
         shares = zip(sure.items(), values, strict=True)
         calls = {index: Call(reading.label, _share(reading, value)) for (index, reading), value in shares}
