@@ -226,9 +226,7 @@ class _ArmRun:
         references = [open_reference(arm.directory / STATES, kind) for arm in others]
         if self.refers:
             if not isinstance(runner, TransformersRunner):
-                raise InvalidInput(
-                    f"{self.arm.source.given}: distances need a reference that Transformers loads; give one"
-                )
+                raise InvalidInput(f"{self.arm.source.given}: a reference must be one that Transformers loads")
             save_reference(runner, passages, self.arm.directory / STATES, kind)
         perplexity, distances = read_passages(runner, passages, references)
         named: dict[Role, str] = {"aligned": f"kl_{kind}", "base": f"kl_base_{kind}"}

@@ -86,9 +86,8 @@ def prepare(
     sources = [(role, attempt(problems, partial(_find, role, given))) for role, given in named]
     problems += _without_tokenizer(sources)
     entrants = list(_entrants(sources))
-    lines = [
-        *lend_template({f"{entrant.role} model {entrant.source.given}": entrant.tokenizer for entrant in entrants})
-    ]
+    tokenizers = {f"{entrant.role} model {entrant.source.given}": entrant.tokenizer for entrant in entrants}
+    lines = [*lend_template(tokenizers)]
     # The files are read even where a model is missing: their problems are reported in the same pass.
     asked = attempt(problems, lambda: read_questionnaire(tasks, entrants[0].tokenizer)) if entrants else None
     if problems or judge is None or asked is None:
