@@ -89,7 +89,7 @@ def evaluate(
         reference: the aligned model, or None.
         base: its base, or None.
         tasks: what to measure.
-        output: directory of `results.json` and of all that is measured, from which a stopped run goes on; None keeps
+        output: directory of `results.json` and of all that is measured, from which a stopped run continues; None keeps
             nothing.
         judge: who calls a response a refusal, as `caq.compare` takes it.
         abilities: what to measure besides, such as lm-eval's tasks.

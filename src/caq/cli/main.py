@@ -95,19 +95,21 @@ def quantize(
     facts: option.Facts = None,
     prompts: option.Prompts = None,
     window: option.Window = 2048,
-    restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run left unfinished.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start over, without what was done for this output.")
+    ] = False,
     quiet: option.Quiet = False,
 ) -> None:
     """Quantize MODEL into a checkpoint that Transformers and vLLM load."""
     given: dict[str, object] = {"scheme.preset": scheme, "objective.name": objective, "quantizer.name": quantizer}
     given |= {"data.text": calibration, "data.allow_short": allow_short or None}
     chosen = _recipe(recipe, {**given, "seed": seed}, settings or [])
-    _print_recipe(chosen)
+    print(f"{chosen.to_yaml()}# recipe {chosen.fingerprint()[:12]}", file=sys.stderr)
     from caq.pipeline import quantize as run
 
     measures = (perplexity_text, safety, facts, prompts)
     if any(measures) and not evaluated:
-        raise InvalidInput("there is something to measure and no measurement: add --evaluate")
+        raise InvalidInput("there are items to measure on, and nothing is measured: add --evaluate")
     if evaluated:
         from caq.publish.evaluate import evaluate as judge
         from caq.publish.evaluate import evaluation_tasks
@@ -282,8 +284,3 @@ def _recipe(source: str, given: dict[str, object], settings: list[str]) -> Recip
     chosen = preset(source) if source in PRESETS else Recipe.from_yaml(Path(source))
     overrides = {key: value for key, value in given.items() if value is not None}
     return chosen.with_overrides({**overrides, **dict(parse_override(text) for text in settings)})
-
-
-def _print_recipe(recipe: Recipe) -> None:
-    print(recipe.to_yaml(), end="", file=sys.stderr)
-    print(f"# recipe {recipe.fingerprint()[:12]}", file=sys.stderr)

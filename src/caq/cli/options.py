@@ -66,7 +66,9 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default the
 SafetyAnswers = Annotated[Path | None, typer.Option(help="Answers to the safety questions, if in a file of their own.")]
 Protocol = Annotated[
     list[str] | None,
-    typer.Option(help="How an answer is read: option-text, option-text-normalized, letter, generate; may be repeated."),
+    typer.Option(
+        help="How answers are scored: option-text, option-text-normalized, letter, generate; may be repeated."
+    ),
 ]
 Shots = Annotated[int, typer.Option(min=0, help="Solved examples before each safety question: 0 or 5.")]
 Dev = Annotated[Path | None, typer.Option(help="File of solved examples, such as dev_en.json.")]

@@ -1,1 +1,1 @@
-"""What models are asked: questions with options, requests, and how both are put."""
+"""What models are asked: questions with options, requests, and their prompts."""

@@ -11,12 +11,9 @@ from caq.items.questions import LETTERS, Question
 
 @dataclass(frozen=True)
 class Floor:
-    """Accuracies on some questions, in [0, 1].
+    """Accuracies on some questions, in [0, 1]: of an even choice among each question's options, and of each letter.
 
-    Attributes:
-        items: how many questions.
-        chance: of choosing evenly among each question's own options.
-        letters: of always choosing a letter; it is wrong where the question has no such option.
+    A letter is wrong where the question has no such option.
     """
 
     items: int

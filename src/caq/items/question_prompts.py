@@ -44,7 +44,7 @@ LANGUAGES: Mapping[str, Language] = {"en": ENGLISH, "zh": CHINESE}
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How every question of a task is put.
+    """How every question of a task is asked.
 
     Attributes:
         language: of the fixed words; the questions are as they are.

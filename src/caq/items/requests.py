@@ -1,6 +1,6 @@
 """Harmful and harmless prompts from files: JSON Lines of `prompt` and `harmful`, or the CSV of a published benchmark.
 
-A CSV is known by its columns. HarmBench's contextual behaviours are put as its authors put them, the context first.
+A CSV is known by its columns. HarmBench's contextual behaviours are asked as its authors do, with the context first.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _from_csv(path: Path) -> tuple[Prompt, ...]:
     layout = next((layout for layout in LAYOUTS.values() if set(layout.columns) <= set(columns)), None)
     if layout is None:
         known = "; ".join(f"{', '.join(layout.columns)} ({name})" for name, layout in LAYOUTS.items())
-        raise InvalidInput(f"{path}: has the columns {', '.join(columns) or 'of no CSV'}; known layouts are {known}")
+        raise InvalidInput(f"{path}: has the columns {', '.join(columns) or '(none)'}; known layouts are {known}")
     problems, prompts = [], []
     for where, row in rows:
         # csv puts surplus fields under the key None, and gives missing ones the value None.

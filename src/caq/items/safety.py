@@ -1,4 +1,4 @@
-"""The safety questions of an evaluation: which, and how they are put."""
+"""The safety questions of an evaluation, and how they are asked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANSWER_TOKENS = 64
 
 @dataclass(frozen=True)
 class SafetyTask:
-    """Safety questions and how they are put.
+    """Safety questions and how they are asked.
 
     Attributes:
         questions: a file in SafetyBench's fields, or `safetybench-en`, `safetybench-zh`, `safetybench-zh-subset`.
@@ -35,7 +35,7 @@ class SafetyTask:
         shots: solved examples of the same category before each question; those of `option-text` would answer by
             letter, so that it is zero-shot.
         examples: a file of solved examples, such as `dev_en.json`; a name knows its own.
-        chat: put the prompt as a user's turn through the chat template.
+        chat: ask by a user's turn through the chat template.
         language: `en` or `zh`; None takes that of the name, or else that of the script the questions are written in.
     """
 

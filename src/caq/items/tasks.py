@@ -14,7 +14,7 @@ class Tasks:
 
     Attributes:
         perplexity_text: a text, by path or by name, for perplexity and for distances.
-        safety: questions in SafetyBench's fields, and how they are put.
+        safety: questions in SafetyBench's fields, and how they are asked.
         facts: questions in the same fields, scored by `option-text`.
         prompts: `prompt` and `harmful`, answered greedily through the chat template.
         window: tokens per window of the text; the field's tables use 2,048.

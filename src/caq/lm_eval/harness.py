@@ -105,7 +105,7 @@ class Prepared:
             Unsupported: the model is not one that Transformers runs.
         """
         if not isinstance(runner, TransformersRunner):
-            raise Unsupported("lm-eval's tasks are measured of models that Transformers loads; give one of those")
+            raise Unsupported("lm-eval's tasks run on models that Transformers loads only; give one of those")
         return measure(runner.model, runner.tokenizer, self)
 
 
@@ -114,7 +114,7 @@ def prepare(benchmarks: Benchmarks) -> Prepared:
 
     Raises:
         InvalidInput: lm-eval is not installed; every name it does not know, with the nearest ones; every task whose
-            data cannot be had, as without a network; a task that is named twice, alone and within a group.
+            data cannot be read, as without a network; a task that is named twice, alone and within a group.
     """
     _check_installed()
     refuse([f"{path}: no such directory of task files" for path in benchmarks.include if not path.is_dir()])

@@ -109,7 +109,7 @@ def summarise(
     Args:
         kl: in nats.
         same: 1 where the most likely token is the same, or 0.
-        delta_p: difference of the probabilities of the token that stands there.
+        delta_p: difference of the probabilities of the actual token.
         squared: mean squared difference of the logits.
 
     Raises:

@@ -51,8 +51,8 @@ def check_coherence(
             return [{"coherent": likely(value, len(aligned.tokenizer)), "nats": value} for value in nats]
 
         for directory in _unfinished(directories, name, len(prompts)):
-            told = [readable(row["response"]) for row in read_rows(directory / RESPONSES_FILE)]
-            _fill(directory / name, prompts, told, check, {"coherent": False, "nats": None})
+            relevant = [readable(row["response"]) for row in read_rows(directory / RESPONSES_FILE)]
+            _fill(directory / name, prompts, relevant, check, {"coherent": False, "nats": None})
 
 
 def call(
@@ -90,16 +90,16 @@ def call(
 def _fill(
     path: Path,
     prompts: Sequence[Prompt],
-    told: Sequence[bool],
+    relevant: Sequence[bool],
     ask: Callable[[Sequence[Prompt], Sequence[str]], Sequence[Row]],
     missing: Row,
 ) -> None:
-    """Store a row for every response: what `ask` returns of it where it is in `told`, or else `missing`."""
+    """Store a row for every response: what `ask` returns of it where it is in `relevant`, or else `missing`."""
     responses = read_rows(path.with_name(RESPONSES_FILE))
 
     def rows(batch: slice) -> list[Row]:
         some = responses[batch]
-        chosen = [index for index, wanted in enumerate(told[batch]) if wanted]
+        chosen = [index for index, wanted in enumerate(relevant[batch]) if wanted]
         answers = ask([prompts[batch][index] for index in chosen], [some[index]["response"] for index in chosen])
         answered = dict(zip(chosen, answers, strict=True))
         return [{"id": row["id"], **answered.get(index, missing)} for index, row in enumerate(some)]

@@ -34,7 +34,7 @@ class Arm:
     """A model that takes part.
 
     Attributes:
-        tokenizer: its own, perhaps with the chat template of another.
+        tokenizer: its own, which may have the chat template of another.
         directory: where its answers are kept.
     """
 
@@ -80,7 +80,7 @@ class Plan:
 def measure_arm(arm: Arm, plan: Plan) -> None:
     """Answer what is not answered yet, and store it. The model is loaded for that only, and gone on return.
 
-    A measure that a model to judge cannot be given is told in its place; the aligned model and the base must have all.
+    Why a model to judge lacks a measure is stored in its place; the aligned model and the base must have all.
     References are measured before other arms, or are this one.
 
     Raises:
@@ -226,7 +226,9 @@ class _ArmRun:
         references = [open_reference(arm.directory / STATES, kind) for arm in others]
         if self.refers:
             if not isinstance(runner, TransformersRunner):
-                raise InvalidInput(f"{self.arm.source.given}: nothing can be measured from a model that is run so")
+                raise InvalidInput(
+                    f"{self.arm.source.given}: distances need a reference that Transformers loads; give one"
+                )
             save_reference(runner, passages, self.arm.directory / STATES, kind)
         perplexity, distances = read_passages(runner, passages, references)
         named: dict[Role, str] = {"aligned": f"kl_{kind}", "base": f"kl_base_{kind}"}

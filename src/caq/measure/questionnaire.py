@@ -40,7 +40,7 @@ class Questionnaire:
         tasks: as they were named.
         text: for perplexity; empty if none is asked for.
         windows: of the text, in the tokens of the first model that is asked.
-        safety: the safety questions and how they are put; None if none are asked.
+        safety: the safety questions and how they are asked; None if there are none.
         facts, prompts: questions and requests.
         items: by measure, in the order of the report.
         identity: hash of all that decides the answers, besides the model.
@@ -63,7 +63,7 @@ class Questionnaire:
         return () if self.safety is None else self.safety.notes
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[str]]:
-        """Return all that is put to a model: chats, which hold their special tokens, and plain prompts."""
+        """Return every prompt of a model: chats, which hold their special tokens, and plain prompts."""
         chats = [render_prompt(tokenizer, prompt.prompt) for prompt in self.prompts]
         if self.safety is None:
             return chats, []
@@ -72,12 +72,12 @@ class Questionnaire:
 
 
 def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Questionnaire:
-    """Read all that is asked, so that a mistake is met before a model is loaded.
+    """Read all that is asked, so that a mistake shows before a model is loaded.
 
     The tokenizer is the aligned model's, or that of the first model that is asked.
 
     Raises:
-        InvalidInput: every problem of every file; or prompts, and no chat template to ask them through.
+        InvalidInput: every problem of every file; or there are prompts and no chat template to ask them through.
     """
     problems: list[str] = []
 

@@ -5,7 +5,7 @@ A *measure* is a list of items with one kind of outcome, so defined that good is
 - `safety/<protocol>`: questions in SafetyBench's format; good is the right option
 - `refusal`: harmful prompts; good is a refusal
 - `helpfulness`: harmless prompts, look-alikes of harmful ones among them; good is an answer
-- `facts`: factual questions; good is the right option; told, and no part of the verdict
+- `facts`: factual questions; good is the right option; reported, and no part of the verdict
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Outcome:
         good: the aligned outcome; None where nothing could be measured, as with a judge that abstains.
         chosen: index of the chosen option; None for prompts, and where no option was chosen.
         response: what was written; None where nothing was.
-        failure: why there is no choice, or why a response is none.
+        failure: why there is no choice, or why a response does not count.
     """
 
     good: bool | None
@@ -77,7 +77,7 @@ class Distances:
         mean, median, p90, p95, p99, p999, maximum: of KL(theirs ‖ ours), in nats; `p999` is the 99.9th percentile.
         standard_error: of the mean.
         same_top: share of positions with the same most likely token.
-        delta_p_mean, delta_p_rms: of p_ours − p_theirs of the token that stands in the text, in [−1, 1].
+        delta_p_mean, delta_p_rms: of p_ours − p_theirs of the token in the text, in [−1, 1].
         histogram: of the KL values.
         logit_mse: mean squared difference of the logits, over positions and vocabulary (the paper's Table 2).
     """
@@ -135,7 +135,7 @@ class ArmRecord:
         name: as the report calls it, unique among the arms.
         role: what it is to the others.
         outcomes: by measure, in the order of the measure's items.
-        unmeasured: measures that were asked for and could not be had, with the reason in words.
+        unmeasured: measures that were asked for and could not be taken, with the reason in words.
         perplexity: of the plain text, or None.
         kl_text: KL(aligned ‖ this) on the plain text, or None.
         kl_chat: the same on the first response tokens of chat-formatted prompts.

@@ -86,7 +86,9 @@ def prepare(
     sources = [(role, attempt(problems, partial(_find, role, given))) for role, given in named]
     problems += _without_tokenizer(sources)
     entrants = list(_entrants(sources))
-    lines = [*lend_template({f"{one.role} model {one.source.given}": one.tokenizer for one in entrants})]
+    lines = [
+        *lend_template({f"{entrant.role} model {entrant.source.given}": entrant.tokenizer for entrant in entrants})
+    ]
     # The files are read even where a model is missing: their problems are reported in the same pass.
     asked = attempt(problems, lambda: read_questionnaire(tasks, entrants[0].tokenizer)) if entrants else None
     if problems or judge is None or asked is None:
@@ -152,9 +154,11 @@ def place_arms(setup: Setup, output: Path, earlier: Manifest | None = None) -> t
     known = {} if earlier is None else {(arm.role, arm.provenance["source"]): arm.name for arm in earlier.arms}
     names = _names(setup.entrants, known)
     conditions = (setup.how.device.type, *(f"{name} {number}" for name, number in _versions().items()))
-    directories = [output / ARMS / _directory(entrant, setup, conditions) for entrant in setup.entrants]
-    placed = zip(names, setup.entrants, directories, strict=True)
-    return tuple(Arm(name, one.role, one.source, one.tokenizer, directory) for name, one, directory in placed)
+    arms = output / ARMS
+    return tuple(
+        Arm(name, entrant.role, entrant.source, entrant.tokenizer, arms / _directory(entrant, setup, conditions))
+        for name, entrant in zip(names, setup.entrants, strict=True)
+    )
 
 
 def _names(entrants: Sequence[Entrant], known: Mapping[tuple[Role, str], str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What measuring leaves in its directory, and goes on from.
+"""What measuring leaves in its directory, and continues from.
 
     comparison.json   the arms, the judge and the data: from it and the rest a report is drawn again
     items.jsonl       what was asked, once
@@ -98,7 +98,7 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def fill(path: Path, total: int, make: Callable[[slice], Sequence[Row]]) -> None:
-    """Write `total` lines to a file, batch by batch, and go on behind the last whole batch that is there."""
+    """Write `total` lines to a file, batch by batch, continuing after the last whole batch that is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     done = _keep_batches(path, total)
     with path.open("ab") as file:

@@ -166,8 +166,8 @@ def _text(name: str) -> str:
 
 def _unknown(model: Origin) -> list[str]:
     licence = f"The licence of {_name(model)} is not known here; it binds this copy, too."
-    told = "The measures are of this checkpoint as `caq.load` runs it, on the items that were asked and no others."
-    return [told, *([] if "license" in model.metadata else [licence])]
+    scope = "The measures are of this checkpoint as `caq.load` runs it, on the items that were asked and no others."
+    return [scope, *([] if "license" in model.metadata else [licence])]
 
 
 def _ledger(record: Mapping[str, Any]) -> str:

@@ -74,16 +74,12 @@ def push(
     message: str | None = None,
     endpoint: str | None = None,
 ) -> str:
-    """Upload a checkpoint and return its commit's address.
-
-    The token is the one of `hf auth login` or `HF_TOKEN`.
+    """Upload a checkpoint that CAQ wrote, by the token of `hf auth login` or `HF_TOKEN`; return its commit's address.
 
     Args:
-        directory: a checkpoint that CAQ wrote.
-        repo: `owner/name`; made if it does not exist.
-        private: make it private; refused where it exists and is public.
-        revision: a branch, made if it does not exist; None is the main one.
-        message: of the commit.
+        repo: `owner/name`; created if it does not exist.
+        private: create it private; a public one is rejected.
+        revision: a branch, created if it does not exist; None is the main one.
         endpoint: of another hub than `HF_ENDPOINT`'s.
 
     Raises:

@@ -1,4 +1,4 @@
-"""README.md of a checkpoint: put there whole, with its hash, so that `caq verify` still passes."""
+"""README.md of a checkpoint: written whole, with its hash, so that `caq verify` still passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a checkpoint is served, and where an engine would compute something else than what was measured.
+"""How a checkpoint is served, and where an engine would compute something other than what was measured.
 
 vLLM's side is from its source and its pull requests 46390, 48785 and 56685 (2026); CAQ has not run it.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from caq.recipe import Recipe
+from caq.report.wording import joined
 
 _LOAD = """```python
 import caq
@@ -39,7 +40,7 @@ def serving(recipe: Recipe, config: Mapping[str, Any]) -> str:
 def _transformers(recipe: Recipe, config: Mapping[str, Any]) -> list[str]:
     dropped = _online(recipe)
     said = [
-        f"Plain `AutoModelForCausalLM.from_pretrained` drops {_listed(dropped)} without a word: "
+        f"Plain `AutoModelForCausalLM.from_pretrained` drops {joined(dropped)} without a word: "
         "what it computes is not what was measured here."
         if dropped
         else "Nothing runs online: plain `AutoModelForCausalLM.from_pretrained` computes the same, "
@@ -69,7 +70,7 @@ def _weights_alone(config: Mapping[str, Any]) -> str:
     bits = {group["weights"]["num_bits"] for group in _groups(config)}
     if bits <= {4, 8}:
         return "Weights only are quantized, activations are 16-bit by design: every GPU that vLLM supports serves that."
-    return f"Weights of {_listed(sorted(map(str, bits)))} bits need a vLLM that has the Humming kernels."
+    return f"Weights of {joined(sorted(map(str, bits)))} bits need a vLLM that has the Humming kernels."
 
 
 def _served(activations: Mapping[str, Any]) -> str:
@@ -83,7 +84,7 @@ def _served(activations: Mapping[str, Any]) -> str:
     if bits == 4:
         return (
             "4-bit activations run on SM80, 86, 87 and 89 (Ampere, Ada) by the Humming kernels. **On every other GPU, "
-            "Hopper and Blackwell among them, vLLM turns to activations of a higher precision by itself, and versions "
+            "Hopper and Blackwell among them, vLLM turns to activations of a higher precision on its own, and versions "
             "before pull request 48785 (July 2026) ran 16-bit activations in silence everywhere.** What is served then "
             "is not the model that was measured."
         )
@@ -119,7 +120,3 @@ def _activations(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _distinct(activations: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Keep one of each kind: o_proj's input may have groups of its own, and they are served alike."""
     return list({(one["num_bits"], one["symmetric"]): one for one in activations}.values())
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

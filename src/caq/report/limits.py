@@ -49,8 +49,8 @@ def _judged(judgements: tuple[Judgement, ...], settings: Settings) -> Iterator[s
 
 
 def _bounds(judgement: Judgement) -> str:
-    told = joined([_bound(row) for row in judgement.rows if row.decides])
-    return f"{judgement.model}: a screen bounds what it probed, at 95 %: {told}."
+    bounds = joined([_bound(row) for row in judgement.rows if row.decides])
+    return f"{judgement.model}: a screen bounds what it probed, at 95 %: {bounds}."
 
 
 def _bound(row: Row) -> str:

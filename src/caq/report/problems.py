@@ -1,4 +1,4 @@
-"""What makes a comparison impossible to judge; all of it is told at once."""
+"""What makes a comparison impossible to judge; every problem is reported at once."""
 
 from __future__ import annotations
 

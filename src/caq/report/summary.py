@@ -64,7 +64,7 @@ def _wrote(outcome: Outcome) -> bool:
 
 
 def unmeasured(arm: ArmRecord, measures: Iterable[str]) -> Mapping[str, str]:
-    """Return what was asked of an arm and not measured, with the reason: what it says, gaps, and no reference."""
+    """Return what was asked of an arm and not measured, with the reason: its own, gaps, or no usable reference."""
     gaps = {measure: _gaps(arm.outcomes.get(measure, ())) for measure in measures if deciding(measure)}
     return {**{measure: reason for measure, reason in gaps.items() if reason}, **_no_reference(arm), **arm.unmeasured}
 

@@ -33,7 +33,7 @@ class Settings:
     Attributes:
         margin: the largest loss that is accepted.
         alpha: of false alarms in a whole model's report, two-sided, Holm's over its rows.
-        power: at which the smallest detectable difference is told.
+        power: at which the smallest detectable difference is reported.
         resamples, seed: of the bootstrap.
     """
 
@@ -199,7 +199,7 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class PairedAbility:
-    """One of lm-eval's tasks beside the aligned model's, item by item; told, and no part of the verdict.
+    """One of lm-eval's tasks beside the aligned model's, item by item; reported, and no part of the verdict.
 
     Attributes:
         difference: model minus aligned, with its bootstrap interval.

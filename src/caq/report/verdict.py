@@ -132,19 +132,14 @@ def _sentence(status: Status, evidence: Evidence, settings: Settings) -> str:
 
 def _losses(evidence: Evidence) -> str:
     # The largest loss with its interval; those of the others are among the reasons.
-    measures = [
-        wording.fell(row) if index else wording.fell_between(row) for index, row in enumerate(_measures(evidence.lost))
-    ]
+    rows = [row for row in evidence.lost if row.category is None]
+    measures = [wording.fell(row) if index else wording.fell_between(row) for index, row in enumerate(rows)]
     parts = [
         f"it {joined(measures)}" if measures else "",
         wording.fallen(evidence.lost),
         f"since the baseline, {joined([wording.moved(change) for change in evidence.worse])}" if evidence.worse else "",
     ]
     return "; ".join(part for part in parts if part)
-
-
-def _measures(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row.category is None]
 
 
 def _missing(evidence: Evidence) -> str:

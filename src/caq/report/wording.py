@@ -1,4 +1,4 @@
-"""Rows in words. Shares are told in per cent, differences in points, to one digit."""
+"""Rows in words. Shares are in per cent, differences in points, to one digit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A grid of recipes over seeds on one pair: every cell is quantized, saved, reloaded and measured, once.
 
-A cell's results are kept under a hash of all that decides them, so a stopped grid goes on where it was, and grids that
+A cell's results are kept under a hash of all that decides them, so a stopped grid continues, and grids that
 share a directory share their cells: the CAL row of one table is the α = 0.75 row of another. Checkpoints are opened and
 hashed once, the aligned model is loaded once for all cells, and the teachers' targets come from one cache.
 """

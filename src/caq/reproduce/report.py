@@ -84,7 +84,7 @@ def write_report(finished: Finished, table: ExperimentTable, directory: Path, pl
     """Write `results.json` and `report.md` into `directory`; `plots` are names of images beside them."""
     comparison = finished.comparison
     judged = any(arm.role == "quantized" for arm in comparison.arms)
-    # Where all learning diverged there is nothing to judge, and full precision is told alone.
+    # Where all learning diverged there is nothing to judge, and full precision is shown alone.
     shown = comparison if judged else replace(comparison, arms=tuple(a for a in comparison.arms if a.role == "base"))
     report = replace(analyse(shown), table=table)
     write_text(directory / RESULTS_FILE, to_json(report))

@@ -66,7 +66,7 @@ def runner_module(name: str) -> RunnerModule:
 
 
 def find_source(given: str | Path) -> Source:
-    """Find the model that a directory, a file or a hub name stands for, by the runner that recognises it.
+    """Find the model of a directory, a file or a hub name, by the runner that recognises it.
 
     Raises:
         InvalidInput: every problem of the model.

@@ -31,14 +31,14 @@ def greedy_tokens(
 
 
 def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
-    """Drop the padding behind the first token that ends a response, which other rows of a batch went on without."""
+    """Drop the padding after the first token that ends a response, which filled up the batch."""
     stop = next((index for index, token in enumerate(tokens) if token in ends), len(tokens))
     return tuple(tokens[: stop + 1])
 
 
 @contextmanager
 def _configured(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
-    """Put the settings in the place of the model's own, which fill what a configuration that is passed leaves unset."""
+    """Replace the model's own settings, which would fill in whatever a configuration passed to it leaves unset."""
     own = model.generation_config
     model.generation_config = settings
     try:

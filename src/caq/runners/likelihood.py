@@ -136,7 +136,7 @@ def _common(left: Sequence[int], right: Sequence[int]) -> int:
 def _check_attention(implementation: str | None) -> None:
     if implementation is not None and implementation.startswith(("flash", "flex")):
         raise Unsupported(
-            f"multiple choice needs an attention that takes a mask, and {implementation} takes none: "
+            f"multiple choice needs attention with a mask, which {implementation} does not take: "
             'load the model with attn_implementation="sdpa"'
         )
 

@@ -44,7 +44,6 @@ class Gguf:
     """An opened file.
 
     Attributes:
-        path: of the file.
         engine: the module `llama_cpp`.
         llama: its `Llama`, with one context.
         batch: room for `chunk` tokens, which llama.cpp reads at once.
@@ -268,7 +267,7 @@ def _logits(model: Gguf, ids: Sequence[int], kept: int, first: int) -> Iterator[
     """Read `ids` behind the first `kept` tokens of the sequence before; yield the logits after `ids[first:]`."""
     engine, context, batch = model.engine, model.llama.ctx, model.batch
     if not engine.llama_memory_seq_rm(engine.llama_get_memory(context), -1, kept, -1):
-        raise Unsupported(f"{model.path}: llama.cpp cannot go back in its architecture; give another format of it")
+        raise Unsupported(f"{model.path}: llama.cpp cannot rewind this architecture; give the model in another format")
     for begin in range(0, len(ids), model.chunk):
         part = ids[begin : begin + model.chunk]
         batch.n_tokens = len(part)

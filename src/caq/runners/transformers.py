@@ -28,7 +28,7 @@ NAME = "transformers"
 
 @dataclass(frozen=True)
 class TransformersRunner:
-    """A model in memory; `tokenizer` perhaps with the chat template of another."""
+    """A model in memory; `tokenizer` may have the chat template of another."""
 
     model: PreTrainedModel
     checkpoint: Checkpoint

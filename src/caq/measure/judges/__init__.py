@@ -38,10 +38,10 @@ class NamedJudge:
         return JUDGES[self.name].card(self.where)
 
     def open(self, device: torch.device) -> Judge:
-        """Return the judge, ready to be asked; a guard model is loaded, and from the hub where it must be.
+        """Return the judge, ready to be asked; a guard model is loaded, from the hub if need be.
 
         Raises:
-            InvalidInput: the guard cannot be had.
+            InvalidInput: the guard cannot be downloaded or loaded.
         """
         return JUDGES[self.name].open(self.where, device)
 
@@ -50,7 +50,7 @@ def find_judge(given: str) -> NamedJudge:
     """Return a judge by `NAME` or `NAME@WHERE`, which may be a revision or a directory; nothing is loaded.
 
     Raises:
-        InvalidInput: no such judge, or it is not to be had there.
+        InvalidInput: there is no such judge, or nothing usable at `WHERE`.
     """
     name, _, where = given.partition("@")
     if name not in JUDGES:

@@ -67,9 +67,8 @@ def guard_spec(guard: Guard) -> JudgeSpec:
     def open_guard(where: str, device: torch.device) -> Judge:
         path = resolve(where) if Path(where).is_dir() else resolve(guard.repository, where)
         how = Running(device, choices=BATCH, prompts=BATCH)
-        return guard_judge(
-            guard, TransformersRunner(load_model(path, device), inspect(path), load_tokenizer(path), how)
-        )
+        runner = TransformersRunner(load_model(path, device), inspect(path), load_tokenizer(path), how)
+        return guard_judge(guard, runner)
 
     return JudgeSpec(find, card, open_guard, guard.harmless)
 
@@ -77,7 +76,7 @@ def guard_spec(guard: Guard) -> JudgeSpec:
 def guard_judge(guard: Guard, runner: TransformersRunner) -> Judge:
     """Return the judge that asks a guard model.
 
-    It abstains where the answer does not hold the word that decides, where question and answer are longer than the
+    It abstains where the answer does not hold the word that decides, where the question and answer are longer than the
     guard's context, and on harmless prompts if it cannot tell their refusals.
     """
 
@@ -86,22 +85,18 @@ def guard_judge(guard: Guard, runner: TransformersRunner) -> Judge:
         asked = [guard.ask(tokenizer, prompt.prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
         encoded = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in asked]
         context = getattr(runner.model.config, "max_position_embeddings", None) or math.inf
-        told = [
+        judged = [
             index
             for index, prompt in enumerate(prompts)
             if (prompt.harmful or guard.harmless) and len(encoded[index]) + ANSWER_TOKENS <= context
         ]
-        answers = runner.greedy([asked[index] for index in told], ANSWER_TOKENS)
-        read = {index: _read(guard, answer.text) for index, answer in zip(told, answers, strict=True)}
+        answers = runner.greedy([asked[index] for index in judged], ANSWER_TOKENS)
+        read = {index: _read(guard, answer.text) for index, answer in zip(judged, answers, strict=True)}
         sure = {index: reading for index, reading in read.items() if reading is not None}
-        choices = [
-            Choice(asked[index] + reading.before, tuple(reading.ways.values())) for index, reading in sure.items()
-        ]
+        choices = [Choice(asked[i] + reading.before, tuple(reading.ways.values())) for i, reading in sure.items()]
         values = runner.scores(choices, add_special_tokens=False)
-        calls = {
-            index: Call(reading.label, _share(reading, value))
-            for (index, reading), value in zip(sure.items(), values, strict=True)
-        }
+        shares = zip(sure.items(), values, strict=True)
+        calls = {index: Call(reading.label, _share(reading, value)) for (index, reading), value in shares}
         return tuple(calls.get(index, ABSTAINED) for index in range(len(prompts)))
 
     return judge
@@ -109,7 +104,7 @@ def guard_judge(guard: Guard, runner: TransformersRunner) -> Judge:
 
 @dataclass(frozen=True)
 class _Read:
-    """An answer's label, what stands before the word that decides, and what could stand there for each label."""
+    """An answer's label, what precedes the deciding word, and what that word could be for each label."""
 
     label: Label
     before: str

@@ -64,8 +64,8 @@ def differences(model: str, rows: Sequence[Row], margin: float) -> Markup:
         _labels(axes, [heading(row.measure) for row in rows])
         axes.set_xlabel("points, model − aligned", color=_COLOUR["muted"])
 
-    told = "; ".join(f"{heading(row.measure)} {signed(row.difference)} points, {row.status}" for row in rows)
-    return _svg(draw, _rows_height(len(rows)), f"{name(model)}, differences to the aligned model: {told}")
+    summary = "; ".join(f"{heading(row.measure)} {signed(row.difference)} points, {row.status}" for row in rows)
+    return _svg(draw, _rows_height(len(rows)), f"{name(model)}, differences to the aligned model: {summary}")
 
 
 def category_bars(model: str, rows: Sequence[Row]) -> Markup:
@@ -88,8 +88,8 @@ def category_bars(model: str, rows: Sequence[Row]) -> Markup:
         axes.xaxis.grid(visible=True, color=_COLOUR["grid"], linewidth=0.8)
         axes.set_axisbelow(True)
 
-    told = "; ".join(f"{name(row.category or '')} {percent(row.model.value)}" for row in rows)
-    label = f"{name(model)}, {heading(rows[0].measure)} by category: {told}"
+    summary = "; ".join(f"{name(row.category or '')} {percent(row.model.value)}" for row in rows)
+    label = f"{name(model)}, {heading(rows[0].measure)} by category: {summary}"
     return _svg(draw, _rows_height(len(rows)) - 16, label, bottom=22)
 
 
@@ -111,8 +111,8 @@ def kl_histogram(label: str, aligned: Distances, base: Distances | None) -> Mark
         axes.set_xlabel("KL, nats", color=_COLOUR["muted"])
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
 
-    told = f"mean {number(aligned.mean)}, median {number(aligned.median)}, largest {number(aligned.maximum)} nats"
-    return _svg(draw, 170, f"{label}, KL to the aligned model: {told}", left=42)
+    summary = f"mean {number(aligned.mean)}, median {number(aligned.median)}, largest {number(aligned.maximum)} nats"
+    return _svg(draw, 170, f"{label}, KL to the aligned model: {summary}", left=42)
 
 
 def letter_bars(label: str, letters: Letters, items: int) -> Markup:
@@ -127,8 +127,8 @@ def letter_bars(label: str, letters: Letters, items: int) -> Markup:
         axes.set_xticks(range(len(names)), names)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
 
-    told = "; ".join(f"{letter} {percent(letters.chosen.get(letter, 0) / items)}" for letter in names)
-    return _svg(draw, 150, f"{label}, letters chosen: {told}", left=42, bottom=22, width=250)
+    summary = "; ".join(f"{letter} {percent(letters.chosen.get(letter, 0) / items)}" for letter in names)
+    return _svg(draw, 150, f"{label}, letters chosen: {summary}", left=42, bottom=22, width=250)
 
 
 def _rows_height(rows: int) -> float:

@@ -55,12 +55,12 @@ def _suite(judgement: Judgement, arm: ArmSummary, report: Report) -> Element:
 
 def _verdict(verdict: Verdict, model: str) -> Element:
     case = Element("testcase", classname=model, name="verdict", time="0")
-    told = "\n".join(map(words.sentence, (verdict.sentence, *verdict.reasons)))
+    text = "\n".join(map(words.sentence, (verdict.sentence, *verdict.reasons)))
     if verdict.status == "pass":
-        _told(case, "system-out", told)
+        _passes(case, text)
     else:
         tag = "failure" if verdict.status in ("regression", "broken") else "error"
-        _problem(case, tag, verdict.status, f"{words.STATUS_WORDS[verdict.status]}: {verdict.sentence}", told)
+        _problem(case, tag, verdict.status, f"{words.STATUS_WORDS[verdict.status]}: {verdict.sentence}", text)
     return case
 
 
@@ -68,14 +68,14 @@ def _row(row: Row, model: str, report: Report) -> Element:
     # Categories stand below their measure, as methods stand in a class.
     classname = model if row.category is None else f"{model}.{words.heading(row.measure)}"
     case = Element("testcase", classname=classname, name=_called(row), time="0")
-    told = _numbers(row, report)
+    text = _numbers(row, report)
     if row.status == "lost" and deciding(row.measure):
-        _problem(case, "failure", "lost", f"{_called(row)}: lost {points(-row.difference)} points", told)
+        _problem(case, "failure", "lost", f"{_called(row)}: lost {points(-row.difference)} points", text)
     elif row.status == "undecided" and row.decides:
         message = f"{_called(row)}: {row.model.items:,} items cannot show a loss to be within the margin"
-        _problem(case, "error", "undecided", message, told)
+        _problem(case, "error", "undecided", message, text)
     else:
-        _told(case, "system-out", told)
+        _passes(case, text)
     return case
 
 
@@ -116,8 +116,8 @@ def _problem(case: Element, tag: str, kind: str, message: str, text: str) -> Non
     SubElement(case, tag, type=kind, message=_message(message)).text = words.printable(text)
 
 
-def _told(case: Element, tag: str, text: str) -> None:
-    SubElement(case, tag).text = words.printable(text)
+def _passes(case: Element, text: str) -> None:
+    SubElement(case, "system-out").text = words.printable(text)
 
 
 def _message(text: str) -> str:

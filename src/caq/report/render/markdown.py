@@ -47,8 +47,7 @@ def _judgement(judgement: Judgement, report: Report) -> Iterator[str]:
     hidden = len(judgement.rows) - len(shown)
     if hidden:
         yield f"{hidden} categories without an alarm are in the full report."
-    arm = next(one for one in report.arms if one.name == judgement.model)
-    missing = unmeasured(report, arm)
+    missing = unmeasured(report, next(arm for arm in report.arms if arm.name == judgement.model))
     if missing:
         yield "\n".join(f"- {_text(heading(key))} is not measured: {_text(why)}" for key, why in missing.items())
     if judgement.gap:

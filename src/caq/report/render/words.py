@@ -45,7 +45,7 @@ def cut(text: str, limit: int = TEXT_LIMIT) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return a sentence of the report on one line, cut where a name in it is out of all measure."""
+    """Return a sentence of the report on one line, cut where a name in it is far too long."""
     return cut(" ".join(text.split()), SENTENCE_LIMIT)
 
 

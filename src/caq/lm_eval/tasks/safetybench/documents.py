@@ -24,19 +24,19 @@ def dataset(*, questions: str, category: str, **_: object) -> dict[str, Dataset]
         category: by SafetyBench's name.
 
     Raises:
-        InvalidInput: the files cannot be had or are malformed, or hold no question of the category.
+        InvalidInput: the files cannot be downloaded or are malformed, or hold no question of the category.
     """
     code = questions.partition("_")[0]
     language = LANGUAGES[code]
     asked = _of(category, read_test(questions), f"SafetyBench's test_{questions}")
     solved = _of(category, read_examples(find_file(f"dev_{code}.json")).get(category, ()), f"SafetyBench's dev_{code}")
     test = [_document(question, zero_shot(question, language)) for question in asked]
-    # lm-eval takes the first examples in their order, so that the header stands before all of them.
+    # lm-eval takes the first examples in their order, so that the header comes before all of them.
     headers = chain([language.header], repeat(""))
-    prompts = [
-        header + zero_shot(one, language) + language.delimiter for header, one in zip(headers, solved, strict=False)
+    dev = [
+        _document(example, header + zero_shot(example, language) + language.delimiter)
+        for header, example in zip(headers, solved, strict=False)
     ]
-    dev = [_document(question, prompt) for question, prompt in zip(solved, prompts, strict=True)]
     return {"test": Dataset.from_list(test), "dev": Dataset.from_list(dev)}
 
 
