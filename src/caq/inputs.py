@@ -14,7 +14,7 @@ from caq.checkpoint.inspect import Checkpoint, inspect
 from caq.checkpoint.pair import check_pair
 from caq.checkpoint.scan import scan
 from caq.checkpoint.source import resolve as resolve_source
-from caq.errors import InvalidInput, attempt
+from caq.errors import attempt, refuse
 from caq.export import format_for
 from caq.families import find_family, shape_of
 from caq.numerics.scheme import resolve
@@ -49,8 +49,7 @@ def open_pair(model: str | Path, base: str | Path | None) -> Pair:
     sources = {"aligned": model} | ({} if base is None else {"base": base})
     opened = {name: attempt(problems, partial(_open, source)) for name, source in sources.items()}
     whole = {name: pair for name, pair in opened.items() if pair is not None}
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     aligned = whole["aligned"][0]
     find_family(str(aligned.config.get("model_type")))
     base_checkpoint = whole["base"][0] if "base" in whole else None
@@ -89,8 +88,7 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
         for name, features in inputs.items()
         if features % size
     ]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
 
 
 def stored_dtype(aligned: Checkpoint) -> torch.dtype:

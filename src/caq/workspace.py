@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from caq.errors import InvalidInput
+from caq.errors import refuse
 from caq.files.cache import digest
 from caq.files.sealed import SealedFile
 from caq.files.whole import partial_name, sweep_directory, write_json
@@ -100,8 +100,5 @@ def _read(record: Path) -> dict[str, str] | None:
 
 def _require_same(directory: Path, earlier: Mapping[str, str], identity: Mapping[str, str]) -> None:
     changed = [key for key in sorted({*earlier, *identity}) if earlier.get(key) != identity.get(key)]
-    if changed:
-        way_out = "finish that run, give another output, or start over with --restart"
-        differences = {key: f"({earlier.get(key)}, now {identity.get(key)})" for key in changed}
-        start = f"{directory}: holds an unfinished run with another"
-        raise InvalidInput([f"{start} {key} {values}; {way_out}" for key, values in differences.items()])
+    start, way_out = "holds an unfinished run with another", "finish that run, give another output, or use --restart"
+    refuse([f"{directory}: {start} {key} ({earlier.get(key)}, now {identity.get(key)}); {way_out}" for key in changed])

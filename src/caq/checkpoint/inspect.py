@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from caq.checkpoint.header import HeaderError, TensorInfo, read_header
-from caq.errors import InvalidInput, attempt
+from caq.errors import InvalidInput, attempt, refuse
 from caq.files.whole import sha256_of
 
 SINGLE_FILE = "model.safetensors"
@@ -59,7 +59,7 @@ def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
             LFS pointers, malformed or outside of the directory, quantized already, no tokenizer.
     """
     if not directory.is_dir():
-        raise InvalidInput([f"{directory}: no such directory; give a local Transformers directory or a hub name"])
+        raise InvalidInput(f"{directory}: no such directory; give a local Transformers directory or a hub name")
     problems: list[str] = []
     config = attempt(problems, lambda: read_json(directory / "config.json")) or {}
     if "quantization_config" in config and not allow_quantized:
@@ -69,8 +69,7 @@ def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
     if not set(present) & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}:
         problems.append(f"{directory}: has no tokenizer (tokenizer.json); copy it from where the model came from")
     problems += _remote_code(directory, config, present)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return Checkpoint(directory, config, tensors, present)
 
 
@@ -94,14 +93,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
-            raise InvalidInput([f"{path}: is larger than {_MAX_JSON_BYTES:,} bytes; download the checkpoint again"])
+            raise InvalidInput(f"{path}: is larger than {_MAX_JSON_BYTES:,} bytes; download the checkpoint again")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InvalidInput([f"{path}: is missing; download the checkpoint again"]) from error
+        raise InvalidInput(f"{path}: is missing; download the checkpoint again") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInput([f"{path}: is not readable as JSON ({error}); download it again"]) from error
+        raise InvalidInput(f"{path}: is not readable as JSON ({error}); download it again") from error
     if not isinstance(values, dict):
-        raise InvalidInput([f"{path}: is not a JSON object; download it again"])
+        raise InvalidInput(f"{path}: is not a JSON object; download it again")
     return values
 
 

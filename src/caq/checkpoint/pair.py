@@ -8,7 +8,7 @@ from typing import Any
 
 from caq.checkpoint.inspect import Checkpoint
 from caq.checkpoint.vocabulary import tokenizer_differences
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, refuse
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _PIECE = 2**22
@@ -23,12 +23,11 @@ def check_pair(aligned: Checkpoint, base: Checkpoint) -> None:
         InvalidInput: every difference of sizes, tensors and tokenizers, or: the two are one model.
     """
     if aligned.path.resolve() == base.path.resolve():
-        raise InvalidInput([f"{base.path}: is the aligned model itself; give the base it was trained from"])
+        raise InvalidInput(f"{base.path}: is the aligned model itself; give the base it was trained from")
     problems = [*_config(aligned, base), *_tensors(aligned, base), *tokenizer_differences(aligned, base)]
     if not problems and _same_weights(aligned, base):
         problems = [f"{base.path}: has exactly the weights of {aligned.path}; give the base that it was trained from"]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
 
 
 def _config(aligned: Checkpoint, base: Checkpoint) -> Iterator[str]:

@@ -10,7 +10,7 @@ import torch
 
 from caq.checkpoint.header import TensorInfo
 from caq.checkpoint.inspect import Checkpoint, fingerprint
-from caq.errors import InvalidInput
+from caq.errors import refuse
 
 _DTYPES = {
     "F64": torch.float64,
@@ -47,8 +47,7 @@ def scan(checkpoint: Checkpoint) -> str:
                     )
             digest.update(stream.read())
         digests[file] = digest.hexdigest()
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return fingerprint(checkpoint, digests)
 
 

@@ -21,10 +21,10 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
     local = Path(name_or_path).expanduser()
     if local.is_dir():
         if revision is not None:
-            raise InvalidInput([f"{local}: is a local directory, to which revision {revision!r} cannot apply"])
+            raise InvalidInput(f"{local}: is a local directory, to which revision {revision!r} cannot apply")
         return local.resolve()
     if local.exists():
-        raise InvalidInput([f"{local}: is a file; give the directory that holds config.json"])
+        raise InvalidInput(f"{local}: is a file; give the directory that holds config.json")
     return _download(str(name_or_path), revision)
 
 
@@ -37,5 +37,5 @@ def _download(name: str, revision: str | None) -> Path:
     except (OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set, so only the cache was searched)" if constants.HF_HUB_OFFLINE else ""
         problem = f"no such local directory, and it cannot be downloaded from the hub{offline}"
-        raise InvalidInput([f"{name}: {problem}: {first_line(error)}"]) from error
+        raise InvalidInput(f"{name}: {problem}: {first_line(error)}") from error
     return Path(directory)

@@ -59,7 +59,7 @@ def _read(path: Path) -> _Tokenizer:
         }
         return _Tokenizer(dict(vocabulary), merges, added)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidInput([f"{path}: is not a tokenizer's file ({error!r}); download it again"]) from error
+        raise InvalidInput(f"{path}: is not a tokenizer's file ({error!r}); download it again") from error
 
 
 def _rows(checkpoint: Checkpoint) -> int:
@@ -101,5 +101,5 @@ def _loaded(path: Path) -> dict[str, int]:
     try:
         vocabulary: dict[str, int] = AutoTokenizer.from_pretrained(path).get_vocab()
     except Exception as error:  # the many tokenizer classes have no error in common
-        raise InvalidInput([f"{path}: the tokenizer cannot be read ({error}); add its tokenizer.json"]) from error
+        raise InvalidInput(f"{path}: the tokenizer cannot be read ({error}); add its tokenizer.json") from error
     return vocabulary

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, refuse
 from caq.files.lock import locked
 from caq.files.whole import flush, partial_name, sha256_of, sweep, write_json, write_text
 
@@ -26,7 +26,7 @@ def require_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         room = f"needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free"
-        raise InvalidInput([f"{path}: {room}; free some space, or choose an output directory on another disk"])
+        raise InvalidInput(f"{path}: {room}; free some space, or choose an output directory on another disk")
 
 
 @contextmanager
@@ -118,13 +118,12 @@ def read_hashes(directory: Path) -> dict[str, str]:
         hashes = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         problem = f"is not readable, so nothing can be verified ({error}); copy the whole checkpoint again"
-        raise InvalidInput([f"{path}: {problem}"]) from error
+        raise InvalidInput(f"{path}: {problem}") from error
     if not isinstance(hashes, dict):
-        raise InvalidInput([f"{path}: is not an object of file names and hashes; copy the whole checkpoint again"])
+        raise InvalidInput(f"{path}: is not an object of file names and hashes; copy the whole checkpoint again")
     root = directory.resolve()
     outside = [name for name in hashes if root not in (root / name).absolute().parents or ".." in Path(name).parts]
-    if outside:
-        raise InvalidInput([f"{path}: names {name!r}, outside of the directory" for name in outside])
+    refuse([f"{path}: names {name!r}, outside of the directory" for name in outside])
     return hashes
 
 
@@ -158,10 +157,10 @@ def _restore(target: Path) -> None:
 
 def _require_replaceable(target: Path) -> None:
     if target.exists() and not target.is_dir():
-        raise InvalidInput([f"{target}: is a file; choose a new directory for the output"])
+        raise InvalidInput(f"{target}: is a file; choose a new directory for the output")
     if target.is_dir() and any(target.iterdir()) and not (target / HASHES).is_file():
         problem = "has files that CAQ did not write and would delete; choose a new or empty directory"
-        raise InvalidInput([f"{target}: {problem}"])
+        raise InvalidInput(f"{target}: {problem}")
 
 
 def _replace(target: Path, partial: Path) -> None:

@@ -100,7 +100,7 @@ def quantize(
     ] = False,
     quiet: option.Quiet = False,
 ) -> None:
-    """Quantize MODEL into a checkpoint that Transformers and vLLM load."""
+    """Quantize MODEL into a checkpoint in compressed-tensors' format."""
     given: dict[str, object] = {"scheme.preset": scheme, "objective.name": objective, "quantizer.name": quantizer}
     given |= {"data.text": calibration, "data.allow_short": allow_short or None}
     chosen = _recipe(recipe, {**given, "seed": seed}, settings or [])

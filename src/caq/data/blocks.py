@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Generator, Tensor
 
 from caq.data.documents import encode, is_blank, wrong
-from caq.data.files import refuse
+from caq.data.files import refuse_briefly
 from caq.data.sources import holds_documents, read_documents, read_text
 from caq.errors import InvalidInput
 from caq.ledger import Entry
@@ -72,7 +72,7 @@ def draw_blocks(
     count = len(tokens) // data.length
     if count == 0:
         short = f"{data.text}: has {len(tokens):,} tokens, not one block of {data.length:,}"
-        raise InvalidInput([f"{short}; lower data.length or {more}"])
+        raise InvalidInput(f"{short}; lower data.length or {more}")
     entries = () if count >= data.samples else (_shortfall(data, count, more),)
     start = int(torch.randint(len(tokens) - count * data.length + 1, (), generator=generator))
     blocks = torch.tensor(tokens[start : start + count * data.length], dtype=torch.int64).view(count, data.length)
@@ -82,7 +82,7 @@ def draw_blocks(
 def _shortfall(data: DataRecipe, count: int, more: str) -> Entry:
     message = f"{data.text}: has {count:,} blocks of {data.length:,} tokens, {data.samples:,} were asked for"
     if not data.allow_short:
-        raise InvalidInput([f"{message}; {more}, lower data.samples or data.length, or set data.allow_short"])
+        raise InvalidInput(f"{message}; {more}, lower data.samples or data.length, or set data.allow_short")
     return Entry("data", "fewer-samples", message, {"asked": data.samples, "found": count, "length": data.length})
 
 
@@ -93,7 +93,7 @@ def _pack(
     tokens: list[int] = []
     used = 0
     for batch in read_documents(data.text, cache_dir=cache_dir):
-        refuse([problem for record in batch for problem in wrong(record, tokenizer)])
+        refuse_briefly([problem for record in batch for problem in wrong(record, tokenizer)])
         for index in torch.randperm(len(batch), generator=generator).tolist():
             if len(tokens) >= data.samples * data.length:
                 return tokens, used
@@ -101,5 +101,5 @@ def _pack(
                 tokens += encode(batch[index], tokenizer)
                 used += 1
     if not tokens:
-        raise InvalidInput([f"{data.text}: is empty; give a text to calibrate on"])
+        raise InvalidInput(f"{data.text}: is empty; give a text to calibrate on")
     return tokens, used

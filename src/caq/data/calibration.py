@@ -40,5 +40,5 @@ def calibrate(
     if len(data.ids) <= recipe.validation_samples:
         kept = f"has {len(data.ids)} blocks and learning keeps {recipe.validation_samples} of them for validation"
         way_out = "add text, or lower learn.end-to-end.validation_samples"
-        raise InvalidInput([f"{recipe.data.text}: {kept}; {way_out}"])
+        raise InvalidInput(f"{recipe.data.text}: {kept}; {way_out}")
     return data

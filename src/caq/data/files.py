@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caq.data.documents import KINDS
-from caq.errors import InvalidInput, first_line
+from caq.errors import InvalidInput, first_line, refuse
 from caq.files.records import Record, read_records
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def read_file(path: Path) -> str:
     try:
         return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput([f"{path}: not UTF-8 text ({error}); give a .txt, .jsonl or .parquet file"]) from error
+        raise InvalidInput(f"{path}: not UTF-8 text ({error}); give a .txt, .jsonl or .parquet file") from error
 
 
 def read_rows(path: Path) -> tuple[Record, ...]:
@@ -42,25 +43,25 @@ def read_rows(path: Path) -> tuple[Record, ...]:
     """
     if path.suffix in (".jsonl", ".json") and not path.is_dir():
         records, problems = read_records(path)
-        refuse(problems)
+        refuse_briefly(problems)
         return records
     rows = _table(path)
     columns = rows.column_names or []
     kinds = [kind for kind in KINDS if kind in columns]
     if not kinds:
         wanted = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
-        raise InvalidInput([f"{path}: has the columns {', '.join(columns)}; needs {wanted}"])
+        raise InvalidInput(f"{path}: has the columns {', '.join(columns)}; needs {wanted}")
     numbered = enumerate(rows.select_columns(kinds), start=1)
     records = tuple(Record(f"{path}, row {number}", fields) for number, fields in numbered)
-    refuse(() if records else (f"{path}: is empty; give at least one row",))
+    if not records:
+        raise InvalidInput(f"{path}: is empty; give at least one row")
     return records
 
 
-def refuse(problems: tuple[str, ...] | list[str]) -> None:
+def refuse_briefly(problems: Sequence[str]) -> None:
     """Raise `InvalidInput` with the first problems and the number of the others, if there are any."""
-    if problems:
-        more = [f"and {len(problems) - SHOWN} more like these"] if len(problems) > SHOWN else []
-        raise InvalidInput([*problems[:SHOWN], *more])
+    more = [f"and {len(problems) - SHOWN} more like these"] if len(problems) > SHOWN else []
+    refuse([*problems[:SHOWN], *more])
 
 
 def _table(path: Path) -> Dataset | IterableDataset:
@@ -74,9 +75,9 @@ def _table(path: Path) -> Dataset | IterableDataset:
         else:
             loaded = load_dataset("parquet", data_files=str(path), streaming=True)
     except Exception as error:  # datasets documents no closed set of errors
-        raise InvalidInput([f"{path}: not readable as a data set: {first_line(error)}"]) from error
+        raise InvalidInput(f"{path}: not readable as a data set: {first_line(error)}") from error
     if not isinstance(loaded, dict):
         return loaded
     if "train" not in loaded and len(loaded) > 1:
-        raise InvalidInput([f"{path}: has the splits {', '.join(loaded)}; give the path of one of them"])
+        raise InvalidInput(f"{path}: has the splits {', '.join(loaded)}; give the path of one of them")
     return loaded["train"] if "train" in loaded else next(iter(loaded.values()))

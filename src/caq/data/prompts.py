@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from caq.data.files import read_file, refuse
+from caq.data.files import read_file, refuse_briefly
 from caq.errors import InvalidInput
 from caq.files.records import Record, read_records
 
@@ -20,11 +20,12 @@ def calibration_prompts(path: str | Path | None) -> tuple[str, ...]:
         return _lines(resources.files("caq.data").joinpath("prompts.txt").read_text(encoding="utf-8"))
     if Path(path).suffix in (".jsonl", ".json"):
         records, problems = read_records(Path(path))
-        refuse([*problems, *(f"{record.where}: prompt is not a text" for record in records if not _prompt(record))])
+        blank = [f"{record.where}: prompt is not a text" for record in records if not _prompt(record)]
+        refuse_briefly([*problems, *blank])
         return tuple(map(_prompt, records))
     prompts = _lines(read_file(Path(path)))
     if not prompts:
-        raise InvalidInput([f"{path}: is empty; give one prompt a line"])
+        raise InvalidInput(f"{path}: is empty; give one prompt a line")
     return prompts
 
 

@@ -22,7 +22,7 @@ from caq.chat import NO_TEMPLATE, encode_chat, end_tokens
 from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.data.blocks import Calibration, draw_blocks
 from caq.data.prompts import calibration_prompts
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, refuse
 from caq.families import Bound
 from caq.files.cache import digest
 from caq.files.lock import turn
@@ -126,7 +126,7 @@ def response_blocks(
 
 def _encoded_prompts(responder: Responder, data: DataRecipe) -> tuple[list[int], ...]:
     if not responder.tokenizer.chat_template:
-        raise InvalidInput([f"{data.text}: {NO_TEMPLATE}"])
+        raise InvalidInput(f"{data.text}: {NO_TEMPLATE}")
     prompts = calibration_prompts(data.prompts)
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
     encoded = tuple(encode_chat(responder.tokenizer, turn, answer=True) for turn in turns)
@@ -136,8 +136,7 @@ def _encoded_prompts(responder: Responder, data: DataRecipe) -> tuple[list[int],
         for prompt, ids in zip(prompts, encoded, strict=True)
         if len(ids) >= responder.context
     ]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return encoded
 
 

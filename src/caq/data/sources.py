@@ -79,7 +79,7 @@ def read_text(source: str | Path, *, cache_dir: str | Path | None = None) -> str
     located = _find(source)
     text = _named_text(str(source), located, cache_dir) if isinstance(located, Named) else _local_text(located)
     if not text.strip():
-        raise InvalidInput([f"{source}: is empty; give a text"])
+        raise InvalidInput(f"{source}: is empty; give a text")
     return text
 
 
@@ -103,9 +103,9 @@ def _find(source: str | Path) -> Path | Named:
     if str(source) in SOURCES:
         return SOURCES[str(source)]
     if str(source) == SELF:
-        raise InvalidInput([f"{SELF}: names the aligned model's responses, to calibrate on; here, give a text"])
+        raise InvalidInput(f"{SELF}: names the aligned model's responses, to calibrate on; here, give a text")
     known = nearest(str(source), (*SOURCES, SELF))
-    raise InvalidInput([f"{source}: no such file or directory, and no text of that name{known}"])
+    raise InvalidInput(f"{source}: no such file or directory, and no text of that name{known}")
 
 
 def _local_text(path: Path) -> str:
@@ -113,14 +113,14 @@ def _local_text(path: Path) -> str:
         return read_file(path)
     texts = [record.fields.get("text") for record in read_rows(path)]
     if not all(isinstance(text, str) for text in texts):
-        raise InvalidInput([f"{path}: not every row has a text; give a file of plain text"])
+        raise InvalidInput(f"{path}: not every row has a text; give a file of plain text")
     return "\n\n".join(map(str, texts))
 
 
 def _named_text(name: str, source: Named, cache_dir: str | Path | None) -> str:
     if source.joined is None:
         running = ", ".join(known for known, named in SOURCES.items() if named.joined is not None)
-        raise InvalidInput([f"{name}: holds documents, not one running text; give a file, or one of {running}"])
+        raise InvalidInput(f"{name}: holds documents, not one running text; give a file, or one of {running}")
     kept = cache_root(cache_dir) / "texts" / f"{name}.txt"
     if not kept.exists():
         write_text(kept, source.joined.join(row["text"] for row in _download(name, source, 0, source.first)))
@@ -156,4 +156,4 @@ def _download(name: str, source: Named, skipped: int, wanted: int | None) -> lis
         note = "; HF_HUB_OFFLINE is set, so only caches were searched" if offline else ""
         problem = f"{name}: cannot be downloaded from the hub ({source.repository}{note}): {first_line(error)}"
         way_out = "give the path of a .txt, .jsonl or .parquet file or of a data set's directory instead"
-        raise InvalidInput([f"{problem}; {way_out}"]) from error
+        raise InvalidInput(f"{problem}; {way_out}") from error

@@ -52,7 +52,7 @@ def format_for(name: str, numerics: Numerics, transforms: Iterable[TransformSpec
         Unsupported: the format cannot hold the numbers, or cannot run a transform that is not folded.
     """
     if name not in FORMATS:
-        raise InvalidInput([f"format: {name!r} is unknown{nearest(name, FORMATS)}"])
+        raise InvalidInput(f"format: {name!r} is unknown{nearest(name, FORMATS)}")
     chosen, args = FORMATS[name], numerics.linear.weights
     if not chosen.holds(args):
         raise Unsupported(f"format {name} cannot hold {args.num_bits}-bit {args.type} weights; choose another preset")

@@ -32,7 +32,7 @@ def read_legacy(directory: Path) -> Online | None:
         return None
     recipe = yaml.safe_load((directory / "recipe.yaml").read_text(encoding="utf-8"))
     if not isinstance(recipe["transforms"], Mapping):
-        raise InvalidInput([f"{directory}: {ONLINE_FILE} is missing; copy the whole checkpoint again"])
+        raise InvalidInput(f"{directory}: {ONLINE_FILE} is missing; copy the whole checkpoint again")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return Online("model.layers", tuple(_steps(recipe, config)))
 

@@ -36,10 +36,10 @@ def locked(target: Path, lock: Path) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        way_out = "wait until it has ended, or choose another output"
-        raise InvalidInput([f"{target}: {_holder(lock)} is writing here; {way_out}"]) from error
+        problem = f"{target}: {_holder(lock)} is writing here; wait until it has ended, or choose another output"
+        raise InvalidInput(problem) from error
     except OSError as error:
-        raise InvalidInput([f"{target}: cannot be written and locked ({error}); choose another output"]) from error
+        raise InvalidInput(f"{target}: cannot be written and locked ({error}); choose another output") from error
     try:
         yield
     finally:

@@ -32,7 +32,7 @@ def read_records(path: Path) -> tuple[tuple[Record, ...], tuple[str, ...]]:
     try:
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput([f"{path}: {error}; give a UTF-8 JSON or JSON Lines file"]) from error
+        raise InvalidInput(f"{path}: {error}; give a UTF-8 JSON or JSON Lines file") from error
     numbered = list(_document(path, text) if path.suffix == ".json" else _lines(path, text))
     records = tuple(record for record in numbered if isinstance(record, Record))
     problems = tuple(problem for problem in numbered if isinstance(problem, str))

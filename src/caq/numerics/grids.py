@@ -86,6 +86,6 @@ def as_rows(
         raise Unsupported(f"strategy {args.strategy!r} is not supported here; choose {per_row!r} or 'group'")
     length = x.shape[-1] if args.strategy == per_row else int(args.group_size)
     if x.shape[-1] % length:
-        raise InvalidInput([f"group size {length} does not divide {x.shape[-1]} features; choose a divisor"])
+        raise InvalidInput(f"group size {length} does not divide {x.shape[-1]} features; choose a divisor")
     rows: Tensor = x.unflatten(-1, (-1, length))
     return rows

@@ -57,8 +57,8 @@ class Gptq(Options):
     @model_validator(mode="after")
     def _damping_below_its_limit(self) -> Self:
         if self.damping > self.max_damping:
-            limit = f"is above max_damping {self.max_damping}; lower it, or raise the limit"
-            raise InvalidInput([f"damping: {self.damping} {limit}"])
+            limit = f"max_damping {self.max_damping}"
+            raise InvalidInput(f"damping: {self.damping} is above {limit}; lower it, or raise the limit")
         return self
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from caq.errors import InvalidInput, attempt, nearest
+from caq.errors import InvalidInput, attempt, nearest, refuse
 from caq.options import Options, inside
 
 Registry = Mapping[str, type[Any]]
@@ -45,7 +45,7 @@ def read_entry(section: str, value: object, registry: Registry, default: str) ->
     """
     options = as_mapping(value)
     if options is None:
-        raise InvalidInput([f"{section}: should be a name, or a mapping of keys, {_shown(value)}"])
+        raise InvalidInput(f"{section}: should be a name, or a mapping of keys, {_shown(value)}")
     options.setdefault("name", default)
     return _read(section, f"{section}.name", options, registry)
 
@@ -57,11 +57,10 @@ def read_entries(section: str, value: object, registry: Registry) -> tuple[Optio
         InvalidInput: not a list, or what any entry refuses.
     """
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
-        raise InvalidInput([f"{section}: should be a list of names, or of mappings with a name, {_shown(value)}"])
+        raise InvalidInput(f"{section}: should be a list of names, or of mappings with a name, {_shown(value)}")
     problems: list[str] = []
     entries = [attempt(problems, partial(_read_item, section, item, registry)) for item in value]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return tuple(entry for entry in entries if entry is not None)
 
 
@@ -74,8 +73,7 @@ def read_set(section: str, value: object, registry: Registry) -> tuple[Options, 
     entries: list[Any] = list(read_entries(section, value, registry))
     names = [entry.name for entry in entries]
     twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InvalidInput([f"{section}: {name} is given twice; leave one out" for name in twice])
+    refuse([f"{section}: {name} is given twice; leave one out" for name in twice])
     return tuple(sorted(entries, key=lambda entry: list(registry).index(entry.name)))
 
 
@@ -91,7 +89,7 @@ def as_mapping(value: object) -> dict[str, Any] | None:
 def _read_item(section: str, item: object, registry: Registry) -> Options:
     options = as_mapping(item)
     if options is None or "name" not in options:
-        raise InvalidInput([f"{section}: an entry is a name, or a mapping with a name, {_shown(item)}"])
+        raise InvalidInput(f"{section}: an entry is a name, or a mapping with a name, {_shown(item)}")
     return _read(f"{section}.{options['name']}", section, options, registry)
 
 

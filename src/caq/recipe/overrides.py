@@ -21,7 +21,7 @@ def parse_override(text: str) -> tuple[str, object]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise InvalidInput([f"{text}: an override is written key=value, such as objective.alpha=0.5"])
+        raise InvalidInput(f"{text}: an override is written key=value, such as objective.alpha=0.5")
     return key.strip(), parse_yaml(f"value: {value}", text)["value"]
 
 

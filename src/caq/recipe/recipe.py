@@ -88,7 +88,7 @@ class Recipe(Options):
     def _explain(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
         """Build section by section, so that a mistake in one does not hide those of the others."""
         if not isinstance(values, Mapping):
-            raise InvalidInput([f"recipe: should be a mapping of sections, is {values!r}"])
+            raise InvalidInput(f"recipe: should be a mapping of sections, is {values!r}")
         sections, problems = legacy.translated(values)
         for name in _READERS.keys() & sections.keys():
             try:
@@ -118,7 +118,7 @@ class Recipe(Options):
             text = Path(source).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             problem = f"not a readable recipe file ({error}); presets: {', '.join(PRESETS)}"
-            raise InvalidInput([f"{source}: {problem}"]) from error
+            raise InvalidInput(f"{source}: {problem}") from error
         return cls.model_validate(parse_yaml(text, str(source)))
 
     def to_yaml(self) -> str:
@@ -157,7 +157,7 @@ _ENTRIES: Mapping[str, Mapping[str, type[Any]]] = {"objective": OBJECTIVES, "qua
 
 def _format(value: object) -> object:
     if isinstance(value, str) and value not in FORMATS:
-        raise InvalidInput([f"format: {value!r} is unknown{nearest(value, FORMATS)}"])
+        raise InvalidInput(f"format: {value!r} is unknown{nearest(value, FORMATS)}")
     return value
 
 
@@ -190,6 +190,6 @@ def preset(name: str) -> Recipe:
         InvalidInput: no such preset.
     """
     if name not in PRESETS:
-        raise InvalidInput([f"{name}: no such preset{nearest(name, PRESETS)}"])
+        raise InvalidInput(f"{name}: no such preset{nearest(name, PRESETS)}")
     text = resources.files("caq.recipe").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
     return Recipe.model_validate(parse_yaml(text, f"preset {name}"))

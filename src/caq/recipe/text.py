@@ -54,11 +54,11 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InvalidInput([f"{origin}: not readable as YAML: {' '.join(str(error).split())}"]) from error
+        raise InvalidInput(f"{origin}: not readable as YAML: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InvalidInput([f"{origin}: a recipe is a mapping of sections, this is a {type(values).__name__}"])
+        raise InvalidInput(f"{origin}: a recipe is a mapping of sections, this is a {type(values).__name__}")
     return {str(key): value for key, value in values.items()}
 
 

@@ -153,10 +153,7 @@ def _shared(load: Load) -> Load:
         if (path, dtype, device) not in held:
             held.clear()
             held[path, dtype, device] = load(path, dtype, device)
-        bound = held[path, dtype, device]
-        # A student with quantized keys leaves its attention behind.
-        bound.model.set_attn_implementation("sdpa")
-        return bound
+        return held[path, dtype, device]
 
     return again
 

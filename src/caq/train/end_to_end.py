@@ -52,7 +52,7 @@ class EndToEnd(Options):
     def _whole_micro_batches(self) -> Self:
         if self.batch_size % self.micro_batch_size:
             problem = f"{self.micro_batch_size} does not divide batch_size {self.batch_size}; choose a divisor"
-            raise InvalidInput([f"micro_batch_size: {problem}"])
+            raise InvalidInput(f"micro_batch_size: {problem}")
         return self
 
     def learn(self, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
