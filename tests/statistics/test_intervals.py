@@ -35,6 +35,14 @@ def test_without_flips_tangos_interval_is_its_closed_form(items: int) -> None:
     assert (found.low, found.high) == pytest.approx((-half, half))
 
 
+@pytest.mark.parametrize(("flips", "inner"), [(12, 0.5150), (3, -0.1230), (1, -0.5869), (500, 0.9848)])
+def test_where_every_item_flipped_tangos_interval_has_a_width(flips: int, inner: float) -> None:
+    up, down = tango(flips, 0, flips), tango(0, flips, flips)
+    assert (up.low, up.high) == pytest.approx((inner, 1.0), abs=5e-5)
+    assert (down.low, down.high) == pytest.approx((-1.0, -inner), abs=5e-5)
+    assert score(flips, 0, flips, up.low) == pytest.approx(Z, abs=1e-3)
+
+
 def test_one_flip_moves_tangos_interval_a_little_only() -> None:
     none, one = tango(0, 0, 1000), tango(0, 1, 1000)
     assert -0.007 < one.low < none.low
@@ -61,6 +69,7 @@ def test_tangos_interval_holds_the_difference_and_turns_with_the_models(gained: 
     items = max(1, gained + lost + same)
     found, turned = tango(gained, lost, items), tango(lost, gained, items)
     assert -1 <= found.low <= (gained - lost) / items <= found.high <= 1
+    assert found.high - found.low > 1 / items
     assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
 
 

@@ -28,6 +28,10 @@ def tango(gained: int, lost: int, items: int) -> Interval:
     if gained == lost == 0:
         half = z**2 / (items + z**2)
         return Interval(-half, half)
+    if items in (gained, lost):
+        # One end is the observed ±1 itself, a root of `excess` that would be found in place of the inner one.
+        inner = (items - z**2) / (items + z**2)
+        return Interval(inner, 1.0) if gained else Interval(-1.0, -inner)
 
     def excess(delta: float) -> float:
         # The squared score test against z², free of the division by a variance that is 0 at ±1.
@@ -38,8 +42,7 @@ def tango(gained: int, lost: int, items: int) -> Interval:
         return float((gained - lost - items * delta) ** 2 - z**2 * variance)
 
     observed = (gained - lost) / items
-    low = -1.0 if observed == -1 else float(brentq(excess, -1.0, observed, xtol=1e-12))
-    high = 1.0 if observed == 1 else float(brentq(excess, observed, 1.0, xtol=1e-12))
+    low, high = (float(brentq(excess, end, observed, xtol=1e-12)) for end in (-1.0, 1.0))
     return Interval(low, high)
 
 
