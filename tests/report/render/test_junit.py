@@ -108,6 +108,9 @@ def test_what_could_not_be_measured_is_an_error_with_its_reason() -> None:
 def test_facts_decide_nothing_and_are_skipped_where_unmeasured() -> None:
     _, lost = parsed(sample({SAFETY: 1400, FACTS: 400}, [SAME]))
     assert findings(lost)["caq.same/Factual questions"] == "pass"
+    told = {case.get("name"): case.findtext("system-out") or "" for case in lost.iter("testcase")}
+    assert "after Holm" not in told["Factual questions"]
+    assert "after Holm" in told["Safety questions (letter)"]
     report, root = parsed(without_refusals(sample(models=[SAME]), FACTS))
     assert report.decision.status == "pass"
     assert findings(root)["caq.same/Factual questions"] == "skipped"

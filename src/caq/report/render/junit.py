@@ -84,6 +84,7 @@ def _called(row: Row) -> str:
 
 
 def _numbers(row: Row, report: Report) -> str:
+    adjusted = " after Holm" if deciding(row.measure) else ""
     smallest = "none" if row.detectable is None else f"{points(row.detectable)} points"
     return "\n".join(
         (
@@ -91,7 +92,7 @@ def _numbers(row: Row, report: Report) -> str:
             f"model: {words.percent(row.model.value)} ({words.between(row.model.interval)}), {row.model.items:,} items",
             f"aligned: {words.percent(row.aligned.value)} ({words.between(row.aligned.interval)})",
             f"difference: {signed(row.difference)} points ({words.signed_between(row.score)})",
-            f"gained {row.gained:,}, lost {row.lost:,}, p = {words.probability(row.p_holm)} after Holm",
+            f"gained {row.gained:,}, lost {row.lost:,}, p = {words.probability(row.p_holm)}{adjusted}",
             f"margin: {points(report.settings.margin)} points",
             f"smallest loss it had {report.settings.power:.0%} power to see: {smallest}",
         )
