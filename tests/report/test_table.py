@@ -8,6 +8,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from caq.measure.record import ArmRecord, Distances, Histogram, Item, Outcome
+from caq.report.measures import by_role
 from caq.report.table import MISSING, markdown, markdown_categories, rich_table
 
 NO_BINS = Histogram((), ())
@@ -71,6 +72,12 @@ def test_categories_are_columns() -> None:
     headings, _, row = rows(markdown_categories({"aligned": [REFERENCE]}, ITEMS))
     assert headings == ["Model", "Ethics", "Privacy"]
     assert row == ["aligned", "100.0", "0.0"]
+
+
+def test_a_model_called_like_a_reference_stands_beside_it() -> None:
+    named_alike = replace(OTHER, name="aligned")
+    found = by_role([REFERENCE, OTHER, named_alike])
+    assert found == {"aligned": REFERENCE, "quantized": OTHER, "aligned (quantized)": named_alike}
 
 
 def test_a_protocol_that_the_table_does_not_know_has_a_column_all_the_same() -> None:

@@ -53,10 +53,17 @@ def category_rates(arm: ArmRecord, items: Mapping[str, Sequence[Item]], measure:
 
 
 def by_role(arms: Sequence[ArmRecord]) -> dict[str, ArmRecord]:
-    """Return arms in the order of a table, under their role where it is theirs alone, or else their name."""
+    """Return arms in the order of a table, under their role where it is theirs alone, or else their name.
+
+    A model in a directory called `aligned` is `aligned (quantized)` beside the aligned model.
+    """
     ordered = sorted(arms, key=lambda arm: ROLES.index(arm.role))
     roles = [arm.role for arm in ordered]
-    return {arm.role if roles.count(arm.role) == 1 else arm.name: arm for arm in ordered}
+    named: dict[str, ArmRecord] = {}
+    for arm in ordered:
+        name = arm.role if roles.count(arm.role) == 1 else arm.name
+        named[f"{name} ({arm.role})" if name in named else name] = arm
+    return named
 
 
 def safety_measures(arm: ArmRecord) -> list[str]:
