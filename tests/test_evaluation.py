@@ -20,6 +20,9 @@ from caq.errors import InvalidInput
 from caq.evaluation import evaluate, task_files
 from caq.items.safety import SafetyTask, all_protocols
 from caq.items.tasks import Tasks
+from caq.measure.assemble import assemble
+from caq.measure.store import read_items, read_manifest
+from caq.report.analyse import analyse
 from caq.report.document import read_report
 from caq.runners import transformers
 from tests.support.command_line import Caq
@@ -144,6 +147,18 @@ def test_a_comparison_is_not_overwritten_by_what_knows_no_aligned_model(pair: Pa
         evaluate(pair / "base", None, None, tasks, tmp_path, device="cpu", quiet=True)
     evaluate(pair / "base", pair / "aligned", None, tasks, tmp_path, device="cpu", quiet=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_measure_without_a_judge_has_no_rate_of_the_incoherent_responses_alone(pair: Path, tmp_path: Path) -> None:
+    tasks = replace(every_task(pair), perplexity_text=None, safety=None, facts=None)
+    evaluate(pair / "base", pair / "aligned", None, tasks, tmp_path, device="cpu", quiet=True)
+    manifest, items = read_manifest(tmp_path), read_items(tmp_path)
+    assert manifest is not None
+    called = ("refusal", "helpfulness")
+    for unusable, left in (({}, called), ({"judge_missing": "no"}, ()), ({"judges_harmless": False}, called[:1])):
+        found = assemble(tmp_path, replace(manifest, **unusable), items)
+        assert tuple(analyse(found).arms[-1].rates) == left
+        assert all(any(one.failure for one in found.arms[-1].outcomes[measure]) for measure in called)
 
 
 def test_a_hub_name_is_looked_up_in_the_cache_when_offline(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
