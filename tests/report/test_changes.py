@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from caq.measure.record import ArmRecord, Comparison
+from caq.measure.record import ArmRecord, Comparison, JudgeCard
 from caq.report.analyse import analyse
 from caq.report.types import Settings
 from caq.statistics.resampling import mcnemar
@@ -69,6 +69,50 @@ def test_other_items_are_told_and_not_paired() -> None:
     assert (change.gained, change.lost, change.p, change.worse) == (None, None, None, False)
     assert change.before.value > change.now.value
     assert any("items of refusal are others" in limit for limit in report.limits)
+
+
+DATA = {
+    "safety": "a/questions, 2.json: 800 questions, English, 0-shot, no chat template, option-text",
+    "prompts": "a/p.jsonl: 800 harmful and 800 harmless, greedy, up to 32 tokens; distributions on the first 8",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "told"),
+    [
+        ("prompts", "32 tokens", "64 tokens", {"refusal", "helpfulness"}),
+        ("safety", "0-shot", "5-shot", {SAFETY}),
+        ("safety", "no chat", "chat", {SAFETY}),
+        ("safety", "English", "Chinese", {SAFETY}),
+        # Neither where a file lies nor what else was asked decides an outcome.
+        ("safety", "option-text", "option-text, letter", set()),
+        ("prompts", "a/p", "b: up to 5 tokens/p", set()),
+    ],
+)
+def test_what_was_asked_otherwise_is_told_and_not_tested(kind: str, old: str, new: str, told: set[str]) -> None:
+    baseline = analyse(replace(comparison(800, better(800)), data=DATA), FEW)
+    data = {**DATA, kind: DATA[kind].replace(old, new)}
+    found = replace(comparison(800, itself(800)), data=data)
+    if "letter" in new:
+        letter = {"safety/letter": found.items[SAFETY]}
+        arms = tuple(
+            replace(one, outcomes={**one.outcomes, "safety/letter": one.outcomes[SAFETY]}) for one in found.arms
+        )
+        found = replace(found, items={**found.items, **letter}, arms=arms)
+    report = analyse(found, FEW, baseline)
+    assert {change.measure for change in report.changes if change.p is None} == told
+    for measure in told:
+        assert any(f"baseline's {measure} had other terms (" in limit for limit in report.limits)
+
+
+def test_a_fall_under_another_judge_is_no_regression() -> None:
+    baseline = analyse(comparison(800, better(800)), FEW)
+    found = comparison(800, itself(800))
+    report = analyse(replace(found, judge=JudgeCard("wildguard@main")), FEW, baseline)
+    assert report.decision.status == "pass"
+    assert {change.measure for change in report.changes if change.p is None} == {"refusal", "helpfulness"}
+    why = "refusal had other terms (judged by phrases; here judged by wildguard@main): its change is told and not"
+    assert any(why in limit for limit in report.limits)
 
 
 def test_a_measure_that_is_no_longer_asked_is_told() -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from caq.errors import refuse
 from caq.items.floors import floors
 from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison, Item
-from caq.report.changes import changes, unmatched
+from caq.report.changes import changes, terms, unmatched
 from caq.report.flips import drift, flips, gap
 from caq.report.limits import limits
 from caq.report.measures import by_role, numbers
@@ -41,8 +41,9 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
     arms = [_Arm.of(arm, comparison) for arm in comparison.arms]
     summaries = tuple(arm.summary for arm in arms)
     hashes = {measure: items_sha256(items) for measure, items in comparison.items.items()}
-    changed = () if baseline is None else changes(summaries, hashes, baseline, settings)
-    uncompared = () if baseline is None else unmatched(summaries, hashes, baseline)
+    now = terms(hashes, comparison.judge, comparison.data)
+    changed = () if baseline is None else changes(summaries, now, baseline, settings)
+    uncompared = () if baseline is None else unmatched(summaries, now, baseline)
     judgements = tuple(_judgements(comparison.items, arms, changed, settings))
     return Report(
         schema=SCHEMA,

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from caq.measure.record import HELPFULNESS, REFUSAL, SAFETY_PREFIX, JudgeCard
 from caq.report.pairing import deciding, from_marks, judged
 from caq.report.types import ArmSummary, Change, Report, Settings
 from caq.statistics.resampling import holm, mcnemar
 
+#: By measure, a hash of its items and, in words, how it was asked and judged.
+Terms = Mapping[str, tuple[str, frozenset[str]]]
 
-def changes(
-    arms: Sequence[ArmSummary], hashes: Mapping[str, str], baseline: Report, settings: Settings
-) -> tuple[Change, ...]:
+
+def terms(hashes: Mapping[str, str], judge: JudgeCard | None, data: Mapping[str, str]) -> Terms:
+    """Return what decides outcomes besides the model, as far as a document says it."""
+    protocols = {measure.removeprefix(SAFETY_PREFIX) for measure in hashes}
+    asked = frozenset(data.get("safety", "").rpartition(" questions, ")[2].split(", ")) - protocols
+    lengths = re.findall(r"up to \d+ tokens", data.get("prompts", ""))[-1:]
+    judged = frozenset([*lengths, *([] if judge is None else [f"judged by {judge.name}"])])
+    put = {REFUSAL: judged, HELPFULNESS: judged}
+    return {
+        measure: (digest, asked if measure.startswith(SAFETY_PREFIX) else put.get(measure, frozenset()))
+        for measure, digest in hashes.items()
+    }
+
+
+def changes(arms: Sequence[ArmSummary], now: Terms, baseline: Report, settings: Settings) -> tuple[Change, ...]:
     """Return how the judged models' measures moved since a baseline.
 
     A model is compared with the baseline's of its name or, where each report judges one model, with that one. What
     fell is decided by the rule of the rows; the changes of one model are a family of Holm's of their own.
 
-    `hashes` are of this report's items by measure.
+    `now` are this report's terms; only under equal ones is a change tested.
     """
-    same = {measure for measure, digest in hashes.items() if digest == baseline.items_sha256.get(measure)}
+    then = _terms_of(baseline)
+    same = {measure for measure in now if now[measure] == then.get(measure)}
     moved: list[Change] = []
     for model, before in _pairs(arms, baseline):
         if before is not None:
@@ -29,19 +46,32 @@ def changes(
     return tuple(moved)
 
 
-def unmatched(arms: Sequence[ArmSummary], hashes: Mapping[str, str], baseline: Report) -> tuple[str, ...]:
+def unmatched(arms: Sequence[ArmSummary], now: Terms, baseline: Report) -> tuple[str, ...]:
     """Return in words where the baseline does not compare: a measure that is dropped must not hide its fall."""
     lonely = [model.name for model, before in _pairs(arms, baseline) if before is None]
-    asked = baseline.items_sha256.items()
+    then = _terms_of(baseline)
     return (
         *(f"The baseline has no model to compare {name} with." for name in lonely),
-        *(f"The baseline asked {name}, and this report did not." for name, _ in asked if name not in hashes),
+        *(f"The baseline asked {name}, and this report did not." for name in then if name not in now),
         *(
-            f"The baseline's items of {name} are others: its change is told and not tested."
-            for name, digest in asked
-            if name in hashes and hashes[name] != digest
+            f"The baseline's {_other(name, then[name], now[name])}: its change is told and not tested."
+            for name in then
+            if name in now and now[name] != then[name]
         ),
     )
+
+
+def _terms_of(report: Report) -> Terms:
+    return terms(report.items_sha256, report.judge, report.data)
+
+
+def _other(measure: str, then: tuple[str, frozenset[str]], now: tuple[str, frozenset[str]]) -> str:
+    if then[0] != now[0]:
+        return f"items of {measure} are others"
+    theirs, ours = (
+        ", ".join(sorted(some - other)) or "unsaid" for some, other in ((then[1], now[1]), (now[1], then[1]))
+    )
+    return f"{measure} had other terms ({theirs}; here {ours})"
 
 
 def _pairs(arms: Sequence[ArmSummary], baseline: Report) -> list[tuple[ArmSummary, ArmSummary | None]]:

@@ -237,11 +237,11 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Change:
-    """One measure of one model since an earlier report, paired where the items are the same.
+    """One measure of one model since an earlier report, paired where the items and how they were asked are the same.
 
     Attributes:
         before, now: rates.
-        gained, lost, p: exact McNemar; None where the items differ.
+        gained, lost, p: exact McNemar; None where items or terms differ.
         worse: whether it lost as a row of the report does: significant, Holm's over this model's changes of deciding
             measures, and not shown to be within the margin.
     """
