@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from caq.measure.assemble import assemble
 from caq.measure.store import read_items, read_manifest
 from caq.report.analyse import analyse
 from caq.report.document import read_report
+from caq.report.types import Settings
 from caq.runners import transformers
 from tests.support.command_line import Caq
 from tests.support.pairs import write_pair
@@ -141,12 +143,19 @@ def test_every_problem_is_told_before_a_model_is_loaded(
 
 def test_a_comparison_is_not_overwritten_by_what_knows_no_aligned_model(pair: Path, tmp_path: Path) -> None:
     tasks = replace(every_task(pair), perplexity_text=None, prompts=None)
-    compare([pair / "base"], reference=pair / "aligned", tasks=tasks, output=tmp_path, device="cpu", quiet=True)
+    settings = Settings(margin=0.3, resamples=100)
+    given = {"tasks": tasks, "settings": settings, "output": tmp_path, "device": "cpu", "quiet": True}
+    again = partial(compare, [pair / "base"], reference=pair / "aligned", **given)  # type: ignore[arg-type]
+    again()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(InvalidInput, match="holds a comparison with an aligned model"):
         evaluate(pair / "base", None, None, tasks, tmp_path, device="cpu", quiet=True)
     evaluate(pair / "base", pair / "aligned", None, tasks, tmp_path, device="cpu", quiet=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    again(baseline=tmp_path / "results.json")
+    with pytest.raises(InvalidInput, match="changes since a baseline"):
+        evaluate(pair / "base", pair / "aligned", None, tasks, tmp_path, device="cpu", quiet=True)
+    assert read_report(tmp_path / "results.json").changes
 
 
 def test_a_measure_without_a_judge_has_no_rate_of_the_incoherent_responses_alone(pair: Path, tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ from caq.measure.record import Comparison
 from caq.measure.run import Named, measure_into, prepare, running_on
 from caq.measure.store import locked, read_manifest
 from caq.report.analyse import analyse
+from caq.report.document import RESULTS_FILE, read_report
 from caq.report.measures import by_role
 from caq.report.render import RENDERERS, write_report
 from caq.report.safety_table import floor_table, letter_table
 from caq.report.table import rich_table, wide_console
-from caq.report.types import Report
+from caq.report.types import Report, Settings
 
 DEFAULT_TEXT = "wikitext2-test"
 
@@ -109,12 +110,11 @@ def evaluate(
         TemporaryDirectory(prefix="caq-evaluate-") if output is None else nullcontext(str(output))
     )
     with kept as name, locked(directory := Path(name)):
-        if reference is None:
-            _check_holds_no_comparison(directory)
+        settings = _settings(directory, reference)
         manifest = measure_into(directory, setup, quiet=quiet)
         _say(console, filter(None, [manifest.judge_missing]))
         comparison = read_comparison(directory)
-        report = analyse(comparison)
+        report = analyse(comparison, settings)
         # Where a comparison left a page, it is drawn again: it shows the same arms.
         drawn = [name for name, (file, _) in RENDERERS.items() if name == "json" or (directory / file).exists()]
         write_report(directory, report, comparison, drawn)
@@ -127,12 +127,22 @@ def _say(console: Console, lines: Iterable[str]) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _check_holds_no_comparison(output: Path) -> None:
-    earlier = read_manifest(output)
-    if earlier is not None and any(arm.role == "aligned" for arm in earlier.arms):
+def _settings(output: Path, reference: str | Path | None) -> Settings:
+    """Return what decides: in a comparison's directory what decided there, or else the defaults."""
+    stored, results = read_manifest(output), output / RESULTS_FILE
+    if stored is None or not any(arm.role == "aligned" for arm in stored.arms):
+        return Settings()
+    if reference is None:
         raise InvalidInput(
             f"{output}: holds a comparison with an aligned model; name it by --reference, or choose another directory"
         )
+    earlier = read_report(results) if results.exists() else None
+    if earlier is not None and earlier.changes:
+        raise InvalidInput(
+            f"{output}: its report tells changes since a baseline, which this would drop; "
+            "use caq compare with --baseline, or choose another directory"
+        )
+    return Settings() if earlier is None else earlier.settings
 
 
 def _show(console: Console, comparison: Comparison) -> None:
