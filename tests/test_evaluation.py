@@ -211,7 +211,10 @@ def test_safety_questions_are_asked_as_the_command_says(tmp_path: Path, caq: Caq
     assert "add --dev dev_en.json" in ended.err
     assert "option-text is zero-shot" in ended.err
 
-    assert "add --safety safetybench-en" in caq("evaluate", model, "--chat").err
+    ended = caq("evaluate", model, "--chat", "--limit", "3", "--task-shots", "0", "--include-path", tmp_path)
+    assert ended.status == 2
+    assert "add --safety safetybench-en" in ended.err
+    assert "no lm-eval tasks for --include-path, --task-shots, --limit: add --tasks" in ended.err
 
 
 @pytest.mark.skipif(not WIKITEXT.exists(), reason="shared data is not here")

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from caq.report.types import Report
 
 
+#: What a report is redrawn with; all other options are for measuring.
+_REDRAWING = ("output", "margin", "formats", "baseline", "json", "quiet")
+
+
 def compare(
+    context: typer.Context,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Directory for the report and everything measured for it.")
     ],
@@ -80,12 +85,20 @@ def compare(
         )
     elif models:
         raise InvalidInput("there is no aligned model to compare with: add --reference, the model that was quantized")
-    elif any((reference, base, asked, prompts, facts, perplexity_text)):
-        raise InvalidInput("there is no model to judge: name one, or give -o alone to redraw the report there")
+    elif measuring := _measuring(context):
+        missing = f"there is no model to judge for {', '.join(measuring)}"
+        raise InvalidInput(f"{missing}: name one, or leave these out to redraw the report in {output}")
     else:
         report = redraw(output, settings=settings, formats=wanted, baseline=baseline)
     _print(report, output, json)
     raise typer.Exit(EXIT[report.decision.status])
+
+
+def _measuring(context: typer.Context) -> list[str]:
+    """Return the options given that a report is not redrawn with: each would be ignored."""
+    sources = ((one, context.get_parameter_source(one.name or "")) for one in context.command.params)
+    given = (one for one, source in sources if source is not None and source.name == "COMMANDLINE")
+    return [one.opts[0] for one in given if one.name not in _REDRAWING]
 
 
 def _print(report: Report, output: Path, json: bool) -> None:

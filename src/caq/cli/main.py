@@ -12,7 +12,7 @@ import typer
 
 from caq.cli import options as option
 from caq.cli.compare import compare
-from caq.errors import CaqError, InvalidInput, is_out_of_space
+from caq.errors import CaqError, InvalidInput, attempt, is_out_of_space, refuse
 
 if TYPE_CHECKING:
     from caq.recipe import Recipe
@@ -163,8 +163,14 @@ def evaluate(
     from caq.evaluation import evaluate as run
     from caq.lm_eval.harness import Benchmarks, prepare
 
-    asked = safety_task(safety, safety_answers, protocol, shots, dev, chat, language)
+    problems: list[str] = []
+    asked = attempt(problems, lambda: safety_task(safety, safety_answers, protocol, shots, dev, chat, language))
     names = tuple(name for name in (tasks or "").split(",") if name)
+    of_tasks = {"--include-path": include_path, "--task-shots": task_shots, "--limit": limit}
+    idle = [name for name, value in of_tasks.items() if value is not None]
+    if idle and not names:
+        problems.append(f"there are no lm-eval tasks for {', '.join(idle)}: add --tasks")
+    refuse(problems)
     abilities = prepare(Benchmarks(names, tuple(include_path or ()), task_shots, limit)) if names else None
     text = None if names else DEFAULT_TEXT
     files = task_files(perplexity_text, asked, facts, prompts, window, response_tokens, default_text=text)
