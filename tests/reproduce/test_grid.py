@@ -89,6 +89,22 @@ def test_cells_of_another_recipe_or_other_items_are_not_reused(grid: Grid, found
     assert next(cells(open_bench(changed), quiet=True)).seconds is not None
 
 
+def test_cells_of_another_version_device_or_end_of_answers_are_not_reused(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = bundled(tmp_path / "pair")
+    own = replace(grid, model=pair.model, base=pair.base, device="cpu")
+    identities = [open_bench(own).identity, open_bench(replace(own, device="meta")).identity]
+    (tmp_path / "pair" / "aligned" / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
+    identities.append(open_bench(own).identity)
+    packages = ("caq", "torch", "transformers")
+    for package in packages:
+        numbers = {**dict.fromkeys(packages, "1"), package: "2"}
+        monkeypatch.setattr("caq.measure.run.version", numbers.__getitem__)
+        identities.append(open_bench(own).identity)
+    assert len(set(identities)) == len(identities)
+
+
 def test_arms_of_one_recipe_share_a_cell(grid: Grid, found: list[Cell]) -> None:
     renamed = replace(grid, arms={"Another name": KEPT["GPTQ"]})
     assert all(cell.seconds is None for cell in cells(open_bench(renamed), quiet=True))

@@ -126,8 +126,11 @@ def open_bench(grid: Grid) -> Bench:
     abilities = None if grid.benchmarks is None else prepare_benchmarks(grid.benchmarks)
     models: Named = (("aligned", pair.aligned.path), ("base", pair.base.path))
     setup = prepare(models, grid.tasks, NamedJudge(DEFAULT_JUDGE), running_on(grid.device, grid.tasks), [], abilities)
-    parts = (*pair.fingerprints.values(), setup.questionnaire.identity, "" if abilities is None else abilities.identity)
-    return Bench(grid, _shared(load_bound), pair, setup, digest(*parts))
+    # The directories of the aligned model's and the base's answers are named by hashes of what decides a cell, too: the
+    # models, what they are asked, the device and the versions.
+    names = (arm.directory.name for arm in place_arms(setup, grid.directory))
+    identity = digest(*names, setup.judge.card.name, "" if abilities is None else abilities.identity)
+    return Bench(grid, _shared(load_bound), pair, setup, identity)
 
 
 def cells(bench: Bench, *, quiet: bool = False) -> Iterator[Cell]:
