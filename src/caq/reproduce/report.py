@@ -16,7 +16,7 @@ from caq.report.analyse import analyse
 from caq.report.document import RESULTS_FILE, to_json
 from caq.report.experiment import Contrast, Contrasts, ExperimentTable, PrintedFigure
 from caq.report.table import MISSING, markdown, markdown_categories, markdown_table
-from caq.reproduce.contrasts import against_aligned, amounts, between, spreads
+from caq.reproduce.contrasts import against_aligned, amounts, between, gaps, spreads
 from caq.reproduce.experiments import SAFETY, Experiment
 from caq.reproduce.grid import ALIGNED, BASE, FULL_PRECISION, Cell
 from caq.reproduce.pairs import PairSource
@@ -101,6 +101,7 @@ def _document(finished: Finished, table: ExperimentTable, plots: Sequence[str]) 
         "Every row is a saved directory, reloaded.",
         markdown(finished.rows),
         *_diverged(table),
+        *_gaps(finished),
         *(f"![{name}]({name})" for name in plots),
         *_beside_the_paper(finished, table),
         "## Between arms",
@@ -123,6 +124,13 @@ def _diverged(table: ExperimentTable) -> Iterator[str]:
         runs = [(arm, *run) for arm, seeds in table.diverged.items() for run in seeds.items()]
         lines = "\n".join(f"- {arm}, seed {seed}: {reason}" for arm, seed, reason in runs)
         yield f"Learning diverged, and these have no numbers:\n\n{lines}"
+
+
+def _gaps(finished: Finished) -> Iterator[str]:
+    found = {(arm, seed): names for arm, runs in finished.runs.items() for seed, names in gaps(runs).items()}
+    if found:
+        lines = "\n".join(f"- {arm}, seed {seed}: {', '.join(names)}" for (arm, seed), names in found.items())
+        yield f"Not measured, so that these are of the other seeds alone:\n\n{lines}"
 
 
 def _beside_the_paper(finished: Finished, table: ExperimentTable) -> Iterator[str]:
