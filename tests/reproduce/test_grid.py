@@ -125,10 +125,16 @@ def test_a_cell_that_diverges_is_a_finding_and_the_grid_goes_on(grid: Grid, foun
         assert rtn.record is not None
 
 
-def test_a_failing_arm_says_which_it_was(grid: Grid) -> None:
-    failing = replace(grid, arms={"Wrong": {**KEPT["RTN"], "scheme.preset": "NVFP4"}})
-    with pytest.raises(Unsupported):
-        list(cells(open_bench(failing), quiet=True))
+def test_a_failing_arm_says_which_it_was(grid: Grid, found: list[Cell]) -> None:
+    wrong = {**KEPT["RTN"], "scheme.preset": "NVFP4"}
+    with pytest.raises(Unsupported) as refused:
+        open_bench(replace(grid, arms={**KEPT, "Wrong": wrong}))
+    assert refused.value.__notes__ == ["in arm Wrong"]
+    # Only the text itself shows that there is too little of it.
+    short = {**KEPT["RTN"], "data.samples": 100_000}
+    with pytest.raises(InvalidInput) as failed:
+        list(cells(open_bench(replace(grid, arms={"Short": short})), quiet=True))
+    assert failed.value.__notes__ == ["in arm Short, seed 0"]
 
 
 def test_tables_share_cells_and_name_command_recipes_and_paper(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -122,7 +123,8 @@ def open_bench(grid: Grid) -> Bench:
     pair = open_pair(grid.model, grid.base)
     assert pair.base is not None
     for arm in grid.arms:
-        check_recipe(pair, grid.cell_recipe(arm, grid.seeds[0]))
+        with _told(f"in arm {arm}"):
+            check_recipe(pair, grid.cell_recipe(arm, grid.seeds[0]))
     abilities = None if grid.benchmarks is None else prepare_benchmarks(grid.benchmarks)
     models: Named = (("aligned", pair.aligned.path), ("base", pair.base.path))
     setup = prepare(models, grid.tasks, NamedJudge(DEFAULT_JUDGE), running_on(grid.device, grid.tasks), [], abilities)
@@ -170,15 +172,23 @@ def _cell(bench: Bench, arm: str, seed: int, recipe: str, run: Callable[[], ArmR
         return replace(earlier, arm=arm, seed=seed, record=_called(earlier.record, arm, seed), seconds=None)
     started = time.monotonic()
     try:
-        cell = Cell(arm, seed, recipe, _called(run(), arm, seed))
+        with _told(f"in arm {arm}, seed {seed}"):
+            cell = Cell(arm, seed, recipe, _called(run(), arm, seed))
     except Diverged as error:
         cell = Cell(arm, seed, recipe, None, str(error))
-    except CaqError as error:
-        error.add_note(f"in arm {arm}, seed {seed}")
-        raise
     cell = replace(cell, seconds=time.monotonic() - started)
     write_text(path, json.dumps(encode(cell)) + "\n")
     return cell
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Add to an error where it was."""
+    try:
+        yield
+    except CaqError as error:
+        error.add_note(where)
+        raise
 
 
 def _called(record: ArmRecord | None, arm: str, seed: int) -> ArmRecord | None:
