@@ -19,6 +19,7 @@ from caq.reproduce.command import Request, run
 from caq.reproduce.experiments import BASELINES, EXPERIMENTS
 from caq.reproduce.grid import ALIGNED, BASE, Cell, Grid, cells, open_bench
 from caq.reproduce.pairs import HUB_PAIRS, bundled, open_source, recipe_for
+from caq.testbed.export import export
 from tests.reproduce.shrunk import QUICK, shrink
 
 KEPT = {name: BASELINES[name] for name in ("RTN", "GPTQ", "Hadamard")}
@@ -212,6 +213,20 @@ def test_every_table_is_made_of_recipes_that_every_preset_allows(name: str, tmp_
     assert {arm for line in (experiment.sweep.lines.values() if experiment.sweep else ()) for arm in line.values()} <= (
         experiment.arms.keys()
     )
+
+
+def test_a_bundled_pair_that_was_written_half_is_completed_and_what_is_there_stays(tmp_path: Path) -> None:
+    export(tmp_path / "whole")
+    (tmp_path / "half" / "base").mkdir(parents=True)
+    (tmp_path / "half" / "aligned").mkdir()
+    for name, text in (("aligned/config.json", "{}"), ("facts.jsonl", "shrunk")):
+        (tmp_path / "half" / name).write_text(text, encoding="utf-8")
+    bundled(tmp_path / "half")
+    files = {path.relative_to(tmp_path / "whole"): path for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    half = {path.relative_to(tmp_path / "half") for path in (tmp_path / "half").rglob("*") if path.is_file()}
+    assert half == files.keys()
+    changed = {str(name) for name in half if (tmp_path / "half" / name).read_bytes() != files[name].read_bytes()}
+    assert changed == {"aligned/config.json", "facts.jsonl"}
 
 
 def test_the_papers_pairs_are_known_by_name(tmp_path: Path) -> None:
