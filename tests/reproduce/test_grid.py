@@ -20,6 +20,7 @@ from caq.reproduce.experiments import BASELINES, EXPERIMENTS
 from caq.reproduce.grid import ALIGNED, BASE, Cell, Grid, cells, open_bench
 from caq.reproduce.pairs import HUB_PAIRS, bundled, open_source, recipe_for
 from caq.testbed.export import export
+from caq.workspace import open_workspace
 from tests.reproduce.shrunk import QUICK, shrink
 
 KEPT = {name: BASELINES[name] for name in ("RTN", "GPTQ", "Hadamard")}
@@ -72,6 +73,19 @@ def test_a_killed_grid_ends_with_the_same_records(grid: Grid, found: list[Cell],
     assert [cell.seconds is None for cell in resumed] == [True, True, True, False]
     whole = {path.name for path in (grid.directory / "cells").glob("*.json")}
     assert {path.name for path in (tmp_path / "cells").glob("*.json")} <= whole
+
+
+def test_what_another_recipe_left_unfinished_is_started_over(
+    grid: Grid, found: list[Cell], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = grid.directory / "checkpoints" / "left-seed0"
+    open_workspace(output, {"recipe": "another"}).fit_state.write({}, [])
+    left = replace(grid, arms={"Left": {**KEPT["RTN"], "scheme.preset": "W8A8"}}, seeds=(0,))
+    assert list(cells(open_bench(left), quiet=True))[-1].record is not None
+    said = capsys.readouterr().err
+    assert "another recipe (another, now" in said
+    assert "started over" in said
+    assert list((grid.directory / "checkpoints").glob(".left*.work")) == []
 
 
 def test_cells_of_another_recipe_or_other_items_are_not_reused(grid: Grid, found: list[Cell], tmp_path: Path) -> None:

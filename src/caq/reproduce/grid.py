@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from caq.errors import CaqError, Diverged
+from caq.errors import CaqError, Diverged, InvalidInput
 from caq.families import Bound
 from caq.files.cache import digest
 from caq.files.codec import decode, encode, parse
@@ -34,6 +34,7 @@ from caq.measure.judges import DEFAULT_JUDGE, NamedJudge
 from caq.measure.record import ArmRecord, Role
 from caq.measure.run import Entrant, Named, Setup, measure_arms, place_arms, prepare, running_on
 from caq.pipeline import quantize_pair
+from caq.progress import remark
 from caq.recipe import Recipe
 from caq.run import Load
 from caq.runners import find_source
@@ -203,9 +204,15 @@ def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord
     """Quantize, then measure the saved directory."""
     grid = bench.grid
     output = grid.directory / "checkpoints" / slug(f"{arm}-seed{recipe.seed}")
-    quantize_pair(
-        bench.pair, recipe, output, load=bench.load, cache_dir=grid.directory / "cache", device=grid.device, quiet=quiet
-    )
+    quantize = partial(quantize_pair, bench.pair, recipe, output, load=bench.load, cache_dir=grid.directory / "cache")
+    try:
+        quantize(device=grid.device, quiet=quiet)
+    except InvalidInput as error:
+        if "--restart" not in str(error):
+            raise
+        # What another recipe or version left unfinished here is nobody's but the table's, which has no such option.
+        remark("\n".join(f"{problem.partition('; ')[0]}; started over" for problem in error.problems))
+        quantize(device=grid.device, quiet=quiet, restart=True)
     entrant = Entrant("quantized", find_source(output), load_tokenizer(output))
     record = _measured(bench, replace(bench.setup, entrants=(*bench.setup.entrants, entrant)))[-1]
     if not grid.keep_checkpoints:
