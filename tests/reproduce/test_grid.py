@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from caq.cli.main import app
 from caq.errors import InvalidInput, Unsupported
+from caq.items.safety import SafetyTask
+from caq.items.tasks import Tasks
 from caq.reproduce.command import Request, run
 from caq.reproduce.experiments import BASELINES, EXPERIMENTS
 from caq.reproduce.grid import ALIGNED, BASE, Cell, Grid, cells, open_bench
@@ -152,12 +156,15 @@ def test_a_failing_arm_says_which_it_was(grid: Grid, found: list[Cell]) -> None:
     assert failed.value.__notes__ == ["in arm Short, seed 0"]
 
 
-def test_tables_share_cells_and_name_command_recipes_and_paper(tmp_path: Path) -> None:
+def test_tables_share_cells_and_name_command_recipes_and_paper(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundled(tmp_path / "pair")
     shrink(tmp_path / "pair")
     settings: Mapping[str, object] = {**QUICK, "learn": [], "learn.end-to-end.validation_samples": 1}
     run(Request("table1", "bundled", "paper", tmp_path, 1, settings), quiet=True)
     before = {path.name for path in (tmp_path / "cells").iterdir()}
+    assert "asked in English, by the script of the questions" in capsys.readouterr().out
     run(Request("tableS1", "bundled", "paper", tmp_path, 1, settings), quiet=True)
     assert {path.name for path in (tmp_path / "cells").iterdir()} == before
     data = json.loads((tmp_path / "tableS1" / "results.json").read_text(encoding="utf-8"))
@@ -174,6 +181,24 @@ def test_tables_share_cells_and_name_command_recipes_and_paper(tmp_path: Path) -
     run(Request("table1", "bundled", "paper", tmp_path, 1, settings), quiet=True)
     assert (tmp_path / "table1" / "results.json").read_bytes() == results
     assert (tmp_path / "table1" / "table1.svg").read_bytes() == image
+
+
+def test_the_command_of_a_table_asks_for_the_same_table_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+    monkeypatch.setattr("caq.reproduce.command.run", lambda request, quiet: asked.append(request))
+    settings: dict[str, object] = {
+        "x": None,
+        "seed": 1e-05,
+        "data.text": "a: b c",
+        "learn": [],
+        "quantizer.clip_search": False,
+        "n": "1",
+    }
+    tasks = Tasks(Path("a text.txt"), SafetyTask(Path("safetybench-en")), Path("facts.jsonl"), None, 128)
+    full = Request("table2", "a:b", "paper", tmp_path / "out", 2, settings, "cpu", True, tasks)
+    for request in (full, Request("table1", "bundled", "default", tmp_path)):
+        app(shlex.split(request.command)[1:], standalone_mode=False)
+        assert asked.pop() == request
 
 
 @pytest.mark.slow
