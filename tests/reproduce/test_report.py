@@ -192,6 +192,19 @@ def test_a_measure_that_one_seed_lacks_is_compared_over_the_others_and_the_seed_
     assert set(said.split(", ")) == {"perplexity", "safety/option-text", "helpfulness", "alignment"}
 
 
+def test_where_learning_always_diverged_the_report_does_not_say_that_no_aligned_model_was_measured(
+    tmp_path: Path,
+) -> None:
+    found = finished({"Aligned": [record(ALWAYS, 5.1)], "CAL": [None]})
+    write_report(found, summarise(found), tmp_path)
+    report = read_report(tmp_path / "results.json")
+    assert [arm.role for arm in report.arms] == ["base"]
+    assert report.limits[0].startswith("Learning always diverged")
+    assert not any("No aligned model" in limit for limit in report.limits)
+    assert report.table is not None
+    assert report.table.spreads["Aligned"]["perplexity"].mean == 5.1
+
+
 def test_the_papers_figures_stand_beside_ours_and_say_where_they_do_not_compare(tmp_path: Path) -> None:
     found = finished({"Aligned": [record(ALWAYS, 7.5)], "Base": [record(HALF, 6.2)], "CAL": [None]})
     paper = summarise(found).paper

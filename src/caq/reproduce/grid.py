@@ -2,7 +2,8 @@
 
 A cell's results are kept under a hash of all that decides them, so a stopped grid continues, and grids that
 share a directory share their cells: the CAL row of one table is the α = 0.75 row of another. Checkpoints are opened and
-hashed once, the aligned model is loaded once for all cells, and the teachers' targets come from one cache.
+hashed once, a model stays loaded for the cells after it until another is needed, and the teachers' targets come from
+one cache.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ from caq.reproduce.grid import ALIGNED, BASE, FULL_PRECISION, Cell
 from caq.reproduce.pairs import PairSource
 from caq.reproduce.paper import floor, printed_figures
 
+_NOTHING_TO_JUDGE = "Learning always diverged, and there is nothing to judge: the aligned model is in the table alone."
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -83,11 +85,13 @@ def summarise(finished: Finished) -> ExperimentTable:
 def write_report(finished: Finished, table: ExperimentTable, directory: Path, plots: Sequence[str] = ()) -> None:
     """Write `results.json` and `report.md` into `directory`; `plots` are names of images beside them."""
     comparison = finished.comparison
-    judged = any(arm.role == "quantized" for arm in comparison.arms)
-    # Where all learning diverged there is nothing to judge, and full precision is shown alone.
-    shown = comparison if judged else replace(comparison, arms=tuple(a for a in comparison.arms if a.role == "base"))
-    report = replace(analyse(shown), table=table)
-    write_text(directory / RESULTS_FILE, to_json(report))
+    if any(arm.role == "quantized" for arm in comparison.arms):
+        report = analyse(comparison)
+    else:
+        # A report with an aligned model has one to judge.
+        report = analyse(replace(comparison, arms=tuple(arm for arm in comparison.arms if arm.role == "base")))
+        report = replace(report, limits=(_NOTHING_TO_JUDGE, *report.limits[1:]))
+    write_text(directory / RESULTS_FILE, to_json(replace(report, table=table)))
     write_text(directory / "report.md", _document(finished, table, plots))
 
 
