@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from caq.cli.main import app
 from caq.errors import InvalidInput, Unsupported
+from caq.items.safety import SafetyTask
+from caq.items.tasks import Tasks
 from caq.reproduce.command import Request, run
 from caq.reproduce.experiments import BASELINES, EXPERIMENTS
 from caq.reproduce.grid import ALIGNED, BASE, Cell, Grid, cells, open_bench
 from caq.reproduce.pairs import HUB_PAIRS, bundled, open_source, recipe_for
+from caq.testbed.export import export
+from caq.workspace import open_workspace
 from tests.reproduce.shrunk import QUICK, shrink
 
 KEPT = {name: BASELINES[name] for name in ("RTN", "GPTQ", "Hadamard")}
@@ -73,6 +79,19 @@ def test_a_killed_grid_ends_with_the_same_records(grid: Grid, found: list[Cell],
     assert {path.name for path in (tmp_path / "cells").glob("*.json")} <= whole
 
 
+def test_what_another_recipe_left_unfinished_is_started_over(
+    grid: Grid, found: list[Cell], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = grid.directory / "checkpoints" / "left-seed0"
+    open_workspace(output, {"recipe": "another"}).fit_state.write({}, [])
+    left = replace(grid, arms={"Left": {**KEPT["RTN"], "scheme.preset": "W8A8"}}, seeds=(0,))
+    assert list(cells(open_bench(left), quiet=True))[-1].record is not None
+    said = capsys.readouterr().err
+    assert "another recipe (another, now" in said
+    assert "started over" in said
+    assert list((grid.directory / "checkpoints").glob(".left*.work")) == []
+
+
 def test_cells_of_another_recipe_or_other_items_are_not_reused(grid: Grid, found: list[Cell], tmp_path: Path) -> None:
     other = replace(grid, recipe=grid.recipe.with_overrides({"scheme.preset": "W8A8"}), seeds=(0,))
     wide = next(cell for cell in cells(open_bench(other), quiet=True) if cell.arm == "RTN")
@@ -87,6 +106,22 @@ def test_cells_of_another_recipe_or_other_items_are_not_reused(grid: Grid, found
     fewer.write_text("".join(grid.tasks.prompts.read_text().splitlines(keepends=True)[:4]))
     changed = replace(grid, tasks=replace(grid.tasks, prompts=fewer))
     assert next(cells(open_bench(changed), quiet=True)).seconds is not None
+
+
+def test_cells_of_another_version_device_or_end_of_answers_are_not_reused(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = bundled(tmp_path / "pair")
+    own = replace(grid, model=pair.model, base=pair.base, device="cpu")
+    identities = [open_bench(own).identity, open_bench(replace(own, device="meta")).identity]
+    (tmp_path / "pair" / "aligned" / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
+    identities.append(open_bench(own).identity)
+    packages = ("caq", "torch", "transformers")
+    for package in packages:
+        numbers = {**dict.fromkeys(packages, "1"), package: "2"}
+        monkeypatch.setattr("caq.measure.run.version", numbers.__getitem__)
+        identities.append(open_bench(own).identity)
+    assert len(set(identities)) == len(identities)
 
 
 def test_arms_of_one_recipe_share_a_cell(grid: Grid, found: list[Cell]) -> None:
@@ -109,18 +144,27 @@ def test_a_cell_that_diverges_is_a_finding_and_the_grid_goes_on(grid: Grid, foun
         assert rtn.record is not None
 
 
-def test_a_failing_arm_says_which_it_was(grid: Grid) -> None:
-    failing = replace(grid, arms={"Wrong": {**KEPT["RTN"], "scheme.preset": "NVFP4"}})
-    with pytest.raises(Unsupported):
-        list(cells(open_bench(failing), quiet=True))
+def test_a_failing_arm_says_which_it_was(grid: Grid, found: list[Cell]) -> None:
+    wrong = {**KEPT["RTN"], "scheme.preset": "NVFP4"}
+    with pytest.raises(Unsupported) as refused:
+        open_bench(replace(grid, arms={**KEPT, "Wrong": wrong}))
+    assert refused.value.__notes__ == ["in arm Wrong"]
+    # Only the text itself shows that there is too little of it.
+    short = {**KEPT["RTN"], "data.samples": 100_000}
+    with pytest.raises(InvalidInput) as failed:
+        list(cells(open_bench(replace(grid, arms={"Short": short})), quiet=True))
+    assert failed.value.__notes__ == ["in arm Short, seed 0"]
 
 
-def test_tables_share_cells_and_name_command_recipes_and_paper(tmp_path: Path) -> None:
+def test_tables_share_cells_and_name_command_recipes_and_paper(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundled(tmp_path / "pair")
     shrink(tmp_path / "pair")
     settings: Mapping[str, object] = {**QUICK, "learn": [], "learn.end-to-end.validation_samples": 1}
     run(Request("table1", "bundled", "paper", tmp_path, 1, settings), quiet=True)
     before = {path.name for path in (tmp_path / "cells").iterdir()}
+    assert "asked in English, by the script of the questions" in capsys.readouterr().out
     run(Request("tableS1", "bundled", "paper", tmp_path, 1, settings), quiet=True)
     assert {path.name for path in (tmp_path / "cells").iterdir()} == before
     data = json.loads((tmp_path / "tableS1" / "results.json").read_text(encoding="utf-8"))
@@ -137,6 +181,24 @@ def test_tables_share_cells_and_name_command_recipes_and_paper(tmp_path: Path) -
     run(Request("table1", "bundled", "paper", tmp_path, 1, settings), quiet=True)
     assert (tmp_path / "table1" / "results.json").read_bytes() == results
     assert (tmp_path / "table1" / "table1.svg").read_bytes() == image
+
+
+def test_the_command_of_a_table_asks_for_the_same_table_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+    monkeypatch.setattr("caq.reproduce.command.run", lambda request, quiet: asked.append(request))
+    settings: dict[str, object] = {
+        "x": None,
+        "seed": 1e-05,
+        "data.text": "a: b c",
+        "learn": [],
+        "quantizer.clip_search": False,
+        "n": "1",
+    }
+    tasks = Tasks(Path("a text.txt"), SafetyTask(Path("safetybench-en")), Path("facts.jsonl"), None, 128)
+    full = Request("table2", "a:b", "paper", tmp_path / "out", 2, settings, "cpu", True, tasks)
+    for request in (full, Request("table1", "bundled", "default", tmp_path)):
+        app(shlex.split(request.command)[1:], standalone_mode=False)
+        assert asked.pop() == request
 
 
 @pytest.mark.slow
@@ -190,6 +252,20 @@ def test_every_table_is_made_of_recipes_that_every_preset_allows(name: str, tmp_
     assert {arm for line in (experiment.sweep.lines.values() if experiment.sweep else ()) for arm in line.values()} <= (
         experiment.arms.keys()
     )
+
+
+def test_a_bundled_pair_that_was_written_half_is_completed_and_what_is_there_stays(tmp_path: Path) -> None:
+    export(tmp_path / "whole")
+    (tmp_path / "half" / "base").mkdir(parents=True)
+    (tmp_path / "half" / "aligned").mkdir()
+    for name, text in (("aligned/config.json", "{}"), ("facts.jsonl", "shrunk")):
+        (tmp_path / "half" / name).write_text(text, encoding="utf-8")
+    bundled(tmp_path / "half")
+    files = {path.relative_to(tmp_path / "whole"): path for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    half = {path.relative_to(tmp_path / "half") for path in (tmp_path / "half").rglob("*") if path.is_file()}
+    assert half == files.keys()
+    changed = {str(name) for name in half if (tmp_path / "half" / name).read_bytes() != files[name].read_bytes()}
+    assert changed == {"aligned/config.json", "facts.jsonl"}
 
 
 def test_the_papers_pairs_are_known_by_name(tmp_path: Path) -> None:

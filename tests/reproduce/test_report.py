@@ -173,6 +173,38 @@ def test_a_diverged_seed_is_named_and_the_others_are_still_compared(tmp_path: Pa
     assert "- CAL, seed 0: learning diverged" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_measure_that_one_seed_lacks_is_compared_over_the_others_and_the_seed_is_named(
+    lacking: int, tmp_path: Path
+) -> None:
+    broken = replace(record(HALF), perplexity=None, outcomes={"refusal": record(HALF).outcomes["refusal"]})
+    ours: list[ArmRecord | None] = [record(ALWAYS, 5.4), record(ALWAYS, 5.2), record(ALWAYS, 5.3)]
+    ours[lacking] = broken
+    found = finished({"Aligned": [record(ALWAYS)], "KL-Top": [record(HALF)] * 3, "CAL": ours})
+    summary = summarise(found)
+    contrasts = summary.contrasts["CAL − KL-Top"]
+    assert contrasts["safety/option-text"].per_seed == (0.5, 0.5)
+    assert len(contrasts["refusal"].per_seed) == 3
+    assert summary.amounts["CAL − KL-Top"]["perplexity"].runs == 2
+    assert summary.spreads["CAL"]["safety/option-text/Ethics"].runs == 2
+    write_report(found, summary, tmp_path)
+    said = (tmp_path / "report.md").read_text(encoding="utf-8").partition(f"- CAL, seed {lacking}: ")[2].splitlines()[0]
+    assert set(said.split(", ")) == {"perplexity", "safety/option-text", "helpfulness", "alignment"}
+
+
+def test_where_learning_always_diverged_the_report_does_not_say_that_no_aligned_model_was_measured(
+    tmp_path: Path,
+) -> None:
+    found = finished({"Aligned": [record(ALWAYS, 5.1)], "CAL": [None]})
+    write_report(found, summarise(found), tmp_path)
+    report = read_report(tmp_path / "results.json")
+    assert [arm.role for arm in report.arms] == ["base"]
+    assert report.limits[0].startswith("Learning always diverged")
+    assert not any("No aligned model" in limit for limit in report.limits)
+    assert report.table is not None
+    assert report.table.spreads["Aligned"]["perplexity"].mean == 5.1
+
+
 def test_the_papers_figures_stand_beside_ours_and_say_where_they_do_not_compare(tmp_path: Path) -> None:
     found = finished({"Aligned": [record(ALWAYS, 7.5)], "Base": [record(HALF, 6.2)], "CAL": [None]})
     paper = summarise(found).paper

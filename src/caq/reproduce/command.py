@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,19 @@ class Request:
         """The command line that runs the same table again."""
         words = ["caq", "reproduce", self.table, "--pair", self.pair, "--preset", self.preset]
         words += [] if self.seeds is None else ["--seeds", str(self.seeds)]
-        return shlex.join([*words, *(f"--set={key}={value}" for key, value in self.settings.items())])
+        # JSON is YAML, and as such settings are read.
+        words += [f"--set={key}={json.dumps(value, ensure_ascii=False)}" for key, value in self.settings.items()]
+        words += [] if self.tasks is None else _options(self.tasks)
+        words += [] if self.device is None else ["--device", self.device]
+        words += ["--keep-checkpoints"] if self.keep_checkpoints else []
+        return shlex.join([*words, "-o", str(self.directory)])
+
+
+def _options(tasks: Tasks) -> list[str]:
+    """Return the options of `caq reproduce` that name these tasks."""
+    safety = None if tasks.safety is None else tasks.safety.questions
+    files = {"perplexity-text": tasks.perplexity_text, "safety": safety, "facts": tasks.facts, "prompts": tasks.prompts}
+    return [*(f"--{name}={path}" for name, path in files.items() if path is not None), f"--window={tasks.window}"]
 
 
 def run(request: Request, *, quiet: bool = False) -> ExperimentTable:
@@ -82,6 +95,8 @@ def _run(request: Request, *, quiet: bool) -> ExperimentTable:
     grid = _grid(request, pair, experiment)
     console = wide_console()
     bench = open_bench(grid)
+    for line in bench.setup.lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     done: list[Cell] = []
     for cell in cells(bench, quiet=quiet):
         done.append(cell)

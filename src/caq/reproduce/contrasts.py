@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from caq.report.measures import category_rates, item_scores, numbers, safety_mea
 from caq.reproduce.experiments import SAFETY
 from caq.reproduce.grid import ALIGNED, FULL_PRECISION
 from caq.statistics.resampling import Spread, across_seeds, crossed_bootstrap
+
+T = TypeVar("T")
 
 #: Records by arm, then by seed; full precision has one run.
 Runs = Mapping[str, Mapping[int, ArmRecord]]
@@ -44,10 +47,19 @@ def common(runs: Runs, ours: str, theirs: str) -> tuple[list[ArmRecord], list[Ar
 
 
 def contrast(ours: Sequence[ArmRecord], theirs: Sequence[ArmRecord]) -> dict[str, Contrast]:
-    """Compare two arms by every rate that both have, `ALIGNMENT` first, seed by seed and item by item."""
-    pairs = [(_scores(a), _scores(b)) for a, b in zip(ours, theirs, strict=True)]
-    names = [name for name in pairs[0][0] if name in pairs[0][1]] if pairs else []
-    return {name: _contrast([(a[name], b[name]) for a, b in pairs]) for name in names}
+    """Compare two arms by every rate, seed by seed and item by item, under the seeds under which both have it."""
+    pairs = _by_measure([(_scores(a), _scores(b)) for a, b in zip(ours, theirs, strict=True)])
+    return {name: _contrast(seeds) for name, seeds in pairs.items()}
+
+
+def _by_measure(pairs: Sequence[tuple[Mapping[str, T], Mapping[str, T]]]) -> dict[str, list[tuple[T, T]]]:
+    """Return the values of two arms by measure, of those seeds under which both have it."""
+    found: dict[str, list[tuple[T, T]]] = {}
+    for ours, theirs in pairs:
+        for name in ours:
+            if name in theirs:
+                found.setdefault(name, []).append((ours[name], theirs[name]))
+    return found
 
 
 def _scores(arm: ArmRecord) -> dict[str, tuple[float, ...]]:
@@ -63,24 +75,29 @@ def _contrast(seeds: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Contr
 
 
 def amounts(runs: Runs, pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, Spread]]:
-    """Return differences of perplexity and distances, whose paired unit is the seed; none for a single seed."""
+    """Return differences of perplexity and distances, whose paired unit is the seed; none of a single seed."""
     differences = {f"{ours} − {theirs}": _amounts(*common(runs, ours, theirs)) for ours, theirs in pairs}
     return {name: spreads for name, spreads in differences.items() if spreads}
 
 
 def _amounts(ours: Sequence[ArmRecord], theirs: Sequence[ArmRecord]) -> dict[str, Spread]:
-    if len(ours) < 2:
-        return {}
-    pairs = [(numbers(a), numbers(b)) for a, b in zip(ours, theirs, strict=True)]
-    names = [name for name in AMOUNTS if name in pairs[0][0] and name in pairs[0][1]]
-    return {name: across_seeds([a[name] - b[name] for a, b in pairs]) for name in names}
+    pairs = _by_measure([(numbers(a), numbers(b)) for a, b in zip(ours, theirs, strict=True)])
+    return {name: across_seeds([a - b for a, b in pairs[name]]) for name in AMOUNTS if len(pairs.get(name, ())) > 1}
 
 
 def spreads(runs: Mapping[int, ArmRecord], items: Mapping[str, Sequence[Item]]) -> dict[str, Spread]:
     """Return every measure of one arm over its seeds, and every safety measure by category (`MEASURE/CATEGORY`)."""
     measured = [_with_categories(arm, items) for arm in runs.values()]
-    names = measured[0] if measured else ()
+    names = dict.fromkeys(name for run in measured for name in run)
     return {name: across_seeds([run[name] for run in measured if name in run]) for name in names}
+
+
+def gaps(runs: Mapping[int, ArmRecord]) -> dict[int, list[str]]:
+    """Return by seed the measures of one arm that only its other seeds have."""
+    measured = {seed: dict.fromkeys([*numbers(arm), *_scores(arm)]) for seed, arm in runs.items()}
+    names = dict.fromkeys(name for run in measured.values() for name in run)
+    missing = {seed: [name for name in names if name not in run] for seed, run in measured.items()}
+    return {seed: lacking for seed, lacking in missing.items() if lacking}
 
 
 def _with_categories(arm: ArmRecord, items: Mapping[str, Sequence[Item]]) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 A cell's results are kept under a hash of all that decides them, so a stopped grid continues, and grids that
 share a directory share their cells: the CAL row of one table is the α = 0.75 row of another. Checkpoints are opened and
-hashed once, the aligned model is loaded once for all cells, and the teachers' targets come from one cache.
+hashed once, a model stays loaded for the cells after it until another is needed, and the teachers' targets come from
+one cache.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from caq.errors import CaqError, Diverged
+from caq.errors import CaqError, Diverged, InvalidInput
 from caq.families import Bound
 from caq.files.cache import digest
 from caq.files.codec import decode, encode, parse
@@ -33,6 +35,7 @@ from caq.measure.judges import DEFAULT_JUDGE, NamedJudge
 from caq.measure.record import ArmRecord, Role
 from caq.measure.run import Entrant, Named, Setup, measure_arms, place_arms, prepare, running_on
 from caq.pipeline import quantize_pair
+from caq.progress import remark
 from caq.recipe import Recipe
 from caq.run import Load
 from caq.runners import find_source
@@ -122,12 +125,16 @@ def open_bench(grid: Grid) -> Bench:
     pair = open_pair(grid.model, grid.base)
     assert pair.base is not None
     for arm in grid.arms:
-        check_recipe(pair, grid.cell_recipe(arm, grid.seeds[0]))
+        with _told(f"in arm {arm}"):
+            check_recipe(pair, grid.cell_recipe(arm, grid.seeds[0]))
     abilities = None if grid.benchmarks is None else prepare_benchmarks(grid.benchmarks)
     models: Named = (("aligned", pair.aligned.path), ("base", pair.base.path))
     setup = prepare(models, grid.tasks, NamedJudge(DEFAULT_JUDGE), running_on(grid.device, grid.tasks), [], abilities)
-    parts = (*pair.fingerprints.values(), setup.questionnaire.identity, "" if abilities is None else abilities.identity)
-    return Bench(grid, _shared(load_bound), pair, setup, digest(*parts))
+    # The directories of the aligned model's and the base's answers are named by hashes of what decides a cell, too: the
+    # models, what they are asked, the device and the versions.
+    names = (arm.directory.name for arm in place_arms(setup, grid.directory))
+    identity = digest(*names, setup.judge.card.name, "" if abilities is None else abilities.identity)
+    return Bench(grid, _shared(load_bound), pair, setup, identity)
 
 
 def cells(bench: Bench, *, quiet: bool = False) -> Iterator[Cell]:
@@ -167,15 +174,23 @@ def _cell(bench: Bench, arm: str, seed: int, recipe: str, run: Callable[[], ArmR
         return replace(earlier, arm=arm, seed=seed, record=_called(earlier.record, arm, seed), seconds=None)
     started = time.monotonic()
     try:
-        cell = Cell(arm, seed, recipe, _called(run(), arm, seed))
+        with _told(f"in arm {arm}, seed {seed}"):
+            cell = Cell(arm, seed, recipe, _called(run(), arm, seed))
     except Diverged as error:
         cell = Cell(arm, seed, recipe, None, str(error))
-    except CaqError as error:
-        error.add_note(f"in arm {arm}, seed {seed}")
-        raise
     cell = replace(cell, seconds=time.monotonic() - started)
     write_text(path, json.dumps(encode(cell)) + "\n")
     return cell
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Add to an error where it was."""
+    try:
+        yield
+    except CaqError as error:
+        error.add_note(where)
+        raise
 
 
 def _called(record: ArmRecord | None, arm: str, seed: int) -> ArmRecord | None:
@@ -190,9 +205,15 @@ def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord
     """Quantize, then measure the saved directory."""
     grid = bench.grid
     output = grid.directory / "checkpoints" / slug(f"{arm}-seed{recipe.seed}")
-    quantize_pair(
-        bench.pair, recipe, output, load=bench.load, cache_dir=grid.directory / "cache", device=grid.device, quiet=quiet
-    )
+    quantize = partial(quantize_pair, bench.pair, recipe, output, load=bench.load, cache_dir=grid.directory / "cache")
+    try:
+        quantize(device=grid.device, quiet=quiet)
+    except InvalidInput as error:
+        if "--restart" not in str(error):
+            raise
+        # What another recipe or version left unfinished here is nobody's but the table's, which has no such option.
+        remark("\n".join(f"{problem.partition('; ')[0]}; started over" for problem in error.problems))
+        quantize(device=grid.device, quiet=quiet, restart=True)
     entrant = Entrant("quantized", find_source(output), load_tokenizer(output))
     record = _measured(bench, replace(bench.setup, entrants=(*bench.setup.entrants, entrant)))[-1]
     if not grid.keep_checkpoints:

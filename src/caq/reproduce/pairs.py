@@ -11,7 +11,7 @@ from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
 from caq.lm_eval.harness import Benchmarks
 from caq.recipe import Recipe, preset
-from caq.testbed.export import data_tasks, export
+from caq.testbed.export import complete, data_tasks
 
 Settings = Mapping[str, object]
 
@@ -99,9 +99,8 @@ def recipe_for(pair: PairSource, preset_name: str, settings: Settings | None = N
 
 
 def bundled(directory: Path, tasks: Tasks | None = None) -> PairSource:
-    """Return the bundled pair, written into `directory` unless it is there."""
-    if not (directory / "aligned" / "config.json").exists():
-        export(directory)
+    """Return the bundled pair; what `directory` lacks of it is written there."""
+    complete(directory)
     plain = {"data.text": str(directory / "calibration.txt")}
     texts = {
         "plain": plain,

@@ -16,11 +16,13 @@ from caq.report.analyse import analyse
 from caq.report.document import RESULTS_FILE, to_json
 from caq.report.experiment import Contrast, Contrasts, ExperimentTable, PrintedFigure
 from caq.report.table import MISSING, markdown, markdown_categories, markdown_table
-from caq.reproduce.contrasts import against_aligned, amounts, between, spreads
+from caq.reproduce.contrasts import against_aligned, amounts, between, gaps, spreads
 from caq.reproduce.experiments import SAFETY, Experiment
 from caq.reproduce.grid import ALIGNED, BASE, FULL_PRECISION, Cell
 from caq.reproduce.pairs import PairSource
 from caq.reproduce.paper import floor, printed_figures
+
+_NOTHING_TO_JUDGE = "Learning always diverged, and there is nothing to judge: the aligned model is in the table alone."
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ def summarise(finished: Finished) -> ExperimentTable:
 def write_report(finished: Finished, table: ExperimentTable, directory: Path, plots: Sequence[str] = ()) -> None:
     """Write `results.json` and `report.md` into `directory`; `plots` are names of images beside them."""
     comparison = finished.comparison
-    judged = any(arm.role == "quantized" for arm in comparison.arms)
-    # Where all learning diverged there is nothing to judge, and full precision is shown alone.
-    shown = comparison if judged else replace(comparison, arms=tuple(a for a in comparison.arms if a.role == "base"))
-    report = replace(analyse(shown), table=table)
-    write_text(directory / RESULTS_FILE, to_json(report))
+    if any(arm.role == "quantized" for arm in comparison.arms):
+        report = analyse(comparison)
+    else:
+        # A report with an aligned model has one to judge.
+        report = analyse(replace(comparison, arms=tuple(arm for arm in comparison.arms if arm.role == "base")))
+        report = replace(report, limits=(_NOTHING_TO_JUDGE, *report.limits[1:]))
+    write_text(directory / RESULTS_FILE, to_json(replace(report, table=table)))
     write_text(directory / "report.md", _document(finished, table, plots))
 
 
@@ -101,6 +105,7 @@ def _document(finished: Finished, table: ExperimentTable, plots: Sequence[str]) 
         "Every row is a saved directory, reloaded.",
         markdown(finished.rows),
         *_diverged(table),
+        *_gaps(finished),
         *(f"![{name}]({name})" for name in plots),
         *_beside_the_paper(finished, table),
         "## Between arms",
@@ -123,6 +128,13 @@ def _diverged(table: ExperimentTable) -> Iterator[str]:
         runs = [(arm, *run) for arm, seeds in table.diverged.items() for run in seeds.items()]
         lines = "\n".join(f"- {arm}, seed {seed}: {reason}" for arm, seed, reason in runs)
         yield f"Learning diverged, and these have no numbers:\n\n{lines}"
+
+
+def _gaps(finished: Finished) -> Iterator[str]:
+    found = {(arm, seed): names for arm, runs in finished.runs.items() for seed, names in gaps(runs).items()}
+    if found:
+        lines = "\n".join(f"- {arm}, seed {seed}: {', '.join(names)}" for (arm, seed), names in found.items())
+        yield f"Not measured, so that these are of the other seeds alone:\n\n{lines}"
 
 
 def _beside_the_paper(finished: Finished, table: ExperimentTable) -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from caq.errors import InvalidInput
+from caq.files.whole import write_bytes
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
 
@@ -24,7 +24,16 @@ def export(out_dir: Path) -> None:
         taken = [source.name for source in sorted(pair.iterdir()) if (out_dir / source.name).exists()]
         if taken:
             raise InvalidInput([f"{out_dir / name} exists: choose an empty directory or remove it" for name in taken])
-        shutil.copytree(pair, out_dir, dirs_exist_ok=True)
+    complete(out_dir)
+
+
+def complete(out_dir: Path) -> None:
+    """Write what `out_dir` lacks of the pair, every file whole, so that what was stopped goes on; the others stay."""
+    with as_file(files("caq.testbed") / "pair") as pair:
+        for source in sorted(pair.rglob("*")):
+            target = out_dir / source.relative_to(pair)
+            if source.is_file() and not target.exists():
+                write_bytes(target, source.read_bytes())
 
 
 def data_tasks(directory: Path) -> Tasks:
