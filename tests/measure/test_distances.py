@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch.nn.functional import kl_div
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,7 +20,7 @@ from caq.measure.distances import EDGES, exp_mean, read_passages, summarise, win
 from caq.measure.record import Distances
 from caq.runners import states
 from caq.runners.base import Passage
-from caq.runners.reference import Reference, open_reference, save_reference
+from caq.runners.reference import HEAD, Reference, is_saved, open_reference, save_reference
 from tests.support.runners import runner
 from tests.support.tiny import tiny_model
 
@@ -166,6 +168,22 @@ def test_a_reference_is_kept_in_its_own_dtype_and_not_run_again(
     (tmp_path / "text.json").unlink()
     assert not kept(pair[1], WINDOWS, tmp_path).states.float().equal(first.states.float())
     assert open_reference(tmp_path, "text").states.dtype == torch.float32
+
+
+@pytest.mark.parametrize("file", ["text.bin", HEAD])
+def test_a_reference_that_was_cut_off_is_not_read_and_made_again(
+    file: str, pair: tuple[PreTrainedModel, PreTrainedModel], tmp_path: Path
+) -> None:
+    whole = kept(pair[0], WINDOWS, tmp_path).states.clone()
+    os.truncate(tmp_path / file, 20)
+    with pytest.raises((RuntimeError, SafetensorError)):
+        open_reference(tmp_path, "text")
+    # A run that was stopped while it made the file again leaves none that passes for whole.
+    outside = (*WINDOWS[:-1], Passage((10**6, *WINDOWS[-1].ids[1:]), WINDOWS[-1].counted))
+    with pytest.raises(IndexError):
+        kept(pair[0], outside, tmp_path)
+    assert not is_saved(tmp_path, "text")
+    assert kept(pair[0], WINDOWS, tmp_path).states.equal(whole)
 
 
 def test_what_is_beyond_the_last_edge_is_in_the_last_bin_and_nan_is_an_error() -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from caq.errors import InvalidInput
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
-from caq.measure.questionnaire import read_questionnaire
+from caq.measure.questionnaire import Questionnaire, read_questionnaire
 from tests.support.models import CORPUS
 
 
@@ -75,6 +75,18 @@ def test_all_that_decides_an_answer_is_in_the_hash(tasks: Tasks, tokenizer: PreT
     ]
     assert len({asked.identity for asked in variants}) == len(variants)
     assert read_questionnaire(tasks, tokenizer) == variants[0]
+
+
+def test_text_behind_the_last_window_is_in_the_hash_for_a_model_of_other_tokens_reads_it(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    def asked(text: str) -> Questionnaire:
+        (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+        return read_questionnaire(Tasks(tmp_path / "text.txt", window=32), tokenizer)
+
+    short, longer = asked("open door " * 40), asked("open door " * 40 + "bread")
+    assert short.windows == longer.windows
+    assert short.identity != longer.identity
 
 
 def test_every_fault_of_every_input_is_told_before_anything_is_computed(

@@ -45,15 +45,17 @@ def answer(
     Raises:
         InvalidInput: a question longer than the model's context, or logits that are not numbers.
     """
-    likely = {name: PROTOCOLS[name] for name in protocols if name in PROTOCOLS}
-    chosen = choose(runner, tokenizer, inputs.questions, likely, inputs.form) if likely else {}
-    answers = {name: tuple(map(Answer, indices)) for name, indices in chosen.items()}
+    answers: dict[str, tuple[Answer, ...]] = {}
+    # First, for it needs the most room: what does not fit is told before anything is computed.
     if GENERATE in protocols:
         asked = prompts(inputs.questions, inputs.form, tokenizer)
         written = runner.greedy(asked, ANSWER_TOKENS, add_special_tokens=not inputs.form.chat)
         answers[GENERATE] = tuple(
             read_response(question, response.text) for question, response in zip(inputs.questions, written, strict=True)
         )
+    likely = {name: PROTOCOLS[name] for name in protocols if name in PROTOCOLS}
+    chosen = choose(runner, tokenizer, inputs.questions, likely, inputs.form) if likely else {}
+    answers |= {name: tuple(map(Answer, indices)) for name, indices in chosen.items()}
     return {name: answers[name] for name in protocols}
 
 

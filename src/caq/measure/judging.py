@@ -21,7 +21,7 @@ from caq.measure.judges.base import ABSTAINED
 from caq.measure.measure import RESPONSES_FILE, Arm
 from caq.measure.store import Row, fill, filled, read_rows
 from caq.runners import runner_module
-from caq.runners.base import Runner, Running
+from caq.runners.base import Runner, Running, TooLong
 
 NO_HARM_IN_HARMLESS = "the judge looks for harm, and tells no refusal of a harmless prompt from an answer"
 
@@ -100,7 +100,11 @@ def _fill(
     def rows(batch: slice) -> list[Row]:
         some = responses[batch]
         chosen = [index for index, wanted in enumerate(relevant[batch]) if wanted]
-        answers = ask([prompts[batch][index] for index in chosen], [some[index]["response"] for index in chosen])
+        try:
+            answers = ask([prompts[batch][index] for index in chosen], [some[index]["response"] for index in chosen])
+        except TooLong as error:
+            stored = path.with_name(RESPONSES_FILE)
+            raise TooLong(error.found, [f"{stored}: the response with id {some[i]['id']}" for i in chosen]) from None
         answered = dict(zip(chosen, answers, strict=True))
         return [{"id": row["id"], **answered.get(index, missing)} for index, row in enumerate(some)]
 

@@ -21,7 +21,7 @@ from caq.measure.questionnaire import CHAT_TOKENS, Questionnaire
 from caq.measure.record import Ability, Distances, Role
 from caq.measure.store import Row, fill, filled, read_rows
 from caq.runners import runner_module
-from caq.runners.base import Passage, Runner, Running, Source
+from caq.runners.base import Passage, Runner, Running, Source, TooLong
 from caq.runners.reference import is_saved, open_reference, save_reference
 from caq.runners.transformers import TransformersRunner
 
@@ -145,12 +145,16 @@ class _ArmRun:
         """Return what is asked of the arm, the aligned model's responses before what is read of them."""
         asked, aligned = self.asked, self.plan.references.get("aligned")
         parts = []
-        if asked.safety is not None:
-            parts.append(self._lines(SAFETY_FILE, len(asked.safety.questions), self._safety))
+        if asked.safety is not None and asked.tasks.safety is not None:
+            names = [f"{asked.tasks.safety.questions}: the question with id {q.id}" for q in asked.safety.questions]
+            parts.append(self._lines(SAFETY_FILE, names, self._safety))
         if asked.facts:
-            parts.append(self._lines(FACTS_FILE, len(asked.facts), self._facts))
+            names = [f"{asked.tasks.facts}: the question with id {question.id}" for question in asked.facts]
+            parts.append(self._lines(FACTS_FILE, names, self._facts))
         if asked.prompts:
-            parts.append(self._lines(RESPONSES_FILE, len(asked.prompts), self._responses))
+            count = len(asked.prompts)
+            names = [f"{asked.tasks.prompts}: prompt {number} of {count}" for number in range(1, count + 1)]
+            parts.append(self._lines(RESPONSES_FILE, names, self._responses))
         if asked.windows:
             parts.append(self._distances(TEXT, self._text))
         if asked.prompts and aligned is not None:
@@ -160,9 +164,19 @@ class _ArmRun:
             parts.append(_Part(path, path.exists, partial(_store, path, self.plan.abilities)))
         return parts
 
-    def _lines(self, name: str, total: int, answer: Callable[[Runner, slice], Sequence[Row]]) -> _Part:
-        path = self.arm.directory / name
-        return _Part(path, partial(filled, path, total), lambda runner: fill(path, total, partial(answer, runner)))
+    def _lines(self, name: str, names: Sequence[str], answer: Callable[[Runner, slice], Sequence[Row]]) -> _Part:
+        path, total = self.arm.directory / name, len(names)
+
+        def rows(runner: Runner, batch: slice) -> Sequence[Row]:
+            try:
+                return answer(runner, batch)
+            except TooLong as error:
+                if batch == slice(0, total):
+                    raise TooLong(error.found, names) from None
+                # Lengths come before any compute: asked for all at once, the model only says which do not fit.
+                return rows(runner, slice(0, total))
+
+        return _Part(path, partial(filled, path, total), lambda runner: fill(path, total, partial(rows, runner)))
 
     def _distances(self, kind: str, make: Callable[[Runner], Row]) -> _Part:
         path = distances_file(self.arm.directory, kind, self.plan.distances)

@@ -97,7 +97,8 @@ def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Ques
     # A chat and a plain prompt of the same words still differ in the tokenizer's special tokens.
     put = () if safety is None else (safety.form.chat, *prompts(safety.questions, safety.form, tokenizer))
     tokens = [passage.ids for passage in windows]
-    identity = digest(json.dumps([encode(items), tasks.max_new_tokens, CHAT_TOKENS, put, tasks.window, tokens]))
+    # The text, too: a model of other tokens reads what the windows dropped.
+    identity = digest(json.dumps([encode(items), tasks.max_new_tokens, CHAT_TOKENS, put, tasks.window, tokens, text]))
     asked = Questionnaire(tasks, text, windows, safety, facts, requests, items, identity, data={})
     return replace(asked, data=_data(asked))
 

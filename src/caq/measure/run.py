@@ -1,4 +1,8 @@
-"""Measuring several arms on the same items, one model in memory at a time: every command that measures does it so."""
+"""Measuring several arms on the same items, one after another: every command that measures does it so.
+
+Of the models that are asked here, one is in memory at a time. The aligned model comes back after the others where there
+are new responses to check. Besides them a table, which measures cell by cell, keeps the aligned model it quantizes.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caq.checkpoint.inspect import Checkpoint
+from caq.errors import InvalidInput
 from caq.ledger import Entry
 
 
@@ -38,6 +39,15 @@ class Response:
     tokens: tuple[int, ...]
 
 
+class TooLong(InvalidInput):
+    """Items do not fit the model's context; `found` says why, by their index among those that were asked together."""
+
+    def __init__(self, found: Mapping[int, str], names: Sequence[str] | None = None) -> None:
+        said = (f"{names[index] if names else f'item {index + 1}'} {why}" for index, why in found.items())
+        super().__init__(tuple(said))
+        self.found = found
+
+
 #: Float32 logits at counted positions, and the tokens that stand there.
 Prediction = tuple[Float[Tensor, "positions vocab"], Int[Tensor, " positions"]]
 
@@ -51,7 +61,7 @@ class Runner(Protocol):
         Prompts that hold their special tokens already need `add_special_tokens` False.
 
         Raises:
-            InvalidInput: strings longer than the model's context.
+            TooLong: all strings longer than the model's context, before anything is computed.
         """
 
     def greedy(
@@ -60,7 +70,7 @@ class Runner(Protocol):
         """Return a greedy response to each text.
 
         Raises:
-            InvalidInput: texts that leave no room for a response.
+            TooLong: all texts that leave no room for a response, before anything is computed.
         """
 
     def predictions(self, passages: Sequence[Passage]) -> Iterator[Prediction]:

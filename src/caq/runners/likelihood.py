@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from caq.errors import Unsupported, refuse
-from caq.runners.base import Choice
+from caq.errors import Unsupported
+from caq.runners.base import Choice, TooLong
 from caq.runners.states import Cut, chunk_tokens, inference, logits, longest_first, pad
 from caq.runners.tokens import encode
 
@@ -75,7 +75,7 @@ def scores(
     border is scored whole. `add_special_tokens` is the tokenizer's; prompts that hold them already need False.
 
     Raises:
-        InvalidInput: strings longer than the model's context.
+        TooLong: strings longer than the model's context.
         Unsupported: the model's attention takes no mask.
     """
     _check_attention(model.config._attn_implementation)
@@ -96,31 +96,32 @@ def check_lengths(encoded: Sequence[Encoded], context: int | None) -> None:
     """Check that a prompt fits a context with each of its continuations alone.
 
     Raises:
-        InvalidInput: naming every choice that does not.
+        TooLong: naming every choice that does not.
     """
     lengths = [len(item.shared) + max(map(len, item.scored)) for item in encoded]
-    problems = [
-        f"item {index + 1} is {length} tokens long and the model's context {context}: remove the item"
+    found = {
+        index: f"is {length} tokens long and the model's context {context}: remove the item"
         for index, length in enumerate(lengths)
         if context is not None and length > context
-    ]
-    refuse(problems)
+    }
+    if found:
+        raise TooLong(found)
 
 
 def check_room(encoded: Sequence[Sequence[int]], max_new_tokens: int, context: int | None) -> None:
     """Check that prompts leave room for their responses in a context; one that is not known has any room.
 
     Raises:
-        InvalidInput: naming every prompt that does not.
+        TooLong: naming every prompt that does not.
     """
-    refuse(
-        [
-            f"prompt {index} is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
-            f"and the model's context {context}: remove it, or ask with fewer examples or shorter answers"
-            for index, ids in enumerate(encoded, start=1)
-            if context is not None and len(ids) + max_new_tokens > context
-        ]
-    )
+    found = {
+        index: f"is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
+        f"and the model's context {context}: remove it, or ask with fewer examples or shorter answers"
+        for index, ids in enumerate(encoded)
+        if context is not None and len(ids) + max_new_tokens > context
+    }
+    if found:
+        raise TooLong(found)
 
 
 def _align(prompt: array[int], wholes: list[array[int]]) -> Encoded:

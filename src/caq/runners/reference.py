@@ -59,7 +59,10 @@ def save_reference(runner: TransformersRunner, passages: Sequence[Passage], dire
         shape = (sum(passage.counted for passage in passages), weight.shape[1])
         require_space(directory, (math.prod(shape) + weight.numel()) * weight.element_size())
         directory.mkdir(parents=True, exist_ok=True)
-        states = _mapped(directory, name, shape, weight.dtype)
+        note = directory / f"{name}.json"
+        # A damaged file is whole in length as soon as it is opened, and must not pass for one if this run is stopped.
+        note.unlink(missing_ok=True)
+        states = _mapped(directory, name, shape, weight.dtype, written=True)
         row = 0
         for batch, _ in counted_states(cut, passages, runner.how.tokens):
             states[row : row + len(batch)] = batch.to(weight.dtype)
@@ -67,12 +70,13 @@ def save_reference(runner: TransformersRunner, passages: Sequence[Passage], dire
         with whole(directory / HEAD) as partial:
             save_file({key: tensor.cpu() for key, tensor in cut.head.state_dict().items()}, partial)
     # Last, for it says that the others are whole.
-    write_text(directory / f"{name}.json", json.dumps({"shape": shape}) + "\n")
+    write_text(note, json.dumps({"shape": shape, "bytes": _sizes(directory, name)}) + "\n")
 
 
 def is_saved(directory: Path, name: str) -> bool:
-    """Whether a directory holds what a reference left of the passages of that name."""
-    return all((directory / file).exists() for file in (HEAD, f"{name}.bin", f"{name}.json"))
+    """Whether a directory holds what a reference left of the passages of that name, in full length."""
+    note = directory / f"{name}.json"
+    return note.exists() and json.loads(note.read_text(encoding="utf-8")).get("bytes") == _sizes(directory, name)
 
 
 def open_reference(directory: Path, name: str) -> Reference:
@@ -86,6 +90,13 @@ def open_reference(directory: Path, name: str) -> Reference:
     return Reference(_mapped(directory, name, tuple(shape), dtype), head.requires_grad_(False))
 
 
-def _mapped(directory: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Float[Tensor, "rows hidden"]:
+def _sizes(directory: Path, name: str) -> dict[str, int]:
+    return {file: (directory / file).stat().st_size for file in (HEAD, f"{name}.bin") if (directory / file).exists()}
+
+
+def _mapped(
+    directory: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, written: bool = False
+) -> Float[Tensor, "rows hidden"]:
+    # Shared, a file that is too short grows by zeros; not shared, it is an error, and mapped all the same.
     path = str(directory / f"{name}.bin")
-    return torch.from_file(path, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+    return torch.from_file(path, shared=written, size=math.prod(shape), dtype=dtype).view(shape)
