@@ -188,6 +188,15 @@ def test_evaluate_refuses_the_same_checkpoints(fault: str, pair: Path, tmp_path:
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused_by_both_halves(device: str, original: Path, tmp_path: Path) -> None:
+    told = f"--device {device}: .*; give cpu or cuda"
+    with pytest.raises(InvalidInput, match=told):
+        quantize(original / "aligned", original / "base", output_dir=tmp_path / "out", device=device)
+    with pytest.raises(InvalidInput, match=told):
+        evaluate(original / "aligned", None, None, Tasks(perplexity_text=original / "text.txt"), device=device)
+
+
 def test_the_problems_of_both_models_are_listed_at_once(pair: Path, tmp_path: Path) -> None:
     pickled(pair)
     quantized_already(pair)
