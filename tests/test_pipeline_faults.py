@@ -134,6 +134,18 @@ def quantized_already(pair: Path) -> Settings:
     return {}
 
 
+def no_heads(pair: Path) -> Settings:
+    for name in ("aligned", "base"):
+        edit_json(pair / name / "config.json", num_attention_heads=0)
+    return {}
+
+
+def no_hidden_size(pair: Path) -> Settings:
+    for name in ("aligned", "base"):
+        edit_json(pair / name / "config.json", hidden_size=None)
+    return {}
+
+
 def empty_text(pair: Path) -> Settings:
     (pair / "text.txt").write_text(" \n")
     return {"data.allow_short": True}
@@ -158,6 +170,8 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "7 another tokenizer": (another_tokenizer, "2 tokens have other ids in the base: 'a', 'b'"),
     "8 the base is the model": (the_same_model, "has exactly the weights of"),
     "8 quantized already": (quantized_already, "is quantized already"),
+    "8 no heads": (no_heads, r"aligned/config\.json: .*zero; download it again"),
+    "8 no hidden size": (no_hidden_size, r"aligned/config\.json: .*hidden_size.*; download it again"),
     "11 an empty calibration text": (empty_text, r"text\.txt: is empty"),
     "11 a short calibration text": (short_text, r"400 were asked for; add text.*data\.allow_short"),
     "11 too short to learn from": (

@@ -78,10 +78,14 @@ def responder(
     checkpoint: Checkpoint, identity: str, tokenizer: PreTrainedTokenizerBase, load: Callable[[], Bound]
 ) -> Responder:
     """Return a checkpoint as the model that answers; see `Responder` for the arguments."""
+    from transformers import AutoConfig
+
     generation = checkpoint.path / "generation_config.json"
     config = read_json(generation) if generation.exists() else checkpoint.config
     ends = end_tokens(config.get("eos_token_id"), tokenizer)
-    return Responder(load, tokenizer, ends, int(checkpoint.config["max_position_embeddings"]), identity)
+    # config.json may leave it to the family's default.
+    context = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True).max_position_embeddings
+    return Responder(load, tokenizer, ends, context, identity)
 
 
 def response_blocks(
