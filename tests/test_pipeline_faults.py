@@ -264,15 +264,40 @@ def test_learning_that_only_diverges_fails_the_run(pair: Path, tmp_path: Path) -
         assert not (tmp_path / "out").exists()
 
 
+def disk_with(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No disk of this machine is full: only the answer of the file system is made up."""
+    full = shutil.disk_usage("/")._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+
+
 def test_a_full_disk_is_found_before_anything_is_computed(
     pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No disk of this machine is full: only the answer of the file system is made up.
-    full = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    disk_with(1000, monkeypatch)
     with pytest.raises(InvalidInput, match=r"out: needs .* GB and the disk has 0\.00 GB free"):
         run(pair, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pair"]
     assert not (pair / "cache").exists()
+
+
+def test_what_a_run_holds_already_is_not_asked_of_the_disk_again(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(10, patch)
+        run(original, out, cache=cache)
+    held = sum(path.stat().st_size for path in (tmp_path / ".out.work").iterdir())
+    needed = 2 * open_pair(original / "aligned", None).aligned.weight_bytes
+    assert 0 < held < needed
+    with monkeypatch.context() as patch, pytest.raises(InvalidInput, match="needs"):
+        disk_with(needed - held - 1, patch)
+        run(original, out, cache=cache)
+    with monkeypatch.context() as patch:
+        disk_with(needed - held, patch)
+        assert not run(original, out, cache=cache).found
+        disk_with(0, patch)
+        assert run(original, out, cache=cache).found
 
 
 @pytest.fixture(scope="module")

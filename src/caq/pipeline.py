@@ -131,18 +131,19 @@ def quantize_pair(
     check_recipe(pair, recipe)
     world = World(device=find_device(device))
     output = output_dir.expanduser().resolve()
-    require_space(output, 2 * pair.aligned.weight_bytes)
     with owned(output):
         dtype, cache = compute_dtype(pair.aligned, recipe), cache_root(cache_dir)
         load_aligned = partial(load, pair.aligned.path, dtype, world.device)
         computed = digest(pair.fingerprints["aligned"], str(dtype))
         data = calibrate(pair.aligned, computed, recipe, cache, load_aligned, quiet=quiet)
         identity = _identity(pair, recipe, data.ids)
-        earlier = None if restart else read_record(output, identity)
+        earlier, workspace = None if restart else read_record(output, identity), Workspace(output, identity)
         if earlier is not None:
-            if (finished := Workspace(output, identity)).holds_this_run():
-                finished.remove()
+            if workspace.holds_this_run():
+                workspace.remove()
             return _earlier_result(output, earlier)
+        # What is kept there is made no second time, or makes room.
+        require_space(output, 2 * pair.aligned.weight_bytes - workspace.size)
         workspace = open_workspace(output, identity, restart=restart)
         result = _make(Run(pair, recipe, world, dtype, workspace, cache, load, quiet), data)
         workspace.remove()
