@@ -74,6 +74,16 @@ def test_the_seed_decides_and_torchs_own_generator_is_left_alone(
     assert not torch.equal(one, other)
 
 
+def test_a_model_that_others_share_keeps_its_own_generation_config(
+    aligned: Responder, data: DataRecipe, pair: Path, tmp_path: Path
+) -> None:
+    bound = load(pair)
+    own, before = bound.model.generation_config, bound.model.generation_config.to_dict()
+    response_blocks(replace(aligned, load=lambda: bound), data, 0, tmp_path, FEW, quiet=True)
+    assert bound.model.generation_config is own
+    assert own.to_dict() == before
+
+
 def test_conversations_are_a_prompt_through_the_template_and_an_answer_that_ends(
     aligned: Responder, data: DataRecipe, tmp_path: Path
 ) -> None:
