@@ -136,6 +136,21 @@ def test_a_made_up_objective_and_a_made_up_learner_learn_in_turn_from_a_recipe(t
         Recipe.from_yaml("learn: [{name: shrunk, factr: 1}]")
 
 
+class Keeping(Shrunk):
+    """Keeps more sequences than there are."""
+
+    name: Literal["keeping"] = "keeping"  # type: ignore[assignment]
+    validation_samples: ClassVar[int] = 400
+
+
+def test_data_too_short_to_validate_on_name_the_learner_that_keeps_them(tmp_path: Path) -> None:
+    aligned, base = write_pair(tmp_path)
+    recipe = Recipe().with_overrides({**SMALL_RUN, "data.text": str(tmp_path / "text.txt")})
+    recipe = recipe.model_copy(update={"learn": (*recipe.learn, Keeping())})
+    with pytest.raises(InvalidInput, match=r"has 6 blocks .* or lower learn\.keeping\.validation_samples$"):
+        quantize(aligned, base, recipe, tmp_path / "out", cache_dir=tmp_path / "cache", quiet=True)
+
+
 @pytest.mark.usefixtures("registered")
 def test_a_whole_run_takes_a_made_up_objective_and_a_made_up_learner(tmp_path: Path) -> None:
     aligned, _ = write_pair(tmp_path)
