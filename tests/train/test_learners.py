@@ -132,7 +132,7 @@ def test_a_made_up_objective_and_a_made_up_learner_learn_in_turn_from_a_recipe(t
         assert record["total"] == pytest.approx(weight * record["pull"] ** 2, rel=1e-5)
     assert fitted.best_step == 12
     assert all(torch.equal(value, 0.25 * fitted.parameters[name]) for name, value in shrunk.parameters.items())
-    with pytest.raises(InvalidInput, match=r"learn.shrunk.factr: unknown key; did you mean factor\?"):
+    with pytest.raises(InvalidInput, match=r"learn.shrunk.factr: unknown key; did you mean learn.shrunk.factor\?"):
         Recipe.from_yaml("learn: [{name: shrunk, factr: 1}]")
 
 
