@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.errors import Diverged
+from caq.export import FORMATS
 from caq.families import Shape
 from caq.inputs import Pair
 from caq.loading import load_bound
@@ -242,7 +243,9 @@ def quantize_blocks(run: Run, student: Student, ids: Int[Tensor, "samples length
         block = quantize_block(
             bound, index, folded.block(index), inputs, run.recipe.quantizer, student.weight_format, DTYPE
         )
-        hidden = block_outputs(bound, index, block.weights(), inputs)
+        chosen = FORMATS[run.recipe.format]
+        stored = chosen.read(chosen.store(block, DTYPE), student.weight_format)
+        hidden = block_outputs(bound, index, stored, inputs)
 
 
 @contextlib.contextmanager

@@ -134,6 +134,18 @@ def quantized_already(pair: Path) -> Settings:
     return {}
 
 
+def no_heads(pair: Path) -> Settings:
+    for name in ("aligned", "base"):
+        edit_json(pair / name / "config.json", num_attention_heads=0)
+    return {}
+
+
+def no_hidden_size(pair: Path) -> Settings:
+    for name in ("aligned", "base"):
+        edit_json(pair / name / "config.json", hidden_size=None)
+    return {}
+
+
 def empty_text(pair: Path) -> Settings:
     (pair / "text.txt").write_text(" \n")
     return {"data.allow_short": True}
@@ -158,6 +170,8 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "7 another tokenizer": (another_tokenizer, "2 tokens have other ids in the base: 'a', 'b'"),
     "8 the base is the model": (the_same_model, "has exactly the weights of"),
     "8 quantized already": (quantized_already, "is quantized already"),
+    "8 no heads": (no_heads, r"aligned/config\.json: .*zero; download it again"),
+    "8 no hidden size": (no_hidden_size, r"aligned/config\.json: .*hidden_size.*; download it again"),
     "11 an empty calibration text": (empty_text, r"text\.txt: is empty"),
     "11 a short calibration text": (short_text, r"400 were asked for; add text.*data\.allow_short"),
     "11 too short to learn from": (
@@ -186,6 +200,15 @@ def test_evaluate_refuses_the_same_checkpoints(fault: str, pair: Path, tmp_path:
     with pytest.raises(InvalidInput, match=message):
         evaluate(pair / "aligned", None, pair / "base", tasks, tmp_path / "results", quiet=True)
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused_by_both_halves(device: str, original: Path, tmp_path: Path) -> None:
+    told = f"--device {device}: .*; give cpu or cuda"
+    with pytest.raises(InvalidInput, match=told):
+        quantize(original / "aligned", original / "base", output_dir=tmp_path / "out", device=device)
+    with pytest.raises(InvalidInput, match=told):
+        evaluate(original / "aligned", None, None, Tasks(perplexity_text=original / "text.txt"), device=device)
 
 
 def test_the_problems_of_both_models_are_listed_at_once(pair: Path, tmp_path: Path) -> None:
@@ -241,15 +264,40 @@ def test_learning_that_only_diverges_fails_the_run(pair: Path, tmp_path: Path) -
         assert not (tmp_path / "out").exists()
 
 
+def disk_with(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No disk of this machine is full: only the answer of the file system is made up."""
+    full = shutil.disk_usage("/")._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+
+
 def test_a_full_disk_is_found_before_anything_is_computed(
     pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No disk of this machine is full: only the answer of the file system is made up.
-    full = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    disk_with(1000, monkeypatch)
     with pytest.raises(InvalidInput, match=r"out: needs .* GB and the disk has 0\.00 GB free"):
         run(pair, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pair"]
     assert not (pair / "cache").exists()
+
+
+def test_what_a_run_holds_already_is_not_asked_of_the_disk_again(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(10, patch)
+        run(original, out, cache=cache)
+    held = sum(path.stat().st_size for path in (tmp_path / ".out.work").iterdir())
+    needed = 2 * open_pair(original / "aligned", None).aligned.weight_bytes
+    assert 0 < held < needed
+    with monkeypatch.context() as patch, pytest.raises(InvalidInput, match="needs"):
+        disk_with(needed - held - 1, patch)
+        run(original, out, cache=cache)
+    with monkeypatch.context() as patch:
+        disk_with(needed - held, patch)
+        assert not run(original, out, cache=cache).found
+        disk_with(0, patch)
+        assert run(original, out, cache=cache).found
 
 
 @pytest.fixture(scope="module")

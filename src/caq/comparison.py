@@ -54,7 +54,7 @@ def compare(
         formats: of the report: html, md, json, junit.
         output: directory of the report and of all that was measured.
         baseline: results.json of an earlier release, to show changes from.
-        device: None takes the accelerator if there is one.
+        device: None takes CUDA where there is one.
         quiet: show no progress.
         say: what to do with lines that a person should read.
 

@@ -94,7 +94,7 @@ def evaluate(
             nothing.
         judge: who calls a response a refusal, as `caq.compare` takes it.
         abilities: what to measure besides, such as lm-eval's tasks.
-        device: None takes the accelerator if there is one.
+        device: None takes CUDA where there is one.
         quiet: show no progress.
 
     Raises:

@@ -14,9 +14,9 @@ from caq.checkpoint.inspect import Checkpoint, inspect
 from caq.checkpoint.pair import check_pair
 from caq.checkpoint.scan import scan
 from caq.checkpoint.source import resolve as resolve_source
-from caq.errors import attempt, refuse
+from caq.errors import InvalidInput, attempt, refuse
 from caq.export import format_for
-from caq.families import find_family, shape_of
+from caq.families import Shape, find_family, shape_of
 from caq.numerics.scheme import resolve
 from caq.recipe import Recipe
 
@@ -76,7 +76,7 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
             f"objective {recipe.objective.name} pushes away from the base model: "
             "give --base, or choose --objective kl-top"
         )
-    shape = shape_of(AutoConfig.from_pretrained(pair.aligned.path, local_files_only=True))
+    shape = _shape(pair.aligned)
     numerics = resolve(recipe.scheme, shape.head_dim)
     format_for(recipe.format, numerics, recipe.transforms)
     inputs = {"hidden": shape.hidden, "o_proj's input": shape.heads * shape.head_dim, "MLP": shape.intermediate}
@@ -89,6 +89,14 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
         if features % size
     ]
     refuse(problems)
+
+
+def _shape(checkpoint: Checkpoint) -> Shape:
+    try:
+        return shape_of(AutoConfig.from_pretrained(checkpoint.path, local_files_only=True))
+    except Exception as error:  # every family's configuration checks itself in its own way
+        told = " ".join(str(error).split())
+        raise InvalidInput(f"{checkpoint.path / 'config.json'}: {told}; download it again") from error
 
 
 def stored_dtype(aligned: Checkpoint) -> torch.dtype:

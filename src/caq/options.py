@@ -55,7 +55,9 @@ def _sentence(detail: Any, known: list[str], owner: str | None) -> str:
 
 def inside(section: str, problems: Iterable[str]) -> Iterator[str]:
     """Yield the sentences about a section's keys, or about the section itself, as the whole's."""
-    return (f"{section}{problem}" if problem.startswith(":") else f"{section}.{problem}" for problem in problems)
+    meant = "unknown key; did you mean "
+    whole = (problem.replace(meant, f"{meant}{section}.") for problem in problems)
+    return (f"{section}{problem}" if problem.startswith(":") else f"{section}.{problem}" for problem in whole)
 
 
 def _quoted(key: str) -> str:

@@ -44,7 +44,7 @@ from caq.transforms.apply import Folded, cast, fold
 from caq.transforms.plan import make_plan
 from caq.walk import block_arguments, embed
 from caq.workspace import Workspace, open_workspace
-from caq.world import World
+from caq.world import World, find_device
 
 #: Tokens on which the folded model is compared with the original.
 CHECKED_TOKENS = 64
@@ -90,7 +90,7 @@ def quantize(
         recipe: all settings; None takes the default preset.
         output_dir: where the checkpoint goes; it appears whole or not at all.
         cache_dir: where texts and teacher caches are kept for later runs; None takes `$CAQ_CACHE` or `~/.cache/caq`.
-        device: None takes the accelerator if there is one.
+        device: None takes CUDA where there is one.
         restart: drop the work of an earlier run with the same output.
         quiet: show no progress.
 
@@ -101,12 +101,13 @@ def quantize(
         FunctionChanged: the folded model does not compute what the original computes.
         QuantizationFailed: a layer could not be solved.
     """
+    chosen = find_device(device)  # before the weights are read, which takes minutes
     return quantize_pair(
         open_pair(model, base),
         recipe or preset("default"),
         Path(output_dir),
         cache_dir=cache_dir,
-        device=device,
+        device=chosen,
         restart=restart,
         quiet=quiet,
     )
@@ -128,20 +129,21 @@ def quantize_pair(
     `load` returns a full-precision model, which is never changed: a grid can return the same one again.
     """
     check_recipe(pair, recipe)
-    world = World(device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    world = World(device=find_device(device))
     output = output_dir.expanduser().resolve()
-    require_space(output, 2 * pair.aligned.weight_bytes)
     with owned(output):
         dtype, cache = compute_dtype(pair.aligned, recipe), cache_root(cache_dir)
         load_aligned = partial(load, pair.aligned.path, dtype, world.device)
         computed = digest(pair.fingerprints["aligned"], str(dtype))
         data = calibrate(pair.aligned, computed, recipe, cache, load_aligned, quiet=quiet)
         identity = _identity(pair, recipe, data.ids)
-        earlier = None if restart else read_record(output, identity)
+        earlier, workspace = None if restart else read_record(output, identity), Workspace(output, identity)
         if earlier is not None:
-            if (finished := Workspace(output, identity)).holds_this_run():
-                finished.remove()
+            if workspace.holds_this_run():
+                workspace.remove()
             return _earlier_result(output, earlier)
+        # What is kept there is made no second time, or makes room.
+        require_space(output, 2 * pair.aligned.weight_bytes - workspace.size)
         workspace = open_workspace(output, identity, restart=restart)
         result = _make(Run(pair, recipe, world, dtype, workspace, cache, load, quiet), data)
         workspace.remove()

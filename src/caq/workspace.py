@@ -52,6 +52,11 @@ class Workspace:
         """Return whether the directory is this run's."""
         return _read(self.directory / RUN_FILE) == dict(self.identity)
 
+    @property
+    def size(self) -> int:
+        """Bytes of what the directory holds."""
+        return sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
+
     def remove(self) -> None:
         """Delete the directory; it is never seen half deleted."""
         if self.directory.exists():

@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
+from caq.errors import InvalidInput, first_line
+
 Item = TypeVar("Item")
 
 
@@ -45,3 +47,19 @@ class World:
         """Return when all processes have come here."""
         if self.size > 1:
             distributed.barrier()
+
+
+def find_device(given: str | torch.device | None) -> torch.device:
+    """Return the device to compute on; None takes CUDA where there is one.
+
+    Raises:
+        InvalidInput: no such device, or it cannot be used here.
+    """
+    name = given or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        # Folding needs float64, which not every kind of device has.
+        torch.zeros(1, dtype=torch.float64, device=device).item()
+    except Exception as error:  # every backend has errors of its own
+        raise InvalidInput(f"--device {name}: {first_line(error)}; give cpu or cuda") from error
+    return device

@@ -35,6 +35,11 @@ def test_a_directory_appears_whole_and_replaces_the_old_one(tmp_path: Path) -> N
     assert target.stat().st_mode & 0o777 == 0o777 & ~mask
 
 
+def test_a_directory_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="nosuch: no such directory; give one that CAQ wrote"):
+        verify(tmp_path / "nosuch")
+
+
 def test_nothing_is_visible_before_the_end(tmp_path: Path) -> None:
     with atomic_directory(tmp_path / "out") as directory:
         assert directory.parent == tmp_path

@@ -91,7 +91,7 @@ def test_all_problems_of_a_recipe_are_said_at_once(caq: Caq, pair: Path, tmp_pat
     assert ended.status == 2
     assert all(line.startswith("error: ") for line in lines)
     assert len(lines) == 4
-    assert any("objective.alfa: unknown key; did you mean alpha?" in line for line in lines)
+    assert any("objective.alfa: unknown key; did you mean objective.alpha?" in line for line in lines)
     assert any("training.steps: should be a valid integer" in line for line in lines)
     assert any("scheme.preset: unknown scheme" in line for line in lines)
     assert "Traceback" not in ended.err

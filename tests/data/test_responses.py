@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_the_seed_decides_and_torchs_own_generator_is_left_alone(
     assert not torch.equal(one, other)
 
 
+def test_a_model_that_others_share_keeps_its_own_generation_config(
+    aligned: Responder, data: DataRecipe, pair: Path, tmp_path: Path
+) -> None:
+    bound = load(pair)
+    own, before = bound.model.generation_config, bound.model.generation_config.to_dict()
+    response_blocks(replace(aligned, load=lambda: bound), data, 0, tmp_path, FEW, quiet=True)
+    assert bound.model.generation_config is own
+    assert own.to_dict() == before
+
+
 def test_conversations_are_a_prompt_through_the_template_and_an_answer_that_ends(
     aligned: Responder, data: DataRecipe, tmp_path: Path
 ) -> None:
@@ -137,6 +148,17 @@ def test_what_cannot_be_answered_is_refused_before_the_model_is_loaded(
         response_blocks(replace(silent(aligned), context=5), data, 0, tmp_path)
     with pytest.raises(InvalidInput, match=r"no\.txt"):
         response_blocks(silent(aligned), data.model_copy(update={"prompts": "no.txt"}), 0, tmp_path)
+
+
+def test_a_context_that_config_json_leaves_out_is_the_family_s_default(pair: Path, tmp_path: Path) -> None:
+    shutil.copytree(pair / "aligned", tmp_path / "aligned")
+    file = tmp_path / "aligned" / "config.json"
+    config = json.loads(file.read_text())
+    del config["max_position_embeddings"]
+    file.write_text(json.dumps(config))
+    checkpoint = inspect(tmp_path / "aligned")
+    found = responder(checkpoint, "", load_tokenizer(checkpoint.path), lambda: load(pair))
+    assert found.context == type(load(pair).model.config)().max_position_embeddings
 
 
 def test_prompts_come_from_lines_from_objects_or_with_the_package(pair: Path, tmp_path: Path) -> None:

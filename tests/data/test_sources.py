@@ -167,6 +167,36 @@ def test_a_named_set_of_documents_is_streamed_and_kept_lot_by_lot(hub: Path, tmp
     assert problem.startswith("streamed: holds documents, not one running text; give a file, or one of wikitext2, ")
 
 
+def test_a_kept_batch_that_was_damaged_is_named_and_downloaded_again(
+    hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read() -> list[object]:
+        return [record.fields for lot in read_documents("streamed", cache_dir=tmp_path / "cache") for record in lot]
+
+    whole, kept = read(), tmp_path / "cache" / "texts" / "streamed" / "00001.jsonl"
+    content = kept.read_bytes()
+    for broken in (content[:-5], b"\xff" + content):
+        kept.write_bytes(broken)
+        assert read() == whole
+        assert f"{kept}: is damaged; it is downloaded again" in capsys.readouterr().err
+        assert kept.read_bytes() == content
+    (kept.parent / "00002.jsonl").write_text("")  # as where the rows end with a batch
+    assert read() == whole[:-1]
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_killed_writer_left_in_the_cache_is_swept(hub: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "cache" / "texts"
+    (texts / "streamed").mkdir(parents=True)
+    for partial in (texts / ".joined.txt.partial-01234567", texts / "streamed" / ".00000.jsonl.partial-01234567"):
+        partial.write_text("half")
+        next(iter(read_documents("streamed", cache_dir=tmp_path / "cache")))
+        read_text("first", cache_dir=tmp_path / "cache")
+        assert not partial.exists()
+        (texts / "first.txt").unlink()
+    assert sorted(path.name for path in texts.rglob("*")) == ["00000.jsonl", "streamed"]
+
+
 OFFLINE = """
 import sys
 from caq.data import read_text

@@ -30,6 +30,7 @@ from caq.recipe import SchemeRecipe
 from caq.transforms.location import Location
 from caq.transforms.maps.hadamard import WalshHadamard, online_block
 from caq.transforms.online import Step, install, sites_of
+from tests.support.formats import values_of
 from tests.support.tiny import tiny_model
 from tests.support.transforming import bound_to
 
@@ -125,7 +126,7 @@ def test_zero_points_are_packed_as_compressed_tensors_packs_them(strategy: str) 
     quantized, stored = block.linears[DOWN], FORMAT.store(block, torch.float32)
     scheme = QuantizationScheme(targets=["Linear"], weights=args)
     whole = {
-        "weight": quantized.weight(),
+        "weight": values_of(quantized),
         "weight_scale": quantized.parameters["scale"],
         "weight_zero_point": quantized.parameters["zero_point"],
     }
@@ -133,7 +134,7 @@ def test_zero_points_are_packed_as_compressed_tensors_packs_them(strategy: str) 
     assert {name.removeprefix(f"{DOWN}.") for name in stored if name.startswith(DOWN)} == set(theirs)
     for name, tensor in theirs.items():
         assert torch.equal(stored[f"{DOWN}.{name}"], tensor), name
-    assert torch.equal(FORMAT.read(stored, args)[f"{DOWN}.weight"], quantized.weight())
+    assert torch.equal(FORMAT.read(stored, args)[f"{DOWN}.weight"], values_of(quantized))
 
 
 @EVERY_SCHEME

@@ -25,6 +25,7 @@ from caq.transforms.maps.hadamard import WalshHadamard
 from caq.transforms.online import sites_of
 from caq.transforms.plan import Plan, make_plan
 from caq.walk import block_arguments, embed, run_block
+from tests.support.formats import values_of
 from tests.support.tiny import tiny_model
 from tests.support.transforming import EVERYTHING, bound_to, numerics_of
 
@@ -59,7 +60,12 @@ class Block:
         return quantize_block(self.bound, 0, self.folded, self.inputs, quantizer, self.weights, torch.float32)
 
     def outputs(self, quantizer: Any) -> Tensor:
-        return block_outputs(self.bound, 0, self.quantize(quantizer).weights(), self.inputs)
+        return block_outputs(self.bound, 0, weights_of(self.quantize(quantizer)), self.inputs)
+
+
+def weights_of(block: QuantizedBlock) -> dict[str, Tensor]:
+    """Return what the block computes with, by tensor name."""
+    return {**block.others, **{f"{path}.weight": values_of(quantized) for path, quantized in block.linears.items()}}
 
 
 def first_block(family: str = "llama", ids: Tensor = IDS, **scheme: Any) -> Block:
@@ -163,12 +169,12 @@ def test_every_tensor_of_the_block_comes_out_and_only_linears_are_rounded(family
     block = first_block(family)
     found = block.quantize(GPTQ)
     assert tuple(found.linears) == tuple(address.path for address in addresses(block.bound.branches[0]))
-    assert set(found.weights()) == set(block.folded)
+    assert set(weights_of(found)) == set(block.folded)
     for name, tensor in found.others.items():
         assert torch.equal(tensor, block.folded[name])
     for path, quantized in found.linears.items():
-        assert quantized.weight().unique(dim=1).shape == block.folded[f"{path}.weight"].shape
-        rows = quantized.weight() / quantized.parameters["scale"]
+        assert values_of(quantized).unique(dim=1).shape == block.folded[f"{path}.weight"].shape
+        rows = values_of(quantized) / quantized.parameters["scale"]
         torch.testing.assert_close(rows, rows.round(), rtol=0, atol=1e-5)
 
 
@@ -182,7 +188,7 @@ def test_the_block_after_gptq_is_nearer_to_the_original_than_after_rounding_to_n
 def test_outputs_are_those_of_the_model_with_the_weights_in_place() -> None:
     block = first_block()
     plain = replace(block.inputs, sites=())
-    weights = block.quantize(GPTQ).weights()
+    weights = weights_of(block.quantize(GPTQ))
     found = block_outputs(block.bound, 0, weights, plain)
     module = tiny_model("llama", dtype=torch.float32).model.layers[0]
     module.load_state_dict(weights)

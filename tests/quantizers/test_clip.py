@@ -16,6 +16,7 @@ from caq.numerics.grids import Parameters
 from caq.quantizers import RoundToNearest
 from caq.quantizers.clip import clipped_parameters
 from tests.quantizers.reference import layer
+from tests.support.formats import values_of
 
 FORMATS = [
     QuantizationArgs(num_bits=bits, symmetric=symmetric, strategy=strategy, group_size=size)
@@ -84,7 +85,7 @@ def test_the_clip_found_is_the_best_of_those_tried() -> None:
 def test_round_to_nearest_from_the_range_is_what_learning_simulates(args: QuantizationArgs) -> None:
     weight = layer(2)[0]
     found = RoundToNearest(clip_search=False).quantize(weight, None, args, torch.float32)
-    assert torch.equal(found.weight(), fake_quantize_weight(weight, args))
+    assert torch.equal(values_of(found), fake_quantize_weight(weight, args))
     assert found.codes.dtype == torch.int8
     assert ("zero_point" in found.parameters) is not args.symmetric
     assert found.entries == ()
@@ -108,7 +109,7 @@ def test_no_code_is_nearer_than_the_one_chosen(args: QuantizationArgs) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_row_of_zeros_stays_zero(args: QuantizationArgs, dtype: torch.dtype) -> None:
     found = RoundToNearest(clip_steps=4).quantize(torch.zeros(2, 16), None, args, dtype)
-    assert not found.weight().any()
+    assert not values_of(found).any()
 
 
 def test_a_group_size_that_does_not_divide_is_an_error() -> None:

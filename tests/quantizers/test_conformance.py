@@ -15,7 +15,7 @@ from caq.numerics.grids import GRIDS, grid_of
 from caq.options import Options
 from caq.quantizers import QUANTIZERS, Quantized, Quantizer, RoundToNearest
 from tests.quantizers.reference import gram_error, layer
-from tests.support.formats import INPUTS, label, preset_formats
+from tests.support.formats import INPUTS, label, preset_formats, values_of
 
 FORMATS = [args for args in preset_formats("channel", "group") if any(grid.holds(args) for grid in GRIDS.values())]
 EVERY_FORMAT = pytest.mark.parametrize("args", FORMATS, ids=label)
@@ -43,9 +43,9 @@ def test_codes_are_of_the_formats_grid_and_scales_of_the_dtype_asked_for(name: s
     groups = INPUTS // (args.group_size or INPUTS)
     assert found.args == args
     assert found.codes.dtype == grid_of(args).code_dtype
-    assert found.codes.shape == found.weight().shape == weight.shape
+    assert found.codes.shape == values_of(found).shape == weight.shape
     assert {tuple(parameter.shape) for parameter in found.parameters.values()} == {(len(weight), groups)}
-    assert found.parameters["scale"].dtype == found.weight().dtype == torch.bfloat16
+    assert found.parameters["scale"].dtype == values_of(found).dtype == torch.bfloat16
     assert torch.equal(weight, before[0])
     assert torch.equal(gram, before[1])
 
@@ -54,8 +54,8 @@ def test_codes_are_of_the_formats_grid_and_scales_of_the_dtype_asked_for(name: s
 @EVERY_FORMAT
 def test_its_output_error_is_at_most_round_to_nearests(name: str, args: QuantizationArgs) -> None:
     weight, gram = layer(1, inputs=INPUTS, tokens=600)
-    nearest = RoundToNearest(clip_steps=5).quantize(weight, None, args, torch.bfloat16).weight()
-    found = quantized(name, weight, gram, args).weight()
+    nearest = values_of(RoundToNearest(clip_steps=5).quantize(weight, None, args, torch.bfloat16))
+    found = values_of(quantized(name, weight, gram, args))
     assert gram_error(weight, found, gram) <= gram_error(weight, nearest, gram)
 
 

@@ -85,7 +85,7 @@ def test_mistakes_are_told_by_the_keys_that_were_given() -> None:
         Recipe.from_yaml("transforms: {learn: false, scale_norm: true}\ntraining: {steps: many, batchsize: 3}")
     told = dict(problem.split(": ", 1) for problem in caught.value.problems)
     assert told.keys() == {"transforms.scale_norm", "training.steps", "training.batchsize"}
-    assert "did you mean scale_norms?" in told["transforms.scale_norm"]
-    assert "did you mean batch_size?" in told["training.batchsize"]
+    assert "did you mean transforms.scale_norms?" in told["transforms.scale_norm"]
+    assert "batch_size?" in told["training.batchsize"]
     with pytest.raises(InvalidInput, match=r"^training.micro_batch_size: 3 does not divide batch_size 4"):
         Recipe().with_overrides({"training.micro_batch_size": 3})

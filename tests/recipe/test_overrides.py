@@ -43,14 +43,14 @@ def test_unknown_keys_are_all_named_with_the_nearest_right_one() -> None:
             }
         )
     )
-    assert "objective.alfa: unknown key; did you mean alpha?" in told
+    assert "objective.alfa: unknown key; did you mean objective.alpha?" in told
     assert "shceme.preset: unknown key; did you mean scheme.preset?" in told
     assert "seed.x: unknown key" in told
     assert "dtype.x: unknown key" in told
     assert "data: should be a mapping of keys" in told
     assert "\nsteps: unknown key; did you mean learn.end-to-end.steps?" in told
     assert "learn.end-to-endd.steps: unknown key; did you mean learn.end-to-end.steps?" in told
-    assert "transforms.residual-rotation.strat: unknown key; did you mean start?" in told
+    assert "transforms.residual-rotation.strat: unknown key; did you mean transforms.residual-rotation.start?" in told
 
 
 def test_another_objective_keeps_the_options_that_it_has() -> None:

@@ -114,13 +114,13 @@ def test_all_problems_are_listed_at_once_with_nearest_key_and_expected_type() ->
         *("quantiser", "data.samples", "learn.end-to-end.steps", "learn.end-to-end.stepz", "format"),
         *("transforms", "transforms.norm-scaling.start"),
     }
-    assert "did you mean alpha?" in problems["objective.alpa"]
+    assert "did you mean objective.alpha?" in problems["objective.alpa"]
     assert "did you mean objective.alpha?" in problems["alpha"]
     assert "did you mean quantizer?" in problems["quantiser"]
     assert "valid integer, is '5' (str)" in problems["objective.pull_k"]
     assert "'kal' is unknown; did you mean kl?" in problems["objective.name"]
     assert "unknown key; norm-scaling has no options" in problems["transforms.norm-scaling.start"]
-    assert "did you mean steps?" in problems["learn.end-to-end.stepz"]
+    assert "did you mean learn.end-to-end.steps?" in problems["learn.end-to-end.stepz"]
     assert "'residual-rotatoin' is unknown; did you mean residual-rotation?" in str(caught.value)
     assert "transforms: an entry is a name, or a mapping with a name, is {'start': 'womi'}" in str(caught.value)
     assert caught.value.status == 2

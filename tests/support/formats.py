@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationType
 from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
+from torch import Tensor
+
+from caq.numerics.codes import dequantize
+from caq.quantizers import Quantized
 
 #: Inputs of a linear that hold two groups of the presets' largest size.
 INPUTS = 256
@@ -16,6 +20,11 @@ def preset_formats(*strategies: str) -> list[QuantizationArgs]:
     formats += [args.model_copy(update={"symmetric": False}) for args in formats if args.type == "int"]
     distinct = {label(args): args for args in formats if args.strategy in (strategies or _STRATEGIES)}
     return list(distinct.values())
+
+
+def values_of(quantized: Quantized) -> Tensor:
+    """Return what the codes stand for."""
+    return dequantize(quantized.codes, quantized.parameters, quantized.args)
 
 
 def label(args: QuantizationArgs) -> str:

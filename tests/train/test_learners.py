@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from caq.errors import InvalidInput
+from caq.files.codec import parse
 from caq.objectives import OBJECTIVES, Logits, Loss, Targets
 from caq.objectives.restricted import TopKullbackLeibler
 from caq.options import Options
@@ -132,8 +133,41 @@ def test_a_made_up_objective_and_a_made_up_learner_learn_in_turn_from_a_recipe(t
         assert record["total"] == pytest.approx(weight * record["pull"] ** 2, rel=1e-5)
     assert fitted.best_step == 12
     assert all(torch.equal(value, 0.25 * fitted.parameters[name]) for name, value in shrunk.parameters.items())
-    with pytest.raises(InvalidInput, match=r"learn.shrunk.factr: unknown key; did you mean factor\?"):
+    with pytest.raises(InvalidInput, match=r"learn.shrunk.factr: unknown key; did you mean learn.shrunk.factor\?"):
         Recipe.from_yaml("learn: [{name: shrunk, factr: 1}]")
+
+
+class Keeping(Shrunk):
+    """Keeps more sequences than there are."""
+
+    name: Literal["keeping"] = "keeping"  # type: ignore[assignment]
+    validation_samples: ClassVar[int] = 400
+
+
+def test_data_too_short_to_validate_on_name_the_learner_that_keeps_them(tmp_path: Path) -> None:
+    aligned, base = write_pair(tmp_path)
+    recipe = Recipe().with_overrides({**SMALL_RUN, "data.text": str(tmp_path / "text.txt")})
+    recipe = recipe.model_copy(update={"learn": (*recipe.learn, Keeping())})
+    with pytest.raises(InvalidInput, match=r"has 6 blocks .* or lower learn\.keeping\.validation_samples$"):
+        quantize(aligned, base, recipe, tmp_path / "out", cache_dir=tmp_path / "cache", quiet=True)
+
+
+class Overshot(Shrunk):
+    """Its last validation was no number, and an earlier step was kept."""
+
+    def learn(self, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
+        history = ({"step": 0.0, "pull": 1.0}, {"step": 1.0, "pull": float("nan")})
+        return replace(super().learn(inputs, start), history=history)
+
+
+def test_a_validation_that_is_no_number_leaves_a_record_that_is_json(tmp_path: Path) -> None:
+    aligned, base = write_pair(tmp_path)
+    recipe = Recipe().with_overrides({**SMALL_RUN, "data.text": str(tmp_path / "text.txt")})
+    recipe = recipe.model_copy(update={"learn": (Overshot(),)})
+    result = quantize(aligned, base, recipe, tmp_path / "out", cache_dir=tmp_path / "cache", quiet=True)
+    record = parse((result.output / "caq.json").read_text())
+    assert record["fits"] == result.fits
+    assert record["fits"][0]["history"][1] == {"step": 1.0, "pull": "NaN"}
 
 
 @pytest.mark.usefixtures("registered")

@@ -111,9 +111,11 @@ def read_hashes(directory: Path) -> dict[str, str]:
     """Return the sha256 of every file by relative path, as they were written.
 
     Raises:
-        InvalidInput: the directory has no readable `sha256sums.json`.
+        InvalidInput: there is no such directory, or it has no readable `sha256sums.json`.
     """
     path = directory / HASHES
+    if not directory.is_dir():
+        raise InvalidInput(f"{directory}: no such directory; give one that CAQ wrote")
     try:
         hashes = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

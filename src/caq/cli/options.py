@@ -62,7 +62,7 @@ Prompts = Annotated[
     ),
 ]
 Window = Annotated[int, typer.Option(help="Tokens per perplexity window.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default the accelerator, if there is one.")]
+Device = Annotated[str | None, typer.Option(help="cpu, or cuda, which is the default where there is one.")]
 SafetyAnswers = Annotated[Path | None, typer.Option(help="Answers to the safety questions, if in a file of their own.")]
 Protocol = Annotated[
     list[str] | None,

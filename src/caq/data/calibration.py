@@ -39,6 +39,7 @@ def calibrate(
         data = token_blocks(recipe.data, tokenizer, recipe.seed, cache_dir=root)
     if len(data.ids) <= recipe.validation_samples:
         kept = f"has {len(data.ids)} blocks and learning keeps {recipe.validation_samples} of them for validation"
-        way_out = "add text, or lower learn.end-to-end.validation_samples"
-        raise InvalidInput(f"{recipe.data.text}: {kept}; {way_out}")
+        keepers = [learner.name for learner in recipe.learn if learner.validation_samples >= len(data.ids)]
+        lower = " and ".join(f"learn.{name}.validation_samples" for name in keepers)
+        raise InvalidInput(f"{recipe.data.text}: {kept}; add text, or lower {lower}")
     return data

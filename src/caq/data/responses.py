@@ -78,10 +78,14 @@ def responder(
     checkpoint: Checkpoint, identity: str, tokenizer: PreTrainedTokenizerBase, load: Callable[[], Bound]
 ) -> Responder:
     """Return a checkpoint as the model that answers; see `Responder` for the arguments."""
+    from transformers import AutoConfig
+
     generation = checkpoint.path / "generation_config.json"
     config = read_json(generation) if generation.exists() else checkpoint.config
     ends = end_tokens(config.get("eos_token_id"), tokenizer)
-    return Responder(load, tokenizer, ends, int(checkpoint.config["max_position_embeddings"]), identity)
+    # config.json may leave it to the family's default.
+    context = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True).max_position_embeddings
+    return Responder(load, tokenizer, ends, context, identity)
 
 
 def response_blocks(
@@ -178,7 +182,8 @@ def _answers(
     rows = [torch.tensor(prompt, device=device) for prompt in prompts]
     ids = pad_sequence(rows, batch_first=True, padding_value=fill, padding_side="left")
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
-    # In place of the model's own configuration, which would add its penalties and its top-k.
+    # In place of the model's own, which would add its penalties and its top-k; others may share it, so it is put back.
+    own = bound.model.generation_config
     bound.model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=sampling.temperature,
@@ -189,8 +194,11 @@ def _answers(
         pad_token_id=fill,
     )
     # generate() draws from torch's global generator, which is given back as it was.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        answers = bound.model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            answers = bound.model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
+    finally:
+        bound.model.generation_config = own
     ended = (next((place for place, token in enumerate(row) if token in responder.ends), len(row)) for row in answers)
     return [row[: end + 1] for row, end in zip(answers, ended, strict=True)]

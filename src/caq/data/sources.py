@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from caq.data.documents import KINDS
 from caq.data.files import holds_records, read_file, read_rows
-from caq.errors import InvalidInput, first_line, nearest
+from caq.errors import InvalidInput, attempt, first_line, nearest
 from caq.files.cache import cache_root
+from caq.files.lock import turn
 from caq.files.records import Record, read_records
 from caq.files.whole import write_text
+from caq.progress import remark
 from caq.recipe.sections import SELF
 
 #: Documents that are streamed and kept together: at some 450 tokens a document, one batch of C4 fills 128 × 2,048.
@@ -123,20 +126,37 @@ def _named_text(name: str, source: Named, cache_dir: str | Path | None) -> str:
         raise InvalidInput(f"{name}: holds documents, not one running text; give a file, or one of {running}")
     kept = cache_root(cache_dir) / "texts" / f"{name}.txt"
     if not kept.exists():
-        write_text(kept, source.joined.join(row["text"] for row in _download(name, source, 0, source.first)))
+        text = source.joined.join(row["text"] for row in _download(name, source, 0, source.first))
+        with turn(kept.parent):
+            write_text(kept, text)
     return read_file(kept)
 
 
 def _named_batches(name: str, source: Named, directory: Path) -> Iterator[Sequence[Record]]:
     for number in count():
         kept = directory / f"{number:05d}.jsonl"
-        if not kept.exists():
+        records = _kept_batch(kept)
+        if records is None:
             rows = _download(name, source, number * BATCH, BATCH)
-            write_text(kept, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        records = read_records(kept)[0]
+            # One turn for all texts: the sweep reaches into every directory.
+            with turn(directory.parent):
+                write_text(kept, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            records = read_records(kept)[0]
         yield records
         if len(records) < BATCH:
             return
+
+
+def _kept_batch(kept: Path) -> Sequence[Record] | None:
+    """Return a batch that is there whole, or None; the one behind a set's last row is empty."""
+    if not kept.exists():
+        return None
+    unreadable: list[str] = []
+    records, problems = attempt(unreadable, partial(read_records, kept)) or ((), ())
+    if (problems or unreadable) and kept.stat().st_size:
+        remark(f"{kept}: is damaged; it is downloaded again")
+        return None
+    return records
 
 
 def _download(name: str, source: Named, skipped: int, wanted: int | None) -> list[dict[str, Any]]:

@@ -7,13 +7,13 @@ lm-eval's: `python -m caq.lm_eval run --model caq --model_args pretrained=DIRECT
 
 from __future__ import annotations
 
-import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import get_dtype
 
 from caq.loading import load, load_tokenizer
+from caq.world import find_device
 
 
 # lm-eval takes a model type as a subclass of its own; nothing of it is changed but how the model comes to be loaded.
@@ -24,12 +24,12 @@ class Loaded(HFLM):  # type: ignore[misc]  # lm-eval carries no types.
     Args:
         pretrained: a local directory.
         dtype: of the computation, such as `float32`; `auto` takes the checkpoint's.
-        device: such as `cpu`; the accelerator by default, if there is one.
+        device: `cpu`, or `cuda`, which is the default where there is one.
         options: any other of `HFLM`'s.
     """
 
     def __init__(self, pretrained: str, dtype: str = "auto", device: str | None = None, **options: object) -> None:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen = find_device(device)
         model = load(pretrained, None if dtype == "auto" else get_dtype(dtype), chosen)
         super().__init__(pretrained=model, tokenizer=load_tokenizer(pretrained), **options)
 

@@ -30,6 +30,7 @@ from caq.runners import find_source, runner_module
 from caq.runners.base import Running, Source
 from caq.runners.transformers import NAME as TRANSFORMERS
 from caq.runners.transformers import checkpoint_mismatch
+from caq.world import find_device
 
 #: Under which role, which model: a directory, a file or a hub name; None takes no part.
 Named = Sequence[tuple[Role, str | Path | None]]
@@ -63,9 +64,8 @@ class Setup:
 
 
 def running_on(device: str | None, tasks: Tasks) -> Running:
-    """Return how models are run; without a device, on the accelerator if there is one."""
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Running(chosen, longest=tasks.window)
+    """Return how models are run; without a device, on CUDA where there is one."""
+    return Running(find_device(device), longest=tasks.window)
 
 
 def prepare(

@@ -33,12 +33,6 @@ class Quantized:
     args: QuantizationArgs
     entries: tuple[Entry, ...] = ()
 
-    def weight(self) -> Float[Tensor, "out in"]:
-        """Return the values that the codes stand for, in the scale's precision."""
-        from caq.numerics.codes import dequantize
-
-        return dequantize(self.codes, self.parameters, self.args)
-
 
 @dataclass(frozen=True)
 class InputStatistics:

@@ -52,10 +52,6 @@ class QuantizedBlock:
         """The linears' departures."""
         return tuple(entry for quantized in self.linears.values() for entry in quantized.entries)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return what the block computes with, by tensor name."""
-        return {**self.others, **{f"{path}.weight": quantized.weight() for path, quantized in self.linears.items()}}
-
 
 def quantize_block(
     bound: Bound,

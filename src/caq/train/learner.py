@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from caq.files.codec import encode
 from caq.ledger import Entry
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class FitResult:
     entries: tuple[Entry, ...] = ()
 
     def record(self) -> dict[str, object]:
-        """Return what a checkpoint keeps of it."""
-        return {"learner": self.learner, "best_step": self.best_step, "history": list(self.history)}
+        """Return what a checkpoint keeps of it, as JSON: the last validation may have been no number."""
+        return {"learner": self.learner, "best_step": self.best_step, "history": encode(self.history)}
 
 
 class Learner(Protocol):
