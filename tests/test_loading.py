@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from compressed_tensors.quantization import QuantizationArgs
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import caq
 from caq.checkpoint.write import read_hashes
-from caq.errors import Unsupported
+from caq.errors import InvalidInput, Unsupported
 from caq.export import FORMATS
 from caq.export.directory import RECIPE_FILE, RECORD_FILE
 from caq.export.online import ONLINE_FILE
@@ -192,6 +195,35 @@ def test_any_other_checkpoint_loads_as_transformers_loads_it(tmp_path: Path) -> 
         assert torch.equal(load(aligned, torch.float32)(IDS).logits, plain_logits(aligned, torch.float32))
     assert not (aligned / RECORD_FILE).exists()
     assert caq.load is load
+
+
+def test_a_hub_name_loads_with_what_runs_online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = quantize(tmp_path, UNLEARNED | CACHE).output
+    kept = tmp_path / "hub" / "models--me--quantized"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(output, kept / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with torch.no_grad():
+        assert torch.equal(load("me/quantized", torch.float32)(IDS).logits, load(output, torch.float32)(IDS).logits)
+
+
+def test_weights_that_the_files_lack_are_named_and_not_made_up(tmp_path: Path) -> None:
+    aligned, _ = write_pair(tmp_path, "llama")
+    index = json.loads((aligned / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    places: dict[str, str] = index["weight_map"]
+    down = aligned / places.pop("model.layers.1.mlp.down_proj.weight")
+    tensors = load_file(down)
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    save_file(tensors, down, {"format": "pt"})
+    norm = aligned / places["model.norm.weight"]
+    save_file({**load_file(norm), "model.norm.weight": torch.ones(8)}, norm, {"format": "pt"})
+    (aligned / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(InvalidInput) as caught:
+        load_bound(aligned, torch.float32, torch.device("cpu"))
+    lacks, differs = caught.value.problems
+    assert "lacks the tensor model.layers.1.mlp.down_proj.weight" in lacks
+    assert "model.norm.weight has shape [8], and the model needs [48]" in differs
 
 
 def test_a_model_of_no_known_family_is_refused_before_its_blocks_are_touched(tmp_path: Path) -> None:

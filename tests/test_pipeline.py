@@ -18,7 +18,9 @@ from tests.support.tiny import BUILDERS
 
 
 def small_recipe(text: Path, **overrides: object) -> Recipe:
-    return Recipe().with_overrides({**SMALL, "data.text": str(text), **overrides})
+    settings = {**SMALL, "objective.pull_k": 50, "objective.push_k": 50, "data.text": str(text)}
+    # In turn: an entry that takes another's place keeps those of its options that it has.
+    return Recipe().with_overrides(settings).with_overrides(overrides)
 
 
 def run(directory: Path, family: str, output: str = "out", **overrides: object) -> QuantizationResult:

@@ -21,7 +21,7 @@ class CaqError(Exception):
 
 
 class Unsupported(CaqError):
-    """The model, scheme or combination cannot be handled; nothing was computed."""
+    """The model, scheme or combination cannot be handled; nothing was written."""
 
 
 class InvalidInput(CaqError):

@@ -17,6 +17,7 @@ from caq.checkpoint.source import resolve as resolve_source
 from caq.errors import InvalidInput, attempt, refuse
 from caq.export import format_for
 from caq.families import Shape, find_family, shape_of
+from caq.ledger import Entry
 from caq.numerics.scheme import resolve
 from caq.recipe import Recipe
 
@@ -111,3 +112,12 @@ def stored_dtype(aligned: Checkpoint) -> torch.dtype:
 def compute_dtype(aligned: Checkpoint, recipe: Recipe) -> torch.dtype:
     """Return a dtype that holds the stored weights exactly and is at least what the recipe asks for."""
     return torch.promote_types(stored_dtype(aligned), getattr(torch, recipe.dtype))
+
+
+def widened(aligned: Checkpoint, recipe: Recipe) -> tuple[Entry, ...]:
+    """Return the ledger's entry where `compute_dtype` is not what the recipe asks for; none where it is."""
+    dtype = str(compute_dtype(aligned, recipe)).removeprefix("torch.")
+    if dtype == recipe.dtype:
+        return ()
+    message = f"computed in {dtype}, not in {recipe.dtype}, which does not hold the model's weights exactly"
+    return (Entry("load", "wider-dtype", message, {"dtype": dtype, "asked": recipe.dtype}),)

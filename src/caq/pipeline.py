@@ -26,7 +26,7 @@ from caq.export.directory import IDENTITY, read_record, write_checkpoint
 from caq.export.online import Online
 from caq.export.stored import StoredWeights
 from caq.files.cache import cache_root, digest
-from caq.inputs import Pair, check_recipe, compute_dtype, open_pair
+from caq.inputs import Pair, check_recipe, compute_dtype, open_pair, widened
 from caq.ledger import Entry
 from caq.loading import load_bound
 from caq.numerics.scheme import Numerics, resolve
@@ -40,7 +40,7 @@ from caq.student import Student
 from caq.train import FitInputs, learn_in_turn
 from caq.train.teacher import TeacherCache, cache_hidden, cache_targets
 from caq.transforms.activations import activation_steps, cache_steps
-from caq.transforms.apply import Folded, cast, fold
+from caq.transforms.apply import Folded, fold
 from caq.transforms.plan import make_plan
 from caq.walk import block_arguments, embed
 from caq.workspace import Workspace, open_workspace
@@ -163,14 +163,20 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     inputs = FitInputs(student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world, state, run.quiet)
     fits = learn_in_turn(recipe.learn, inputs, start)
     learned = fits[-1].parameters if fits else start
-    folded = fold(bound, plan, plan.operators(cast(learned, torch.float64)))
+    operators = plan.operators({name: value.to(run.world.device, torch.float64) for name, value in learned.items()})
+    folded = fold(bound, plan, operators)
     proof = ids[:1, :CHECKED_TOKENS].to(run.world.device)
     preserved = check_preserved(bound, folded, lambda index: plan.sites(index, folded.operators), proof)
 
     run.workspace.outer.write({name: tensor.to(run.stored) for name, tensor in folded.outer().items()}, [])
     stored = StoredWeights(run.workspace, bound.family.layers, chosen, numerics.linear.weights)
     rounded = _quantize_blocks(run, student, folded, stored, ids)
-    ledger = (*data.entries, *(entry for fit in fits for entry in fit.entries), *rounded)
+    ledger = (
+        *widened(run.pair.aligned, recipe),
+        *data.entries,
+        *(entry for fit in fits for entry in fit.entries),
+        *rounded,
+    )
     result = QuantizationResult(run.workspace.output, [fit.record() for fit in fits], preserved, ledger, data.origin)
     _write(run, result, student, folded, numerics, chosen)
     return result

@@ -58,7 +58,7 @@ def block_arguments(bound: Bound, ids: Int[Tensor, "batch length"]) -> BlockArgu
 def embed(bound: Bound, weights: Weights, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length hidden"]:
     """Return the residual stream before the first block, in the precision of the embedding's weights."""
     table = weights.outer()[f"{bound.family.embedding}.weight"]
-    hidden: Tensor = functional_call(bound.embedding, {"weight": table}, (ids,))
+    hidden: Tensor = functional_call(bound.embedding, {"weight": table.to(ids.device)}, (ids,))
     return hidden
 
 

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 from caq.checkpoint.inspect import INDEX_FILE, fingerprint, inspect
 from caq.checkpoint.scan import scan
 from caq.errors import InvalidInput
+from caq.inputs import stored_dtype, widened
+from caq.recipe import Recipe
 
 from .conftest import Copy
 
@@ -233,3 +235,19 @@ def test_a_scan_reads_every_byte_once(copy: Copy) -> None:
 
 def bytes_read() -> int:
     return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_rope_s_frequencies_are_no_weights_and_do_not_widen_what_is_stored(copy: Copy) -> None:
+    directory = copy("aligned")
+    tensors = load_file(directory / "model.safetensors")
+    assert stored_dtype(inspect(directory)) == torch.bfloat16
+    save_file(
+        tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, directory / "model.safetensors"
+    )
+    assert stored_dtype(inspect(directory)) == torch.bfloat16
+    save_file(tensors | {"model.norm.weight": torch.ones(16)}, directory / "model.safetensors")
+    checkpoint = inspect(directory)
+    assert stored_dtype(checkpoint) == torch.float32
+    (entry,) = widened(checkpoint, Recipe().with_overrides({"dtype": "bfloat16"}))
+    assert entry.message.startswith("computed in float32, not in bfloat16")
+    assert widened(checkpoint, Recipe()) == ()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from compressed_tensors.quantization import QuantizationArgs
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from caq.errors import Unsupported
 from caq.export.online import OPERATORS, Online, install_online, read_online, write_online
@@ -59,6 +60,19 @@ def test_an_operator_of_every_kind_comes_back_and_runs_the_same(kind: str, inver
     assert not torch.equal(logits(back), logits())
     # Files are there only for those that need them.
     assert (tmp_path / "online.safetensors").exists() == (kind != "hadamard")
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+@pytest.mark.parametrize("inverse", [False, True])
+def test_an_operator_of_every_kind_answers_in_the_precision_and_on_the_device_that_it_meets(
+    kind: str, inverse: bool
+) -> None:
+    act = EXAMPLES[kind].apply_inverse_transpose if inverse else EXAMPLES[kind].apply
+    features = tiny_model("llama").config.intermediate_size
+    assert act(torch.ones(2, features, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    # A tensor of any device without the device: only what stands where is computed.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert act(torch.ones(2, features, device="cuda")).device.type == "cuda"
 
 
 @pytest.mark.parametrize("args", [CACHE, CACHE.model_copy(update={"symmetric": True, "num_bits": 2})], ids=str)

@@ -63,11 +63,19 @@ def test_learning_is_switched_off_wherever_the_switch_stands() -> None:
     )
 
 
-def test_objectives_and_quantizers_ignore_each_other_s_options() -> None:
-    recipe = Recipe().with_overrides({"objective.name": "kl-top", "objective.push_k": 50, "objective.pull_k": 50})
-    assert recipe == Recipe.from_yaml("objective: {name: kl-top, pull_k: 50}")
-    assert Recipe.from_yaml("objective: {name: kl, alpha: 0.5, pull_k: 7}") == Recipe.from_yaml("objective: kl")
-    assert Recipe.from_yaml("quantizer: {name: rtn, damping: 0.5}") == Recipe.from_yaml("quantizer: rtn")
+OTHERS = "objective: {name: kl, alpha: 0.5, pull_k: 7}\nquantizer: {name: rtn, damping: 0.5}\n"
+
+
+@pytest.mark.parametrize("section", ["training: {}", "transforms: {}"])
+def test_objectives_and_quantizers_of_0_1_ignore_each_other_s_options(section: str) -> None:
+    assert Recipe.from_yaml(OTHERS + section) == Recipe.from_yaml("objective: kl\nquantizer: rtn\n" + section)
+
+
+def test_another_s_options_are_told_in_a_recipe_of_today() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Recipe.from_yaml(OTHERS)
+    told = {problem.partition(":")[0] for problem in caught.value.problems}
+    assert told == {"objective.alpha", "objective.pull_k", "quantizer.damping"}
 
 
 def test_apc_is_cal() -> None:

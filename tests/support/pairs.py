@@ -20,8 +20,6 @@ SMALL = {
     "learn.end-to-end.batch_size": 2,
     "learn.end-to-end.evaluate_every": 2,
     "learn.end-to-end.validation_samples": 2,
-    "objective.pull_k": 50,
-    "objective.push_k": 50,
     "quantizer.clip_steps": 10,
 }
 TEMPLATE = (

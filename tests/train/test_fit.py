@@ -150,9 +150,22 @@ def test_a_stop_is_kept_so_that_resuming_does_not_learn_on(course: Course, tmp_p
     assert (again.history, again.entries) == (stopped.history, stopped.entries)
 
 
+def test_the_last_step_is_saved_whatever_its_number(course: Course, tmp_path: Path) -> None:
+    state_file, settings = (
+        sealed(tmp_path),
+        OPTIONS.model_copy(update={"steps": 3, "evaluate_every": 10, "keep": "last"}),
+    )
+    course.learn(settings, state_file=state_file)
+    finished = Disturbed(course.objective, interrupt, after=0)
+    course.learn(settings, objective=finished, state_file=state_file)
+    assert finished.calls == 0
+
+
 def test_a_fit_that_is_never_better_than_its_start_fails_and_says_why(course: Course) -> None:
-    with pytest.raises(Diverged, match=r"no step better than the start.*step 1: the loss is nan.*learning_rate"):
+    with pytest.raises(Diverged, match=r"no step better than the start.*step 1: the loss is nan.*learn") as caught:
         course.learn(objective=Disturbed(course.objective, not_a_number, after=0, learning=True))
+    assert "went back" not in str(caught.value)
+    assert str(caught.value).endswith("learn.end-to-end.scaling_learning_rate, and give --restart")
 
 
 LONG = OPTIONS.model_copy(update={"steps": 60, "rotation_learning_rate": 0.05, "scaling_learning_rate": 0.05})

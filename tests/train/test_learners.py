@@ -174,7 +174,6 @@ def test_a_validation_that_is_no_number_leaves_a_record_that_is_json(tmp_path: P
 def test_a_whole_run_takes_a_made_up_objective_and_a_made_up_learner(tmp_path: Path) -> None:
     aligned, _ = write_pair(tmp_path)
     settings = {**SMALL_RUN, "data.text": str(tmp_path / "text.txt"), "learn.end-to-end.keep": "last"}
-    del settings["objective.pull_k"], settings["objective.push_k"]
     recipe = Recipe.from_yaml("objective: squared\nlearn: [end-to-end, shrunk]").with_overrides(settings)
     result = quantize(aligned, None, recipe, tmp_path / "out", cache_dir=tmp_path / "cache", device="cpu", quiet=True)
     assert [fit["learner"] for fit in result.fits] == ["end-to-end", "shrunk"]

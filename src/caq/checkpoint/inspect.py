@@ -29,7 +29,7 @@ class Checkpoint:
     Attributes:
         path: the directory.
         config: `config.json`.
-        tensors: every tensor's type, shape and place, by name.
+        tensors: every weight's type, shape and place, by name.
         tokenizer_files: names of the tokenizer's files that exist.
     """
 
@@ -64,7 +64,8 @@ def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
     config = attempt(problems, lambda: read_json(directory / "config.json")) or {}
     if "quantization_config" in config and not allow_quantized:
         problems.append(f"{directory}: is quantized already (quantization_config); give the full-precision model")
-    tensors = _tensors(directory, problems)
+    # LLaMA 2's early files hold RoPE's frequencies, which are no weights.
+    tensors = {k: v for k, v in _tensors(directory, problems).items() if not k.endswith("rotary_emb.inv_freq")}
     present = tuple(name for name in _TOKENIZER_FILES if (directory / name).is_file())
     if not set(present) & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}:
         problems.append(f"{directory}: has no tokenizer (tokenizer.json); copy it from where the model came from")

@@ -64,9 +64,7 @@ def _tensors(aligned: Checkpoint, base: Checkpoint) -> Iterator[str]:
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    # LLaMA 2's early files hold RoPE's frequencies, which are no weights.
-    tensors = checkpoint.tensors.items()
-    return {name: info.shape for name, info in tensors if not name.endswith("rotary_emb.inv_freq")}
+    return {name: info.shape for name, info in checkpoint.tensors.items()}
 
 
 def _patterns(names: Iterable[str]) -> list[str]:

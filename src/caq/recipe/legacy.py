@@ -69,9 +69,12 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         # What is given and not used must be right all the same.
         attempt(problems, partial(read_entries, "learn", sections.get("learn", []), LEARNERS))
         sections["learn"] = []
-    for section in REGISTRIES:
-        if section in sections:
-            sections[section] = _without_ignored(section, sections[section])
+    objective = as_mapping(values.get("objective")) or {}
+    if objective.get("name") == "apc":
+        sections["objective"] = {**objective, "name": "cal"}
+    # Elsewhere, another entry's option is a mistake, and is told.
+    if "training" in values or isinstance(values.get("transforms"), Mapping):
+        sections |= {name: _without_ignored(name, sections[name]) for name in REGISTRIES.keys() & sections.keys()}
     return sections, problems
 
 
@@ -152,8 +155,6 @@ def _without_ignored(section: str, value: Any) -> Any:
     entry = as_mapping(value)
     if entry is None:
         return value
-    if section == "objective" and entry.get("name") == "apc":
-        entry["name"] = "cal"
     name = entry.get("name")
     kind = REGISTRIES[section].get(name) if isinstance(name, str) else None
     if kind is None:

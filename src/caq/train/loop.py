@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caq.errors import Diverged
+from caq.objectives import Objective
 from caq.progress import progress
 from caq.student import final_hidden_states, logits
 from caq.train.learner import FitInputs, FitResult
@@ -51,11 +52,11 @@ def fit(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> Fi
     with progress(f"learn: {inputs.objective.name}", options.steps - state.step, quiet=inputs.quiet) as advance:
         while state.step < options.steps and not state.stopped:
             state = _advance(options, inputs, state, optimizer)
-            due = state.step % options.evaluate_every == 0 or state.stopped
+            due = state.step % options.evaluate_every == 0 or state.step == options.steps or state.stopped
             if state_file and due and inputs.world.first:
                 save_state(state, optimizer, state_file)
             advance()
-    return _result(options, state)
+    return _result(options, inputs.objective, state)
 
 
 def _start(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitState:
@@ -117,16 +118,20 @@ def judge(state: FitState, record: dict[str, float], options: EndToEnd) -> FitSt
     return state.stop("pull-rising", reason, {"pull": pull, "lowest": lowest})
 
 
-def _result(options: EndToEnd, state: FitState) -> FitResult:
+def _result(options: EndToEnd, objective: Objective, state: FitState) -> FitResult:
     if state.best_step == 0 or (options.keep == "last" and state.stopped):
         failed = "found no step better than the start" if options.keep == "best" else "did not reach its last step"
         reasons = "".join(f"; {entry.message}" for entry in state.entries)
+        or_alpha = ", or objective.alpha" if hasattr(objective, "alpha") else ""
         raise Diverged(
             f"learning {failed} (validation history: {list(state.history)}){reasons}; lower "
-            "learn.end-to-end.rotation_learning_rate and learn.end-to-end.scaling_learning_rate, or objective.alpha"
+            f"learn.{options.name}.rotation_learning_rate and learn.{options.name}.scaling_learning_rate{or_alpha}, "
+            "and give --restart"
         )
     parameters = {name: value.detach().cpu() for name, value in state.best.items()}
-    return FitResult(options.name, parameters, state.best_step, state.history, state.entries)
+    back = f"; went back to step {state.best_step}"
+    entries = tuple(replace(entry, message=entry.message + back) for entry in state.entries)
+    return FitResult(options.name, parameters, state.best_step, state.history, entries)
 
 
 def _batch(options: EndToEnd, inputs: FitInputs, step: int) -> list[int]:

@@ -34,8 +34,8 @@ class FitState:
 
     def stop(self, event: str, reason: str, details: Mapping[str, float]) -> FitState:
         """Return the state stopped, with the reason in its ledger."""
-        message = f"step {self.step}: {reason}; went back to step {self.best_step}"
-        entry = Entry("fit", event, message, {"step": self.step, **details, "best_step": self.best_step})
+        numbers = {"step": self.step, **details, "best_step": self.best_step}
+        entry = Entry("fit", event, f"step {self.step}: {reason}", numbers)
         return replace(self, stopped=True, entries=(*self.entries, entry))
 
     def history_at(self, step: int) -> dict[str, float]:

@@ -61,7 +61,7 @@ class Orthogonal:
     matrix: Float[Tensor, "count size size"]
 
     def apply(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
-        """Return `x T`, in the precision of the wider of the two."""
+        """Return `x T`, in the precision of `x`."""
         count, size, _ = self.matrix.shape
         if count == 1 and x.shape[-1] == size:
             return x @ self.matrix[0].to(x)
@@ -86,12 +86,12 @@ class Diagonal:
     factors: Float[Tensor, "count size"]
 
     def apply(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
-        """Return `x` times the factors."""
-        return x * self._expand(x.shape[-1])
+        """Return `x` times the factors, in the precision of `x`."""
+        return x * self._expand(x.shape[-1]).to(x)
 
     def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
-        """Return `x` divided by the factors."""
-        return x / self._expand(x.shape[-1])
+        """Return `x` divided by the factors, in the precision of `x`."""
+        return x / self._expand(x.shape[-1]).to(x)
 
     def _expand(self, features: int) -> Float[Tensor, " features"]:
         count, size = self.factors.shape
