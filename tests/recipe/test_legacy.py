@@ -71,6 +71,14 @@ def test_objectives_and_quantizers_of_0_1_ignore_each_other_s_options(section: s
     assert Recipe.from_yaml(OTHERS + section) == Recipe.from_yaml("objective: kl\nquantizer: rtn\n" + section)
 
 
+def test_overrides_of_0_1_ignore_them_too() -> None:
+    given: dict[str, object] = {"objective.name": "kl-top", "objective.pull_k": 5, "objective.push_k": 5}
+    old = Recipe().with_overrides({**given, "quantizer.name": "rtn", "quantizer.damping": 0.5, "training.steps": 60})
+    assert old == Recipe.from_yaml("objective: {name: kl-top, pull_k: 5}\nquantizer: rtn\ntraining: {steps: 60}")
+    with pytest.raises(InvalidInput, match=r"objective.push_k: unknown key"):
+        Recipe().with_overrides(given)
+
+
 def test_another_s_options_are_told_in_a_recipe_of_today() -> None:
     with pytest.raises(InvalidInput) as caught:
         Recipe.from_yaml(OTHERS)

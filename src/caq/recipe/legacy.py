@@ -94,6 +94,8 @@ def translated_overrides(
         result["learn"] = []
     if given.get("learn") is True and not learn:
         result["learn"] = [LEARNER]
+    if switches or _has_training(overrides):
+        result = {key: value for key, value in result.items() if not _ignored(key, values, result)}
     return result, problems
 
 
@@ -149,6 +151,14 @@ def _switched(entries: Any, given: Mapping[str, Any]) -> Any:
         elif setting is not None:
             named[name] = {"name": name} if setting is True else {"name": name, "start": setting}
     return list(named.values())
+
+
+def _ignored(key: str, values: Mapping[str, Any], overrides: Mapping[str, object]) -> bool:
+    section, _, option = key.partition(".")
+    if option not in IGNORED.get(section, ()):
+        return False
+    kind = REGISTRIES[section].get(str(overrides.get(f"{section}.name", values[section]["name"])))
+    return kind is not None and option not in kind.model_fields
 
 
 def _without_ignored(section: str, value: Any) -> Any:
