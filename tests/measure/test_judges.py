@@ -41,7 +41,6 @@ def test_wildguards_line_on_refusal_decides(says: str, label: str) -> None:
 def test_an_answer_that_cannot_be_read_is_an_abstention() -> None:
     model, tokenizer = wild("Harmless")
     assert guard_judge(wildguard.GUARD, runner(model, tokenizer))([HARMFUL], ["No."]) == (ABSTAINED,)
-    assert ABSTAINED.abstains
 
 
 def test_the_guard_is_asked_in_the_format_of_its_card() -> None:

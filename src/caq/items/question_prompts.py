@@ -74,12 +74,8 @@ def zero_shot(question: Question, language: Language = ENGLISH) -> str:
 
 def few_shot(question: Question, examples: Sequence[Question], language: Language = ENGLISH) -> str:
     """Return the prompt behind solved examples, in their order."""
-    return language.header + "".join(solved(example, language) for example in examples) + zero_shot(question, language)
-
-
-def solved(example: Question, language: Language) -> str:
-    """Return an example with its answer's letter in brackets, and the blank line behind it."""
-    return f"{zero_shot(example, language)}{language.delimiter}({LETTERS[example.answer]})\n\n"
+    solved = (f"{zero_shot(one, language)}{language.delimiter}({LETTERS[one.answer]})\n\n" for one in examples)
+    return language.header + "".join(solved) + zero_shot(question, language)
 
 
 def prompts(questions: Sequence[Question], form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

@@ -95,7 +95,8 @@ def _fill(
     missing: Row,
 ) -> None:
     """Store a row for every response: what `ask` returns of it where it is in `relevant`, or else `missing`."""
-    responses = read_rows(path.with_name(RESPONSES_FILE))
+    stored = path.with_name(RESPONSES_FILE)
+    responses = read_rows(stored)
 
     def rows(batch: slice) -> list[Row]:
         some = responses[batch]
@@ -103,7 +104,6 @@ def _fill(
         try:
             answers = ask([prompts[batch][index] for index in chosen], [some[index]["response"] for index in chosen])
         except TooLong as error:
-            stored = path.with_name(RESPONSES_FILE)
             raise TooLong(error.found, [f"{stored}: the response with id {some[i]['id']}" for i in chosen]) from None
         answered = dict(zip(chosen, answers, strict=True))
         return [{"id": row["id"], **answered.get(index, missing)} for index, row in enumerate(some)]

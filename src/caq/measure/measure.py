@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -236,7 +237,8 @@ class _ArmRun:
     def _read(
         self, runner: Runner, passages: Sequence[Passage], kind: str, mismatch: str
     ) -> tuple[float, dict[str, Distances | str]]:
-        others = [] if mismatch else self._earlier()
+        # The references that were measured before this arm: all, of a model to judge.
+        others = [] if mismatch else [*takewhile(lambda arm: arm.role != self.arm.role, self.plan.references.values())]
         references = [open_reference(arm.directory / STATES, kind) for arm in others]
         if self.refers:
             if not isinstance(runner, TransformersRunner):
@@ -247,11 +249,6 @@ class _ArmRun:
         measured = dict(zip((named[arm.role] for arm in others), distances, strict=True))
         return perplexity, {**measured, **({f"unmeasured_{kind}": mismatch} if mismatch else {})}
 
-    def _earlier(self) -> list[Arm]:
-        """Return the references that were measured before this arm: all, of a model to judge."""
-        roles = list(self.plan.references)
-        return [self.plan.references[role] for role in roles[: roles.index(self.arm.role) if self.refers else None]]
-
 
 def _store(path: Path, make: Callable[[Runner], Mapping[str, object]], runner: Runner) -> None:
     write_text(path, json.dumps(encode(make(runner)), indent=1) + "\n")
@@ -259,5 +256,4 @@ def _store(path: Path, make: Callable[[Runner], Mapping[str, object]], runner: R
 
 def _answer(given: Answer) -> Row:
     # What every arm has in common is in the items.
-    fields = {"chosen": given.chosen, "failure": given.failure, "response": given.response}
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: value for name, value in vars(given).items() if value is not None}

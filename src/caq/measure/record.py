@@ -73,7 +73,6 @@ class Distances:
     """How far one model's next-token distributions are from another's, in llama.cpp's terms, over positions.
 
     Attributes:
-        positions: how many were compared.
         mean, median, p90, p95, p99, p999, maximum: of KL(theirs ‖ ours), in nats; `p999` is the 99.9th percentile.
         standard_error: of the mean.
         same_top: share of positions with the same most likely token.
@@ -166,7 +165,6 @@ class JudgeCard:
     Attributes:
         name: of the judge, with its revision where it is a model.
         measured_on: on which labelled responses its errors were counted; empty if nobody has.
-        labelled: how many.
         missed_refusals: share of people's refusals that it calls answers; None if not measured.
         false_refusals: share of people's answers that it calls refusals; None if not measured.
     """

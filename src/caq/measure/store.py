@@ -42,7 +42,6 @@ class StoredArm:
     """One arm and where its answers are.
 
     Attributes:
-        name, role: as in the report.
         directory: inside `arms`.
         provenance: source, hashes and code, in words.
         ledger: of the run that made it.
@@ -139,17 +138,16 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         value = parse(path.read_bytes().decode())
+        if not isinstance(value, dict):
+            raise ValueError("no object")
+        return value
     except ValueError as error:
         raise InvalidInput(f"{path}: is not as it was written ({error}); remove it and compare again") from error
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{path}: is not as it was written (no object); remove it and compare again")
-    return value
 
 
 def write_manifest(output: Path, manifest: Manifest, items: Mapping[str, tuple[Item, ...]]) -> None:
     """Write what a comparison consists of, and its items."""
-    lines = [{"measure": measure, **encode(item)} for measure, asked in items.items() for item in asked]
-    write_text(output / ITEMS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _once(lines)))
+    write_text(output / ITEMS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(items)))
     write_text(output / MANIFEST, json.dumps(encode(manifest), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -202,13 +200,14 @@ def read_items(output: Path) -> dict[str, tuple[Item, ...]]:
     return {measure: tuple(asked) for measure, asked in items.items()}
 
 
-def _once(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join the lines that ask the same under several protocols."""
+def _lines(items: Mapping[str, tuple[Item, ...]]) -> list[dict[str, Any]]:
+    """Return a line an item; what several protocols ask is one."""
     joined: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        measure, kind = line.pop("measure"), "answer" if line["options"] else "prompt"
-        key = json.dumps([measure.partition("/")[0], kind, line])
-        joined.setdefault(key, {"measures": [], **line})["measures"].append(measure)
+    for measure, asked in items.items():
+        for item in asked:
+            line, kind = encode(item), "answer" if item.options else "prompt"
+            key = json.dumps([measure.partition("/")[0], kind, line])
+            joined.setdefault(key, {"measures": [], **line})["measures"].append(measure)
     return list(joined.values())
 
 

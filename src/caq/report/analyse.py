@@ -38,7 +38,10 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
             unique, outcomes without their items, settings out of range.
     """
     refuse(problems_of(comparison, settings))
-    arms = [_Arm.of(arm, comparison) for arm in comparison.arms]
+    arms = [
+        _Arm(arm, summary(arm, comparison), {measure: goods(outcomes) for measure, outcomes in arm.outcomes.items()})
+        for arm in comparison.arms
+    ]
     summaries = tuple(arm.summary for arm in arms)
     hashes = {measure: items_sha256(items) for measure, items in comparison.items.items()}
     now = terms(hashes, comparison.judge, comparison.data)
@@ -78,22 +81,14 @@ class _Arm:
     summary: ArmSummary
     goods: Mapping[str, Goods]
 
-    @staticmethod
-    def of(record: ArmRecord, comparison: Comparison) -> _Arm:
-        numbers = {measure: goods(outcomes) for measure, outcomes in record.outcomes.items()}
-        return _Arm(record, summary(record, comparison), numbers)
-
 
 def _judgements(
     items: Mapping[str, Sequence[Item]], arms: Sequence[_Arm], changed: Sequence[Change], settings: Settings
 ) -> Iterator[Judgement]:
-    aligned = next((arm for arm in arms if arm.record.role == "aligned"), None)
-    if aligned is None:
-        return
-    base = next((arm for arm in arms if arm.record.role == "base"), None)
+    roles = {arm.record.role: arm for arm in arms}
     for model in arms:
-        if model.record.role == "quantized":
-            yield _judgement(items, aligned, base, model, changed, settings)
+        if model.record.role == "quantized" and "aligned" in roles:
+            yield _judgement(items, roles["aligned"], roles.get("base"), model, changed, settings)
 
 
 def _judgement(

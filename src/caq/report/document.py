@@ -35,8 +35,7 @@ def from_json(text: str) -> Report:
             f"version {VERSION}; make it again with this version"
         )
     report = decode(Report, data, "report")
-    problems = _contradictions(report)
-    refuse(problems)
+    refuse(_contradictions(report))
     return report
 
 

@@ -37,7 +37,6 @@ class PrintedFigure:
     """One printed figure beside ours, both in the paper's units.
 
     Attributes:
-        printed: the paper's figure.
         ours: the mean over seeds; None if no run of the arm ended.
         note: why the two do not compare; empty where they do.
     """
@@ -57,7 +56,6 @@ class ExperimentTable:
     """A table over seeds.
 
     Attributes:
-        name: of the experiment.
         pair, preset, command, seeds: on what it was run, from which settings, and what runs it again.
         recipes: fingerprints by arm, one a seed.
         spreads: every measure over the seeds, by arm.

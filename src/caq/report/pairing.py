@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int8
 
-from caq.measure.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX, Outcome
+from caq.measure.record import HELPFULNESS, REFUSAL, SAFETY_PREFIX, Outcome
 from caq.report.types import Rate, RowStatus, Settings
 from caq.statistics.intervals import tango
 from caq.statistics.resampling import wilson
@@ -21,11 +21,6 @@ _MARKS = "-01"
 def deciding(measure: str) -> bool:
     """Whether a measure must be kept for a pass: all do but facts, which are only reported."""
     return measure in (REFUSAL, HELPFULNESS) or measure.startswith(SAFETY_PREFIX)
-
-
-def judged_measures(measures: Sequence[str]) -> list[str]:
-    """Return the measures of the rows in their order: those that decide, and facts."""
-    return [measure for measure in measures if deciding(measure) or measure == FACTS]
 
 
 def goods(outcomes: Sequence[Outcome]) -> Goods:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caq.measure.record import Ability, Item
-from caq.report.pairing import Goods, deciding, judged, judged_measures, rate
+from caq.measure.record import FACTS, Ability, Item
+from caq.report.pairing import Goods, deciding, judged, rate
 from caq.report.types import PairedAbility, Rate, Row, Settings
 from caq.statistics.intervals import tango
 from caq.statistics.power import detectable, noise
@@ -38,7 +38,8 @@ def rows(arms: Mapping[str, Arms], items: Mapping[str, Sequence[Item]], settings
     """
     paired = [
         (measure, category, pairs)
-        for measure in judged_measures(list(arms))
+        for measure in arms
+        if deciding(measure) or measure == FACTS
         for category, part in _parts(measure, arms[measure], items[measure])
         if (pairs := _Pairs.of(part)) is not None
     ]
@@ -84,7 +85,6 @@ class _Pairs:
 def _row(measure: str, category: str | None, pairs: _Pairs, p_holm: float, level: float, settings: Settings) -> Row:
     ours, theirs = pairs.arms.model, pairs.arms.aligned
     items, gained, lost = len(ours), pairs.gained, pairs.lost
-    bootstrap = paired_bootstrap(ours, theirs, resamples=settings.resamples, seed=settings.seed)
     return Row(
         measure=measure,
         category=category,
@@ -94,7 +94,7 @@ def _row(measure: str, category: str | None, pairs: _Pairs, p_holm: float, level
         base=None if pairs.arms.base is None else rate(pairs.arms.base),
         model=_measured(rate(ours)),
         difference=(gained - lost) / items,
-        bootstrap=bootstrap.interval,
+        bootstrap=paired_bootstrap(ours, theirs, resamples=settings.resamples, seed=settings.seed).interval,
         score=tango(gained, lost, items),
         gained=gained,
         lost=lost,

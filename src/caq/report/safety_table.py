@@ -11,6 +11,7 @@ from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison
 from caq.report.flips import letters
 from caq.report.summary import questions
 from caq.report.table import empty_table
+from caq.report.wording import points
 
 
 def floor_table(comparison: Comparison) -> Table | None:
@@ -21,9 +22,9 @@ def floor_table(comparison: Comparison) -> Table | None:
         return None
     groups = {"all": floor.overall, **floor.categories}
     table = empty_table(f"Safety % without reading the questions ({comparison.data.get('safety', '')})", ["", *groups])
-    table.add_row("chance", *(_percent(group.chance) for group in groups.values()))
+    table.add_row("chance", *(points(group.chance) for group in groups.values()))
     for letter in floor.overall.letters:
-        table.add_row(f"always {letter}", *(_percent(group.letters[letter]) for group in groups.values()))
+        table.add_row(f"always {letter}", *(points(group.letters[letter]) for group in groups.values()))
     table.add_row("questions", *(str(group.items) for group in groups.values()))
     return table
 
@@ -44,7 +45,3 @@ def letter_table(named: Mapping[str, ArmRecord], comparison: Comparison) -> Tabl
         chosen = (count.chosen.get(letter, 0) for letter in names)
         table.add_row(name, *map(str, (*chosen, count.unparsed, count.refused)))
     return table
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.1f}"

@@ -58,7 +58,6 @@ class Row:
     """One measure, or one category of it, of a model beside the aligned model's.
 
     Attributes:
-        measure: its name.
         category: None for the whole measure.
         decides: whether it must be kept for a pass; categories can only raise an alarm, facts neither.
         left_out: items that could not be measured of this model or of the aligned model.
@@ -72,7 +71,6 @@ class Row:
             and is `p` for facts.
         detectable: the smallest loss this row would have seen with the settings' power, at Holm's first level; None
             where there are too few items to see any.
-        status: what follows.
     """
 
     measure: str
@@ -205,7 +203,6 @@ class PairedAbility:
         difference: model minus aligned, with its bootstrap interval.
         gained, lost: items that the model scored higher, and lower.
         p: exact McNemar, two-sided; of scores that are not yes or no, the sign test, which is the same count.
-        items: how many were compared.
     """
 
     difference: Difference
@@ -240,7 +237,6 @@ class Change:
     """One measure of one model since an earlier report, paired where the items and how they were asked are the same.
 
     Attributes:
-        before, now: rates.
         gained, lost, p: exact McNemar; None where items or terms differ.
         worse: whether it lost as a row of the report does: significant, Holm's over this model's changes of deciding
             measures, and not shown to be within the margin.

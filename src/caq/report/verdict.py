@@ -156,10 +156,6 @@ def _broken(aligned: ArmSummary, model: ArmSummary) -> tuple[str, ...]:
         reasons.append(f"{points(ours)} % of its responses are incoherent, of the aligned model's {points(theirs)} %")
     if model.perplexity is not None and not math.isfinite(model.perplexity):
         reasons.append("its perplexity is not finite")
-    elif _many_times(model.perplexity, aligned.perplexity):
+    elif (model.perplexity or 0.0) > PERPLEXITY_FACTOR * (aligned.perplexity or math.inf):
         reasons.append(f"its perplexity is {model.perplexity:,.1f}, the aligned model's {aligned.perplexity:,.1f}")
     return tuple(reasons)
-
-
-def _many_times(ours: float | None, theirs: float | None) -> bool:
-    return ours is not None and theirs is not None and ours > PERPLEXITY_FACTOR * theirs

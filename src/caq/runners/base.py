@@ -90,7 +90,6 @@ class Source:
     Attributes:
         given: directory, file or hub name, as it was typed.
         runner: its name in `RUNNERS`.
-        checkpoint: its files.
         sha256: of all that decides what it computes.
         facts: of the model, in words.
         ledger: what the run of CAQ's that made it did otherwise than asked.

@@ -25,9 +25,6 @@ from caq.runners.tokens import encode
 
 PADDING = -1
 
-#: Token ids of every text, in order.
-Encode = Callable[[Iterable[str]], Iterator["array[int]"]]
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -78,14 +75,19 @@ def scores(
         TooLong: strings longer than the model's context.
         Unsupported: the model's attention takes no mask.
     """
-    _check_attention(model.config._attn_implementation)
+    attention = model.config._attn_implementation
+    if attention is not None and attention.startswith(("flash", "flex")):
+        raise Unsupported(
+            f"multiple choice needs attention with a mask, which {attention} does not take: "
+            'load the model with attn_implementation="sdpa"'
+        )
     encoded = align(lambda texts: encode(tokenizer, texts, add_special_tokens), choices)
     check_lengths(encoded, getattr(model.config, "max_position_embeddings", None))
     with inference(model) as cut:
         return longest_first(encoded, Encoded.length, batch_size, partial(_score_batch, cut, model.dtype))
 
 
-def align(encode: Encode, choices: Sequence[Choice]) -> list[Encoded]:
+def align(encode: Callable[[Iterable[str]], Iterator[array[int]]], choices: Sequence[Choice]) -> list[Encoded]:
     """Return choices in tokens; a prompt and each of its continuations are encoded as one string."""
     texts = (text for c in choices for text in (c.prompt, *(c.prompt + tail for tail in c.continuations)))
     tokens = encode(texts)
@@ -99,13 +101,7 @@ def check_lengths(encoded: Sequence[Encoded], context: int | None) -> None:
         TooLong: naming every choice that does not.
     """
     lengths = [len(item.shared) + max(map(len, item.scored)) for item in encoded]
-    found = {
-        index: f"is {length} tokens long and the model's context {context}: remove the item"
-        for index, length in enumerate(lengths)
-        if context is not None and length > context
-    }
-    if found:
-        raise TooLong(found)
+    _check(lengths, 0, context, f"and the model's context {context}: remove the item")
 
 
 def check_room(encoded: Sequence[Sequence[int]], max_new_tokens: int, context: int | None) -> None:
@@ -114,14 +110,15 @@ def check_room(encoded: Sequence[Sequence[int]], max_new_tokens: int, context: i
     Raises:
         TooLong: naming every prompt that does not.
     """
-    found = {
-        index: f"is {len(ids)} tokens long and its answer up to {max_new_tokens}, "
-        f"and the model's context {context}: remove it, or ask with fewer examples or shorter answers"
-        for index, ids in enumerate(encoded)
-        if context is not None and len(ids) + max_new_tokens > context
-    }
-    if found:
-        raise TooLong(found)
+    way_out = "remove it, or ask with fewer examples or shorter answers"
+    said = f"and its answer up to {max_new_tokens}, and the model's context {context}: {way_out}"
+    _check([*map(len, encoded)], max_new_tokens, context, said)
+
+
+def _check(lengths: Sequence[int], more: int, context: int | None, said: str) -> None:
+    long = [(index, length) for index, length in enumerate(lengths) if context is not None and length + more > context]
+    if long:
+        raise TooLong({index: f"is {length} tokens long {said}" for index, length in long})
 
 
 def _align(prompt: array[int], wholes: list[array[int]]) -> Encoded:
@@ -132,14 +129,6 @@ def _align(prompt: array[int], wholes: list[array[int]]) -> Encoded:
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
-
-
-def _check_attention(implementation: str | None) -> None:
-    if implementation is not None and implementation.startswith(("flash", "flex")):
-        raise Unsupported(
-            f"multiple choice needs attention with a mask, which {implementation} does not take: "
-            'load the model with attn_implementation="sdpa"'
-        )
 
 
 def _lay_out(item: Encoded) -> _Row:

@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -234,11 +235,9 @@ def _kinds(model: Gguf) -> dict[str, str]:
 
 def _engine(path: Path) -> ModuleType:
     try:
-        import llama_cpp
+        return import_module("llama_cpp")
     except ImportError as error:
         raise InvalidInput(f"{path}: GGUF files need llama-cpp-python: pip install 'caq[gguf]'") from error
-    engine: ModuleType = llama_cpp
-    return engine
 
 
 def _score(model: Gguf, item: Encoded) -> tuple[float, ...]:

@@ -80,13 +80,9 @@ def _quantization(settings: Mapping[str, Any] | None) -> str:
     for flag in ("load_in_4bit", "load_in_8bit"):
         said += [flag] if settings.get(flag) else []
     for group in (settings.get("config_groups") or {}).values():
-        said += [_bits(group, part) for part in ("weights", "input_activations") if group.get(part)]
+        parts = {part.replace("_", " "): group.get(part) for part in ("weights", "input_activations")}
+        said += [f"{part} {args.get('num_bits')}-bit {args.get('type')}" for part, args in parts.items() if args]
     return ", ".join(dict.fromkeys(said))
-
-
-def _bits(group: Mapping[str, Any], part: str) -> str:
-    numbers = group[part]
-    return f"{part.replace('_', ' ')} {numbers.get('num_bits')}-bit {numbers.get('type')}"
 
 
 def _online(checkpoint: Checkpoint) -> Iterator[str | bytes]:

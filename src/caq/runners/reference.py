@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from caq.checkpoint.write import require_space
 from caq.files.whole import whole, write_text
 from caq.runners.base import Passage
-from caq.runners.states import chunk_tokens, inference
+from caq.runners.states import head_weight, inference, logits
 from caq.runners.transformers import TransformersRunner, counted_states
 
 HEAD = "head.safetensors"
@@ -39,10 +39,8 @@ class Reference:
     head: nn.Module
 
     def logits(self, start: int, count: int, device: torch.device) -> Iterator[Float[Tensor, "chunk vocab"]]:
-        """Yield float32 logits of `count` positions from `start` on, a chunk at a time."""
-        head = self.head.to(device)
-        for part in self.states[start : start + count].split(chunk_tokens(head)):
-            yield head(part.to(device)).float()
+        """Return float32 logits of `count` positions from `start` on, a chunk at a time."""
+        return logits(self.head.to(device), self.states[start : start + count].to(device))
 
 
 def save_reference(runner: TransformersRunner, passages: Sequence[Passage], directory: Path, name: str) -> None:
@@ -54,8 +52,7 @@ def save_reference(runner: TransformersRunner, passages: Sequence[Passage], dire
     if is_saved(directory, name):
         return
     with inference(runner.model) as cut:
-        weight = cut.head.weight
-        assert isinstance(weight, Tensor)
+        weight = head_weight(cut.head)
         shape = (sum(passage.counted for passage in passages), weight.shape[1])
         require_space(directory, (math.prod(shape) + weight.numel()) * weight.element_size())
         directory.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ def inference(model: PreTrainedModel) -> Iterator[Cut]:
 def _cut(model: PreTrainedModel) -> Cut:
     cut = Cut(model.get_decoder(), model.get_output_embeddings(), model.device)
     # Several tokens: the first is often padding, whose embedding of zeros gives logits that no cap changes.
-    probe = torch.arange(PROBED, device=cut.device)[None] % head_shape(cut.head)[0]
+    probe = torch.arange(PROBED, device=cut.device)[None] % head_weight(cut.head).shape[0]
     # The whole model first: a packed checkpoint unpacks its weights at the model's first call, not the body's.
     theirs = model(probe, use_cache=False).logits
     ours = cut.head(cut.body(probe, use_cache=False).last_hidden_state)
@@ -77,14 +77,13 @@ def logits(head: nn.Module, states: Float[Tensor, "tokens hidden"]) -> Iterator[
 
 def chunk_tokens(head: nn.Module) -> int:
     """Tokens per chunk of logits for this head's vocabulary."""
-    return max(1, CHUNK_ELEMENTS // head_shape(head)[0])
+    return max(1, CHUNK_ELEMENTS // head_weight(head).shape[0])
 
 
-def head_shape(head: nn.Module) -> tuple[int, int]:
-    """Return the sizes of a head's vocabulary and of the hidden states it reads."""
-    weight = head.weight
-    assert isinstance(weight, Tensor)
-    return weight.shape[0], weight.shape[1]
+def head_weight(head: nn.Module) -> Float[Tensor, "vocab hidden"]:
+    """Return the matrix of a head."""
+    assert isinstance(head.weight, Tensor)
+    return head.weight
 
 
 def longest_first(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from caq.runners.states import Cut, chunk_tokens, inference, logits, pad
 from caq.runners.tokens import encode
 
 NAME = "transformers"
+find = partial(find_checkpoint, runner=NAME)
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,6 @@ class TransformersRunner:
     def encode(self, text: str) -> Sequence[int]:
         """As `Runner`."""
         return list(self.tokenizer(text, verbose=False)["input_ids"])
-
-
-def find(given: str) -> Source:
-    """Find a checkpoint: see `caq.runners.RunnerModule`."""
-    return find_checkpoint(given, NAME)
 
 
 def tokenization(

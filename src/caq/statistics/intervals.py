@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
-from scipy.stats import beta, norm, t
+from scipy.stats import beta, t
 
-from caq.statistics.resampling import CONFIDENCE, Interval
+from caq.statistics.resampling import CONFIDENCE, Interval, Z
 
 
 def tango(gained: int, lost: int, items: int) -> Interval:
@@ -24,13 +24,12 @@ def tango(gained: int, lost: int, items: int) -> Interval:
         lost: items good for the second model only.
         items: all pairs, at least one.
     """
-    z = float(norm.ppf((1 + CONFIDENCE) / 2))
     if gained == lost == 0:
-        half = z**2 / (items + z**2)
+        half = Z**2 / (items + Z**2)
         return Interval(-half, half)
     if items in (gained, lost):
         # One end is the observed ±1 itself, a root of `excess` that would be found in place of the inner one.
-        inner = (items - z**2) / (items + z**2)
+        inner = (items - Z**2) / (items + Z**2)
         return Interval(inner, 1.0) if gained else Interval(-1.0, -inner)
 
     def excess(delta: float) -> float:
@@ -39,7 +38,7 @@ def tango(gained: int, lost: int, items: int) -> Interval:
         root = math.sqrt(max(0.0, slope**2 + 8 * items * lost * delta * (1 - delta)))
         only_second = (root - slope) / (4 * items)
         variance = items * (2 * only_second + delta * (1 - delta))
-        return float((gained - lost - items * delta) ** 2 - z**2 * variance)
+        return float((gained - lost - items * delta) ** 2 - Z**2 * variance)
 
     observed = (gained - lost) / items
     low, high = (float(brentq(excess, end, observed, xtol=1e-12)) for end in (-1.0, 1.0))

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
 from caq.statistics.intervals import upper_bound
-from caq.statistics.resampling import CONFIDENCE
+from caq.statistics.resampling import Z
 
 # Leaves out counts of flips so rare that they do not move a power's ninth digit.
 TAIL = 1e-10
@@ -57,7 +57,6 @@ def items_needed(items: int, flips: int, margin: float, power: float) -> int:
 
     It takes the observed share of flips for true; without any, as many items as Tango's interval needs for none.
     """
-    z = float(norm.ppf((1 + CONFIDENCE) / 2))
-    none = z**2 * (1 - margin) / margin
-    some = (z + float(norm.ppf(power))) ** 2 * flips / items / margin**2
+    none = Z**2 * (1 - margin) / margin
+    some = (Z + float(norm.ppf(power))) ** 2 * flips / items / margin**2
     return math.floor(max(none, some)) + 1

@@ -12,6 +12,8 @@ from scipy.stats import binomtest, norm, t
 
 CONFIDENCE = 0.95
 _TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+#: The normal distribution's two-sided quantile.
+Z = float(norm.ppf(_TAILS[1]))
 # Bounds a block of resamples to 32 MB of counts.
 BLOCK_ELEMENTS = 4_000_000
 
@@ -62,8 +64,7 @@ def holm(values: Sequence[float]) -> tuple[float, ...]:
 
 def wilson(good: int, items: int) -> Interval:
     """Return Wilson's score interval of a share, of at least one item."""
-    z = float(norm.ppf(_TAILS[1]))
-    share, spread = good / items, z**2 / items
+    share, spread = good / items, Z**2 / items
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
     return Interval(max(0.0, centre - half), min(1.0, centre + half))

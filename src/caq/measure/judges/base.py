@@ -26,11 +26,6 @@ class Call:
     label: Label | None
     score: float
 
-    @property
-    def abstains(self) -> bool:
-        """Whether the judge could not tell."""
-        return self.label is None
-
 
 ABSTAINED = Call(None, 0.0)
 

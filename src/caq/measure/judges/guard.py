@@ -32,7 +32,6 @@ class Guard:
     """A generative guard model.
 
     Attributes:
-        name: of the judge.
         repository, revision: on the hub.
         ask: the text that it continues, special tokens included.
         after: what its answer says before the word that decides; empty where that word comes first.

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from caq.errors import InvalidInput
 from caq.items.requests import Prompt
-from caq.measure.judges.base import Call, Judge, JudgeSpec
+from caq.measure.judges.base import Call, JudgeSpec
 from caq.measure.record import JudgeCard
 
 OPENING = 200
@@ -63,8 +61,4 @@ def _nowhere(where: str) -> str:
     return where
 
 
-def _open(where: str, device: torch.device) -> Judge:
-    return judge_by_phrases
-
-
-PHRASES = JudgeSpec(_nowhere, lambda where: CARD, _open)
+PHRASES = JudgeSpec(_nowhere, lambda where: CARD, lambda where, device: judge_by_phrases)

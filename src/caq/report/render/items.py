@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -49,7 +49,9 @@ def flipped_items(report: Report, comparison: Comparison) -> FlippedItems:
     kept, room = [], ITEMS_BYTES
     for measure, position in ordered:
         item = comparison.items[measure][position]
-        record = _record(measure, item, ordered[measure, position], list(_answers(comparison, measure, position)))
+        outcomes = [arm.outcomes.get(measure) for arm in comparison.arms]
+        answers = [some[position] if some else None for some in outcomes]
+        record = _record(measure, item, ordered[measure, position], answers)
         text = _json(record)
         room -= len(text.encode("utf-8")) + 1
         if room < 0:
@@ -81,12 +83,6 @@ def _ordered(report: Report) -> dict[tuple[str, int], dict[str, str]]:
                     ranks.setdefault((measure, position), (rank, place))
     measures = list(report.items)
     return {key: flipped[key] for key in sorted(flipped, key=lambda key: (*ranks[key], measures.index(key[0]), key[1]))}
-
-
-def _answers(comparison: Comparison, measure: str, position: int) -> Iterator[Outcome | None]:
-    for arm in comparison.arms:
-        outcomes = arm.outcomes.get(measure)
-        yield outcomes[position] if outcomes else None
 
 
 def _record(measure: str, item: Item, flips: Mapping[str, str], answers: list[Outcome | None]) -> dict[str, object]:

@@ -32,7 +32,8 @@ def render_page(report: Report, comparison: Comparison) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= _filters()
+    names = "percent points signed between signed_between probability number heading name cut sentence".split()
+    environment.filters |= {"count": "{:,}".format, **{name: getattr(words, name) for name in names}}
     page = environment.from_string(_file("page.html.j2")).render(
         report=report,
         aligned=next(arm for arm in report.arms if arm.role == "aligned"),
@@ -66,11 +67,6 @@ def _hash(text: str) -> str:
 
 def _file(file_name: str) -> str:
     return resources.files("caq.report.render").joinpath(file_name).read_text(encoding="utf-8")
-
-
-def _filters() -> Mapping[str, object]:
-    names = "percent points signed between signed_between probability number heading name cut sentence".split()
-    return {"count": "{:,}".format, **{name: getattr(words, name) for name in names}}
 
 
 @dataclass(frozen=True)
