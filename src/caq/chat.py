@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caq.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: The date that the templates of LLaMA 3.1 and later write; by default they write today's, and a recipe's tokens would
 #: change from day to day.
@@ -66,3 +66,33 @@ def end_tokens(stops: int | Sequence[int] | None, tokenizer: PreTrainedTokenizer
     """
     own = [stops] if isinstance(stops, int) else stops or ()
     return sorted({token for token in (*own, tokenizer.eos_token_id) if token is not None})
+
+
+def respond(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    ends: Sequence[int],
+    **decoding: Any,
+) -> list[list[int]]:
+    """Return the tokens of one response to each prompt, computed together, with the token that ended it if one did.
+
+    `decoding` are settings of Transformers' generation.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+    from transformers import GenerationConfig
+
+    fill = next((token for token in (tokenizer.pad_token_id, *ends) if token is not None), 0)
+    rows = [torch.tensor(prompt, dtype=torch.long, device=model.device) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=fill, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+    # In place of the model's own, which would add its penalties and its top-k; others may share it, so it is put back.
+    own = model.generation_config
+    model.generation_config = GenerationConfig(**decoding, eos_token_id=list(ends) or None, pad_token_id=fill)
+    try:
+        written = model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
+    finally:
+        model.generation_config = own
+    stops = (next((place for place, token in enumerate(row) if token in ends), len(row)) for row in written)
+    return [row[: stop + 1] for row, stop in zip(written, stops, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -30,6 +30,19 @@ class InvalidInput(CaqError):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class TooLong(InvalidInput):
+    """Items do not fit the model's context; `found` says why, by their index among those that were asked together."""
+
+    def __init__(self, found: Mapping[int, str], names: Sequence[str] | None = None) -> None:
+        said = (f"{names[index] if names else f'item {index + 1}'} {why}" for index, why in found.items())
+        super().__init__(tuple(said))
+        self.found = found
+
+
+class OtherRun(InvalidInput):
+    """What an earlier, unfinished run left is in the way; a restart drops it."""
 
 
 class FunctionChanged(CaqError):

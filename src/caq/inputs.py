@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import torch
@@ -102,11 +102,8 @@ def _shape(checkpoint: Checkpoint) -> Shape:
 
 def stored_dtype(aligned: Checkpoint) -> torch.dtype:
     """Return the widest dtype in which the checkpoint stores weights."""
-    dtype = torch.bfloat16
     kinds = [DTYPES[name] for name in {tensor.dtype for tensor in aligned.tensors.values()} if name in DTYPES]
-    for kind in kinds:
-        dtype = kind if len(kinds) == 1 else torch.promote_types(dtype, kind)
-    return dtype
+    return reduce(torch.promote_types, kinds) if kinds else torch.bfloat16
 
 
 def compute_dtype(aligned: Checkpoint, recipe: Recipe) -> torch.dtype:

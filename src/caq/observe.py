@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -46,15 +47,13 @@ def observe(bound: Bound, plan: Plan, ids: Int[Tensor, "samples length"]) -> dic
 def _recorders(
     plan: Plan, wanted: Mapping[str, tuple[int, str]], totals: Mapping[str, dict[Statistic, Tensor]], index: int
 ) -> tuple[Site, ...]:
-    def recorder(name: str) -> Callable[[Tensor], Tensor]:
-        def record(x: Tensor) -> Tensor:
-            rows = x.flatten(0, -2).float()
-            for statistic in plan.transforms[name].observes:
-                measure, join = _STATISTICS[statistic]
-                earlier = totals[name].get(statistic)
-                totals[name][statistic] = measure(rows) if earlier is None else join(earlier, measure(rows))
-            return x
+    def record(name: str, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2).float()
+        for statistic in plan.transforms[name].observes:
+            measure, join = _STATISTICS[statistic]
+            earlier = totals[name].get(statistic)
+            totals[name][statistic] = measure(rows) if earlier is None else join(earlier, measure(rows))
+        return x
 
-        return record
-
-    return tuple(Site(path, Location.INPUT, recorder(name)) for name, (block, path) in wanted.items() if block == index)
+    here = {name: path for name, (block, path) in wanted.items() if block == index}
+    return tuple(Site(path, Location.INPUT, partial(record, name)) for name, path in here.items())

@@ -21,7 +21,7 @@ from torch import Tensor
 from caq.checkpoint.write import owned, require_space
 from caq.data.blocks import Calibration
 from caq.data.calibration import calibrate
-from caq.export import Format, format_for
+from caq.export import format_for
 from caq.export.directory import IDENTITY, read_record, write_checkpoint
 from caq.export.online import Online
 from caq.export.stored import StoredWeights
@@ -178,7 +178,11 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
         *rounded,
     )
     result = QuantizationResult(run.workspace.output, [fit.record() for fit in fits], preserved, ledger, data.origin)
-    _write(run, result, student, folded, numerics, chosen)
+    steps = (*plan.steps(folded.operators), *cache_steps(bound, numerics))
+    shards = [run.workspace.outer, *(run.workspace.block(index) for index in range(bound.shape.layers))]
+    configuration, online = chosen.configuration(bound, numerics, steps), Online(bound.family.layers, steps)
+    record = _record(run, result)
+    write_checkpoint(result.output, shards, run.pair.aligned, configuration, online, recipe.to_yaml(), record)
     return result
 
 
@@ -245,17 +249,6 @@ def _quantize_one(
         file.write({prefix + name: tensor for name, tensor in named}, [entry.as_dict() for entry in block.entries])
         contents = file.require()
     return [Entry(**entry) for entry in contents.note]
-
-
-def _write(
-    run: Run, result: QuantizationResult, student: Student, folded: Folded, numerics: Numerics, chosen: Format
-) -> None:
-    bound = student.bound
-    steps = (*student.plan.steps(folded.operators), *cache_steps(bound, numerics))
-    shards = [run.workspace.outer, *(run.workspace.block(index) for index in range(bound.shape.layers))]
-    configuration, online = chosen.configuration(bound, numerics, steps), Online(bound.family.layers, steps)
-    recipe, record = run.recipe.to_yaml(), _record(run, result)
-    write_checkpoint(result.output, shards, run.pair.aligned, configuration, online, recipe, record)
 
 
 def _record(run: Run, result: QuantizationResult) -> dict[str, object]:

@@ -54,7 +54,6 @@ def check_preserved(bound: Bound, folded: Weights, sites: Sites, ids: Int[Tensor
 @contextmanager
 def _widened(model: nn.Module) -> Iterator[None]:
     """Run every module with parameters in float32 at least, and give it its own parameters back after the call."""
-
     stored: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
 
     def widen(module: nn.Module, _: Any) -> None:

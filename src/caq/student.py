@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs
@@ -83,10 +84,7 @@ def final_hidden_states(
     rotation = _residual(student, operators)
     if rotation is not None:
         hidden = rotation.apply(hidden.to(_working(hidden))).to(hidden.dtype)
-
-    def sites(index: int) -> tuple[Site, ...]:
-        return student.sites(index, operators)
-
+    sites = partial(student.sites, operators=operators)
     stream = walk(student.bound, weights, hidden, arguments, sites, checkpointing=student.checkpointing)
     return _final(student.bound, stream, rotation)
 

@@ -25,11 +25,6 @@ BlockArguments = tuple[Mapping[str, Any], ...]
 Sites = Callable[[int], tuple[Site, ...]]
 
 
-def no_sites(index: int) -> tuple[Site, ...]:
-    """Return nothing: full precision, and no map that runs online."""
-    return ()
-
-
 class _Captured(Exception):
     """Raised to stop a forward pass once the last block's call is known."""
 
@@ -84,7 +79,7 @@ def walk(
     weights: Weights,
     hidden: Float[Tensor, "batch length hidden"],
     arguments: BlockArguments,
-    sites: Sites = no_sites,
+    sites: Sites = lambda _: (),
     *,
     checkpointing: bool = False,
 ) -> Float[Tensor, "batch length hidden"]:
@@ -95,7 +90,7 @@ def walk(
         weights: of the version that is run; one block's exist at a time, inside the checkpointed region.
         hidden: the stream before the first block.
         arguments: from `block_arguments`, for one sequence; they broadcast over a batch.
-        sites: what runs online.
+        sites: what runs online; nothing by default.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
     for index in range(bound.shape.layers):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from caq.errors import refuse
+from caq.errors import OtherRun
 from caq.files.cache import digest
 from caq.files.sealed import SealedFile
 from caq.files.whole import partial_name, sweep_directory, write_json
@@ -78,7 +78,7 @@ def open_workspace(output: Path, identity: Mapping[str, str], *, restart: bool =
         restart: drop what an earlier run left.
 
     Raises:
-        InvalidInput: an earlier, unfinished run differs; every difference is named.
+        OtherRun: an earlier, unfinished run differs; every difference is named.
     """
     workspace = Workspace(output.expanduser().resolve(), identity)
     record = workspace.directory / RUN_FILE
@@ -105,5 +105,7 @@ def _read(record: Path) -> dict[str, str] | None:
 
 def _require_same(directory: Path, earlier: Mapping[str, str], identity: Mapping[str, str]) -> None:
     changed = [key for key in sorted({*earlier, *identity}) if earlier.get(key) != identity.get(key)]
+    told = [f"{key} ({earlier.get(key)}, now {identity.get(key)})" for key in changed]
     start, way_out = "holds an unfinished run with another", "finish that run, give another output, or use --restart"
-    refuse([f"{directory}: {start} {key} ({earlier.get(key)}, now {identity.get(key)}); {way_out}" for key in changed])
+    if changed:
+        raise OtherRun([f"{directory}: {start} {difference}; {way_out}" for difference in told])

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from caq.checkpoint.inspect import Checkpoint
+from caq.checkpoint.scan import pieces
 from caq.checkpoint.vocabulary import tokenizer_differences
 from caq.errors import InvalidInput, refuse
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_PIECE = 2**22
 
 
 def check_pair(aligned: Checkpoint, base: Checkpoint) -> None:
@@ -96,8 +96,4 @@ def _same_bytes(aligned: Checkpoint, base: Checkpoint, name: str) -> bool:
     with (aligned.path / a.file).open("rb") as ours, (base.path / b.file).open("rb") as theirs:
         ours.seek(a.offset)
         theirs.seek(b.offset)
-        for start in range(0, a.size, _PIECE):
-            count = min(_PIECE, a.size - start)
-            if ours.read(count) != theirs.read(count):
-                return False
-    return True
+        return all(x == y for x, y in zip(pieces(ours, a.size), pieces(theirs, b.size), strict=True))

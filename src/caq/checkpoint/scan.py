@@ -37,7 +37,7 @@ def scan(checkpoint: Checkpoint) -> str:
         with (checkpoint.path / file).open("rb") as stream:
             for name, info in _by_offset(checkpoint, file):
                 # What is not checked: the header, integers, tensors that the index does not name.
-                for piece in _pieces(stream, info.offset - stream.tell()):
+                for piece in pieces(stream, info.offset - stream.tell()):
                     digest.update(piece)
                 count = _hash_and_count(stream, info, digest)
                 if count:
@@ -59,7 +59,7 @@ def _by_offset(checkpoint: Checkpoint, file: str) -> list[tuple[str, TensorInfo]
 def _hash_and_count(stream: BinaryIO, info: TensorInfo, digest: hashlib._Hash) -> int:
     """Hash a tensor's bytes; return how many of its values are NaN or infinite."""
     count = 0
-    for piece in _pieces(stream, info.size):
+    for piece in pieces(stream, info.size):
         digest.update(piece)
         values = torch.frombuffer(piece, dtype=_DTYPES[info.dtype])
         # Eight-bit floats have no isfinite of their own.
@@ -68,7 +68,8 @@ def _hash_and_count(stream: BinaryIO, info: TensorInfo, digest: hashlib._Hash) -
     return count
 
 
-def _pieces(stream: BinaryIO, size: int) -> Iterator[bytearray]:
+def pieces(stream: BinaryIO, size: int) -> Iterator[bytearray]:
+    """Yield the next `size` bytes of a file, a few at a time."""
     for start in range(0, size, _PIECE):
         piece = bytearray(min(_PIECE, size - start))
         stream.readinto(piece)  # type: ignore[attr-defined]

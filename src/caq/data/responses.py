@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
-from caq.chat import NO_TEMPLATE, encode_chat, end_tokens
+from caq.chat import NO_TEMPLATE, encode_chat, end_tokens, respond
 from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.data.blocks import Calibration, draw_blocks
 from caq.data.prompts import calibration_prompts
@@ -170,35 +169,13 @@ def _conversations(
         yield from json.loads(kept.read_text(encoding="utf-8"))
 
 
-@torch.no_grad()
 def _answers(
     bound: Bound, responder: Responder, prompts: list[Tokens], sampling: Sampling, seed: int
 ) -> list[list[int]]:
     """Sample one answer to every prompt."""
-    from transformers import GenerationConfig
-
-    device = bound.embedding.weight.device
-    fill = next((id for id in (responder.tokenizer.pad_token_id, *responder.ends) if id is not None), 0)
-    rows = [torch.tensor(prompt, device=device) for prompt in prompts]
-    ids = pad_sequence(rows, batch_first=True, padding_value=fill, padding_side="left")
-    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
-    # In place of the model's own, which would add its penalties and its top-k; others may share it, so it is put back.
-    own = bound.model.generation_config
-    bound.model.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=0,
-        max_new_tokens=min(sampling.max_new_tokens, responder.context - ids.shape[1]),
-        eos_token_id=list(responder.ends) or None,
-        pad_token_id=fill,
-    )
+    device, longest = bound.model.device, min(sampling.max_new_tokens, responder.context - max(map(len, prompts)))
+    chosen = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     # generate() draws from torch's global generator, which is given back as it was.
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            answers = bound.model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
-    finally:
-        bound.model.generation_config = own
-    ended = (next((place for place, token in enumerate(row) if token in responder.ends), len(row)) for row in answers)
-    return [row[: end + 1] for row, end in zip(answers, ended, strict=True)]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return respond(bound.model, responder.tokenizer, prompts, responder.ends, max_new_tokens=longest, **chosen)

@@ -151,12 +151,12 @@ def _kept_batch(kept: Path) -> Sequence[Record] | None:
     """Return a batch that is there whole, or None; the one behind a set's last row is empty."""
     if not kept.exists():
         return None
-    unreadable: list[str] = []
-    records, problems = attempt(unreadable, partial(read_records, kept)) or ((), ())
-    if (problems or unreadable) and kept.stat().st_size:
+    problems: list[str] = []
+    records = attempt(problems, partial(read_rows, kept))
+    if problems and kept.stat().st_size:
         remark(f"{kept}: is damaged; it is downloaded again")
         return None
-    return records
+    return records or ()
 
 
 def _download(name: str, source: Named, skipped: int, wanted: int | None) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
 from statistics import fmean
 from typing import Any
@@ -14,29 +13,6 @@ from caq.measure.record import Ability
 
 # lm-eval computes means in float64; anything farther off is another statistic, such as a perplexity.
 MEAN_TOLERANCE = 1e-9
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric of lm-eval and the filter its responses passed through before."""
-
-    name: str
-    filter: str
-
-    @property
-    def key(self) -> str:
-        """lm-eval's key for the value."""
-        return f"{self.name},{self.filter}"
-
-    @property
-    def error_key(self) -> str:
-        """lm-eval's key for the value's standard error."""
-        return f"{self.name}_stderr,{self.filter}"
-
-    @property
-    def title(self) -> str:
-        """The name, and the filter where there is one."""
-        return self.name if self.filter == "none" else self.key
 
 
 def read_ability(
@@ -52,27 +28,29 @@ def read_ability(
         truncated: of `Ability`.
     """
     values = results["results"][task]
-    metric = _metric(values, wanted)
-    samples = [one for member in members for one in results["samples"][member] if one["filter"] == metric.filter]
-    value, error = float(values[metric.key]), values.get(metric.error_key)
+    name, passed = _metric(values, wanted)
+    key, error = f"{name},{passed}", values.get(f"{name}_stderr,{passed}")
+    samples = [one for member in members for one in results["samples"][member] if one["filter"] == passed]
+    value = float(values[key])
     return Ability(
-        metric=metric.title,
+        metric=name if passed == "none" else key,
         value=value,
         standard_error=float(error) if isinstance(error, Real) else None,
-        higher_is_better=results["higher_is_better"][members[0]].get(metric.name, True),
+        higher_is_better=results["higher_is_better"][members[0]].get(name, True),
         shots=results["n-shot"][members[0]],
         count=len(samples),
         truncated=truncated,
-        outcomes=_outcomes([one.get(metric.name) for one in samples], value),
+        outcomes=_outcomes([one.get(name) for one in samples], value),
         items=_fingerprint(samples),
-        parts={name: float(results["results"][name][metric.key]) for name in members if name != task},
+        parts={member: float(results["results"][member][key]) for member in members if member != task},
     )
 
 
-def _metric(values: Mapping[str, Any], wanted: str | None) -> Metric:
-    keys = [key for key in values if "," in key and "_stderr," not in key]
-    metrics = [Metric(*key.split(",", 1)) for key in keys]
-    return next((metric for metric in metrics if metric.name == wanted), metrics[0])
+def _metric(values: Mapping[str, Any], wanted: str | None) -> tuple[str, str]:
+    """Return the metric's name and the filter that responses passed through before; the two are lm-eval's key."""
+    keys = (key for key in values if "," in key and "_stderr," not in key)
+    metrics = [(name, passed) for name, _, passed in (key.partition(",") for key in keys)]
+    return next((metric for metric in metrics if metric[0] == wanted), metrics[0])
 
 
 def _outcomes(scores: Sequence[object], value: float) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, TooLong
 from caq.items.requests import Prompt
 from caq.measure.coherence import likely, readable, surprise
 from caq.measure.judges import NamedJudge
@@ -21,7 +21,7 @@ from caq.measure.judges.base import ABSTAINED
 from caq.measure.measure import RESPONSES_FILE, Arm
 from caq.measure.store import Row, fill, filled, read_rows
 from caq.runners import runner_module
-from caq.runners.base import Runner, Running, TooLong
+from caq.runners.base import Runner, Running
 
 NO_HARM_IN_HARMLESS = "the judge looks for harm, and tells no refusal of a harmless prompt from an answer"
 

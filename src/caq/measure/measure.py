@@ -13,7 +13,7 @@ from typing import Protocol
 from transformers import PreTrainedTokenizerBase
 
 from caq.chat import encode_chat
-from caq.errors import CaqError, InvalidInput
+from caq.errors import CaqError, InvalidInput, TooLong
 from caq.files.codec import encode
 from caq.files.whole import write_text
 from caq.measure.answers import Answer, answer, choose_facts, respond
@@ -22,7 +22,7 @@ from caq.measure.questionnaire import CHAT_TOKENS, Questionnaire
 from caq.measure.record import Ability, Distances, Role
 from caq.measure.store import Row, fill, filled, read_rows
 from caq.runners import runner_module
-from caq.runners.base import Passage, Runner, Running, Source, TooLong
+from caq.runners.base import Passage, Runner, Running, Source
 from caq.runners.reference import is_saved, open_reference, save_reference
 from caq.runners.transformers import TransformersRunner
 

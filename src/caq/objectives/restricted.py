@@ -66,15 +66,12 @@ class ContrastiveTopKullbackLeibler(Options):
 
     def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
         """Keep the top indices of each teacher and its log-probabilities on them."""
-        from caq.objectives.support import top_k
-
         base = required(negative)
-        pull_index, push_index = top_k(aligned, self.pull_k), top_k(base, self.push_k)
-        return _restricted_targets(aligned, base, pull_index, push_index, renormalize=self.renormalize)
+        return _restricted_targets(self, aligned, base, base)
 
     def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
         """Return the contrast of both divergences."""
-        return _restricted_contrast(student, targets, self.alpha, renormalize=self.renormalize)
+        return _restricted_contrast(self, student, targets)
 
 
 class ContrastiveAlignment(Options):
@@ -100,15 +97,12 @@ class ContrastiveAlignment(Options):
 
     def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
         """Keep S_top with log p_aligned on it, and S_diff with log p_base on it."""
-        from caq.objectives.support import top_k
-
         base = required(negative)
-        pull_index, push_index = top_k(aligned, self.pull_k), top_k(self._differences(aligned, base), self.push_k)
-        return _restricted_targets(aligned, base, pull_index, push_index, renormalize=self.renormalize)
+        return _restricted_targets(self, aligned, base, self._differences(aligned, base))
 
     def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
         """Return the contrast of both divergences."""
-        return _restricted_contrast(student, targets, self.alpha, renormalize=self.renormalize)
+        return _restricted_contrast(self, student, targets)
 
     def _differences(self, aligned: Logits, base: Logits) -> Logits:
         if self.difference == "logit":
@@ -116,22 +110,25 @@ class ContrastiveAlignment(Options):
         return (aligned.float().softmax(-1) - base.float().softmax(-1)).abs_()
 
 
-def _restricted_targets(
-    aligned: Logits, base: Logits, pull_index: Tensor, push_index: Tensor, *, renormalize: bool
-) -> dict[str, Tensor]:
-    from caq.objectives.support import restricted_log_probs
+_Contrastive = ContrastiveTopKullbackLeibler | ContrastiveAlignment
 
-    (pull_log_prob,) = restricted_log_probs(aligned, pull_index, renormalize=renormalize)
-    (push_log_prob,) = restricted_log_probs(base, push_index, renormalize=renormalize)
+
+def _restricted_targets(options: _Contrastive, aligned: Logits, base: Logits, pushed: Logits) -> dict[str, Tensor]:
+    """Return both teachers' log-probabilities: on the aligned model's top tokens, and on those that `pushed` ranks."""
+    from caq.objectives.support import restricted_log_probs, top_k
+
+    pull_index, push_index = top_k(aligned, options.pull_k), top_k(pushed, options.push_k)
+    (pull_log_prob,) = restricted_log_probs(aligned, pull_index, renormalize=options.renormalize)
+    (push_log_prob,) = restricted_log_probs(base, push_index, renormalize=options.renormalize)
     pull = {"pull_index": pull_index, "pull_log_prob": pull_log_prob}
     return pull | {"push_index": push_index, "push_log_prob": push_log_prob}
 
 
-def _restricted_contrast(student: Logits, targets: Targets, alpha: float, *, renormalize: bool) -> Loss:
+def _restricted_contrast(options: _Contrastive, student: Logits, targets: Targets) -> Loss:
     from caq.objectives.support import kl, restricted_log_probs
 
     pull_log_prob, push_log_prob = restricted_log_probs(
-        student, targets["pull_index"], targets["push_index"], renormalize=renormalize
+        student, targets["pull_index"], targets["push_index"], renormalize=options.renormalize
     )
     pull, push = kl(targets["pull_log_prob"], pull_log_prob), kl(targets["push_log_prob"], push_log_prob)
-    return contrast(pull, push, alpha)
+    return contrast(pull, push, options.alpha)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -14,7 +15,8 @@ from huggingface_hub.hf_api import RepoFile
 
 from caq.checkpoint.inspect import inspect
 from caq.checkpoint.write import HASHES, read_hashes, verify
-from caq.errors import CaqError, InvalidInput, refuse
+from caq.errors import CaqError, InvalidInput, attempt, refuse
+from caq.files.whole import sha256_of
 
 CARD = "README.md"
 #: Files that run code when they are read.
@@ -57,10 +59,7 @@ def files_to_push(directory: Path) -> tuple[str, ...]:
             f"{directory}: has no model card ({CARD}); compare it with the full-precision model by `caq compare`, then "
             f"`caq card {directory} RESULTS.json`; or quantize with --evaluate"
         )
-    try:
-        inspect(directory, allow_quantized=True)
-    except InvalidInput as error:
-        problems += error.problems
+    attempt(problems, partial(inspect, directory, allow_quantized=True))
     refuse(problems)
     return tuple(sorted(names))
 
@@ -165,8 +164,7 @@ def _files(api: HfApi, repo: str, revision: str | None) -> dict[str, RepoFile]:
 
 def _same(there: RepoFile, here: Path) -> bool:
     """Compare by the hash that the hub keeps: sha256 of large files, git's of the others."""
-    with here.open("rb") as stream:
-        if there.lfs is not None:
-            return bool(there.lfs.sha256 == hashlib.file_digest(stream, "sha256").hexdigest())
-        content = stream.read()
+    if there.lfs is not None:
+        return bool(there.lfs.sha256 == sha256_of(here))
+    content = here.read_bytes()
     return bool(there.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())

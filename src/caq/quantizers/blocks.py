@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -116,17 +117,14 @@ def _gram_matrices(
     tokens = inputs.hidden.shape[0] * inputs.hidden.shape[1]
     totals: dict[str, Tensor] = {}
 
-    def recorder(path: str) -> Callable[[Tensor], Tensor]:
-        def record(x: Tensor) -> Tensor:
-            rows = x.flatten(0, -2).float()
-            update = rows.mT @ rows / tokens
-            totals[path] = totals[path] + update if path in totals else update
-            return x
-
-        return record
+    def record(path: str, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2).float()
+        update = rows.mT @ rows / tokens
+        totals[path] = totals[path] + update if path in totals else update
+        return x
 
     # Behind all other sites: what is recorded is what the linear reads.
-    recorders = tuple(Site(group[0], Location.INPUT, recorder(group[0])) for group in groups)
+    recorders = tuple(Site(group[0], Location.INPUT, partial(record, group[0])) for group in groups)
     for _ in _outputs(bound, index, folded, replace(inputs, sites=(*inputs.sites, *recorders))):
         pass
     return totals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -84,6 +84,15 @@ def as_mapping(value: object) -> dict[str, Any] | None:
     if isinstance(value, Options):
         return value.model_dump()
     return dict(value) if isinstance(value, Mapping) else None
+
+
+def own_options(value: Any, registry: Registry, kept: Container[str]) -> Any:
+    """Return an entry's value without the options that it does not have, but for those that are kept all the same."""
+    entry = as_mapping(value) or {}
+    kind = registry.get(str(entry.get("name")))
+    if kind is None:
+        return value
+    return {key: option for key, option in entry.items() if key in kind.model_fields or key in kept}
 
 
 def _read_item(section: str, item: object, registry: Registry) -> Options:

@@ -14,7 +14,7 @@ from caq.errors import attempt
 from caq.objectives import OBJECTIVES
 from caq.options import Options
 from caq.quantizers import QUANTIZERS
-from caq.recipe.entries import as_mapping, read_entries, read_section
+from caq.recipe.entries import as_mapping, own_options, read_entries, read_section
 from caq.train import LEARNERS
 
 LEARNER = "end-to-end"
@@ -74,7 +74,9 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         sections["objective"] = {**objective, "name": "cal"}
     # Elsewhere, another entry's option is a mistake, and is told.
     if "training" in values or isinstance(values.get("transforms"), Mapping):
-        sections |= {name: _without_ignored(name, sections[name]) for name in REGISTRIES.keys() & sections.keys()}
+        for name in REGISTRIES.keys() & sections.keys():
+            told = (as_mapping(sections[name]) or {}).keys() - IGNORED[name]
+            sections[name] = own_options(sections[name], REGISTRIES[name], told)
     return sections, problems
 
 
@@ -159,14 +161,3 @@ def _ignored(key: str, values: Mapping[str, Any], overrides: Mapping[str, object
         return False
     kind = REGISTRIES[section].get(str(overrides.get(f"{section}.name", values[section]["name"])))
     return kind is not None and option not in kind.model_fields
-
-
-def _without_ignored(section: str, value: Any) -> Any:
-    entry = as_mapping(value)
-    if entry is None:
-        return value
-    name = entry.get("name")
-    kind = REGISTRIES[section].get(name) if isinstance(name, str) else None
-    if kind is None:
-        return entry
-    return {key: option for key, option in entry.items() if key in kind.model_fields or key not in IGNORED[section]}

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from caq.errors import InvalidInput, attempt
-from caq.recipe.entries import Registry, as_mapping, read_entries
+from caq.recipe.entries import Registry, as_mapping, own_options, read_entries
 from caq.recipe.text import parse_yaml
 
 Registries = Mapping[str, Registry]
@@ -56,7 +56,8 @@ def override(
             result[key] = value
     for section, registry in entries.items():
         given = {key.partition(".")[2] for key in overrides if key.startswith(f"{section}.")}
-        result[section] = _own_options(result[section], registry, given)
+        # Another entry may have left options that this one lacks.
+        result[section] = own_options(result[section], registry, given)
     return result, _absent(absent, values, whole, lists)
 
 
@@ -68,14 +69,6 @@ def _set_in_list(values: dict[str, Any], section: str, name: str, options: Mappi
     named = [isinstance(item, Mapping) and item.get("name") == name for item in items]
     values[section] = [{**item, **options} if own else item for item, own in zip(items, named, strict=True)]
     return any(named)
-
-
-def _own_options(entry: Any, registry: Registry, given: set[str]) -> Any:
-    """Drop the options that another entry has left and this one lacks, but for those that were given."""
-    kind = registry.get(str(entry.get("name"))) if isinstance(entry, Mapping) else None
-    if kind is None:
-        return entry
-    return {key: value for key, value in entry.items() if key in kind.model_fields or key in given}
 
 
 def _absent(

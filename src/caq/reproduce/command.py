@@ -16,9 +16,9 @@ from caq.measure.store import locked
 from caq.report.experiment import ExperimentTable
 from caq.report.measures import numbers
 from caq.report.table import rich_table, wide_console
-from caq.reproduce.experiments import EXPERIMENTS, Experiment
+from caq.reproduce.experiments import EXPERIMENTS
 from caq.reproduce.grid import FULL_PRECISION, Cell, Grid, cells, open_bench
-from caq.reproduce.pairs import PairSource, open_source, recipe_for
+from caq.reproduce.pairs import open_source, recipe_for
 from caq.reproduce.plots import draw
 from caq.reproduce.report import Finished, summarise, write_report
 
@@ -92,7 +92,11 @@ def run(request: Request, *, quiet: bool = False) -> ExperimentTable:
 def _run(request: Request, *, quiet: bool) -> ExperimentTable:
     pair = open_source(request.pair, request.directory / "pair", request.tasks)
     experiment = EXPERIMENTS[request.table](pair)
-    grid = _grid(request, pair, experiment)
+    recipe, seeds = recipe_for(pair, request.preset, request.settings), tuple(range(request.seeds or experiment.seeds))
+    grid = Grid(
+        request.directory, pair.model, pair.base, pair.tasks, recipe, experiment.arms, seeds,
+        benchmarks=experiment.benchmarks, device=request.device, keep_checkpoints=request.keep_checkpoints,
+    )  # fmt: skip
     console = wide_console()
     bench = open_bench(grid)
     for line in bench.setup.lines:
@@ -111,14 +115,6 @@ def _run(request: Request, *, quiet: bool) -> ExperimentTable:
     write_report(finished, table, folder, draw(experiment, finished.runs, table.spreads, folder))
     console.print(f"wrote {folder / 'results.json'} and {folder / 'report.md'}", soft_wrap=True)
     return table
-
-
-def _grid(request: Request, pair: PairSource, experiment: Experiment) -> Grid:
-    recipe, seeds = recipe_for(pair, request.preset, request.settings), tuple(range(request.seeds or experiment.seeds))
-    return Grid(
-        request.directory, pair.model, pair.base, pair.tasks, recipe, experiment.arms, seeds,
-        benchmarks=experiment.benchmarks, device=request.device, keep_checkpoints=request.keep_checkpoints,
-    )  # fmt: skip
 
 
 def _print_row(console: Console, grid: Grid, done: list[Cell]) -> None:

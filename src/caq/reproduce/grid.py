@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from caq.errors import CaqError, Diverged, InvalidInput
+from caq.errors import CaqError, Diverged, OtherRun
 from caq.families import Bound
 from caq.files.cache import digest
 from caq.files.codec import decode, encode, parse
@@ -208,9 +208,7 @@ def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord
     quantize = partial(quantize_pair, bench.pair, recipe, output, load=bench.load, cache_dir=grid.directory / "cache")
     try:
         quantize(device=grid.device, quiet=quiet)
-    except InvalidInput as error:
-        if "--restart" not in str(error):
-            raise
+    except OtherRun as error:
         # What another recipe or version left unfinished here is nobody's but the table's, which has no such option.
         remark("\n".join(f"{problem.partition('; ')[0]}; started over" for problem in error.problems))
         quantize(device=grid.device, quiet=quiet, restart=True)

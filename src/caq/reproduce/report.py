@@ -8,6 +8,7 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
+from caq.files.markdown import bullets
 from caq.files.whole import write_text
 from caq.measure.judges import NamedJudge
 from caq.measure.questionnaire import Questionnaire
@@ -126,14 +127,14 @@ def _document(finished: Finished, table: ExperimentTable, plots: Sequence[str]) 
 def _diverged(table: ExperimentTable) -> Iterator[str]:
     if table.diverged:
         runs = [(arm, *run) for arm, seeds in table.diverged.items() for run in seeds.items()]
-        lines = "\n".join(f"- {arm}, seed {seed}: {reason}" for arm, seed, reason in runs)
+        lines = bullets(f"{arm}, seed {seed}: {reason}" for arm, seed, reason in runs)
         yield f"Learning diverged, and these have no numbers:\n\n{lines}"
 
 
 def _gaps(finished: Finished) -> Iterator[str]:
     found = {(arm, seed): names for arm, runs in finished.runs.items() for seed, names in gaps(runs).items()}
     if found:
-        lines = "\n".join(f"- {arm}, seed {seed}: {', '.join(names)}" for (arm, seed), names in found.items())
+        lines = bullets(f"{arm}, seed {seed}: {', '.join(names)}" for (arm, seed), names in found.items())
         yield f"Not measured, so that these are of the other seeds alone:\n\n{lines}"
 
 
@@ -154,7 +155,7 @@ def _beside_the_paper(finished: Finished, table: ExperimentTable) -> Iterator[st
         for name, one in row.items()
         if one.note
     )
-    yield "\n".join(f"- {note}" for note in (*notes, floor()))
+    yield bullets((*notes, floor()))
 
 
 def _paper_cells(figure: PrintedFigure | None) -> list[str]:

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caq.checkpoint.inspect import Checkpoint
-from caq.errors import InvalidInput
 from caq.ledger import Entry
 
 
@@ -37,15 +36,6 @@ class Response:
 
     text: str
     tokens: tuple[int, ...]
-
-
-class TooLong(InvalidInput):
-    """Items do not fit the model's context; `found` says why, by their index among those that were asked together."""
-
-    def __init__(self, found: Mapping[int, str], names: Sequence[str] | None = None) -> None:
-        said = (f"{names[index] if names else f'item {index + 1}'} {why}" for index, why in found.items())
-        super().__init__(tuple(said))
-        self.found = found
 
 
 #: Float32 logits at counted positions, and the tokens that stand there.

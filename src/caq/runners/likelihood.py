@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from caq.errors import Unsupported
-from caq.runners.base import Choice, TooLong
+from caq.errors import TooLong, Unsupported
+from caq.runners.base import Choice
 from caq.runners.states import Cut, chunk_tokens, inference, logits, longest_first, pad
 from caq.runners.tokens import encode
 

@@ -62,8 +62,7 @@ def fit(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> Fi
 def _start(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitState:
     parameters = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
     record = {"step": 0.0, **evaluate(options, inputs, parameters, 0.0)}
-    best = {name: value.detach().clone() for name, value in parameters.items()}
-    return FitState(step=0, parameters=parameters, best=best, best_step=0, history=(record,))
+    return FitState(step=0, parameters=parameters, best={}, best_step=0, history=(record,)).keep_best()
 
 
 def _optimizer(plan: Plan, parameters: Mapping[str, Tensor], options: EndToEnd) -> torch.optim.Adam:
