@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 
 from caq.cli.main import app
 from caq.errors import InvalidInput, Unsupported
@@ -113,6 +114,8 @@ def test_cells_of_another_version_device_or_end_of_answers_are_not_reused(
 ) -> None:
     pair = bundled(tmp_path / "pair")
     own = replace(grid, model=pair.model, base=pair.base, device="cpu")
+    # A kind of device that this machine need not have.
+    monkeypatch.setattr("caq.measure.run.find_device", lambda given: torch.device(given or "cpu"))
     identities = [open_bench(own).identity, open_bench(replace(own, device="meta")).identity]
     (tmp_path / "pair" / "aligned" / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
     identities.append(open_bench(own).identity)
