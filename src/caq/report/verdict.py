@@ -154,8 +154,9 @@ def _broken(aligned: ArmSummary, model: ArmSummary) -> tuple[str, ...]:
     ours, theirs = model.incoherent, aligned.incoherent or 0.0
     if ours is not None and ours - theirs > INCOHERENT_EXCESS:
         reasons.append(f"{points(ours)} % of its responses are incoherent, of the aligned model's {points(theirs)} %")
-    if model.perplexity is not None and not math.isfinite(model.perplexity):
+    text, aligned_text = model.perplexity, aligned.perplexity
+    if text is not None and not math.isfinite(text):
         reasons.append("its perplexity is not finite")
-    elif (model.perplexity or 0.0) > PERPLEXITY_FACTOR * (aligned.perplexity or math.inf):
-        reasons.append(f"its perplexity is {model.perplexity:,.1f}, the aligned model's {aligned.perplexity:,.1f}")
+    elif text is not None and aligned_text is not None and text > PERPLEXITY_FACTOR * aligned_text:
+        reasons.append(f"its perplexity is {text:,.1f}, the aligned model's {aligned_text:,.1f}")
     return tuple(reasons)
