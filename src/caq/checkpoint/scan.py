@@ -72,5 +72,5 @@ def pieces(stream: BinaryIO, size: int) -> Iterator[bytearray]:
     """Yield the next `size` bytes of a file, a few at a time."""
     for start in range(0, size, _PIECE):
         piece = bytearray(min(_PIECE, size - start))
-        stream.readinto(piece)  # type: ignore[attr-defined]
+        stream.readinto(piece)  # type: ignore[attr-defined]  # BinaryIO is typed without it.
         yield piece

@@ -108,6 +108,7 @@ def _attend_through(module: nn.Module, sites: Iterable[Site]) -> Callable[[], No
     functions = {location: [site.function for site in sites if site.location == location] for location in ATTENTION}
     configuration = copy(own)
     configuration._attn_implementation = ATTENTION_NAME
+    # A module is typed to hold tensors and modules only.
     module.config, module.caq_functions = configuration, functions  # type: ignore[assignment]
 
     def undo() -> None:
