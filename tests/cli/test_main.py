@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from caq.checkpoint.write import verify
-from caq.cli import main as cli
+from caq.cli import app as cli
 from tests.support.command_line import Caq, Ended
 from tests.support.pairs import SMALL, write_pair
 from tests.test_pipeline_faults import content
 
-START = [sys.executable, "-c", "from caq.cli.main import main; main()"]
+START = [sys.executable, "-c", "from caq.cli import main; main()"]
 COMMANDS = {"quantize", "evaluate", "verify", "compare", "card", "push", "demo", "reproduce", "tasks", "testbed"}
 
 
@@ -68,7 +68,7 @@ def test_importing_caq_is_fast_and_imports_no_torch() -> None:
 def test_help_is_fast_and_imports_no_torch() -> None:
     code = (
         "import sys, time; start = time.perf_counter(); sys.argv = ['caq', '--help']\n"
-        "from caq.cli.main import main\n"
+        "from caq.cli import main\n"
         "try: main()\n"
         "except SystemExit as ended: assert ended.code == 0\n"
         "assert not {'torch', 'transformers'} & sys.modules.keys(); print(time.perf_counter() - start)"
@@ -251,7 +251,7 @@ def test_a_full_disk_says_how_to_go_on(caq: Caq, pair: Path, tmp_path: Path, lar
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest}, {largest}))"
     arguments = quantization(pair, tmp_path / "out")
     environment = {**os.environ, "CAQ_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", f"{limited}; from caq.cli.main import main; main()", *arguments]
+    command = [sys.executable, "-c", f"{limited}; from caq.cli import main; main()", *arguments]
     stopped = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert stopped.returncode == 2
     assert "The disk is full. What is done is kept; free some space and go on with:" in stopped.stderr

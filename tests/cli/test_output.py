@@ -20,7 +20,7 @@ def said(directory: Path, *words: str | Path) -> str:
     names = ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(
-        [sys.executable, "-c", "from caq.cli.main import main; main()", *map(str, words)],
+        [sys.executable, "-c", "from caq.cli import main; main()", *map(str, words)],
         cwd=directory,
         env={**environment, "CAQ_CACHE": str(directory / "cache")},
         capture_output=True,

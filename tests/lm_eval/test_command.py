@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from typer.testing import CliRunner
 
-from caq.cli.main import app
+from caq.cli.app import app
 from caq.lm_eval.__main__ import Loaded
 from caq.lm_eval.tasks import task_directory
 from caq.loading import load, load_tokenizer

@@ -16,7 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
-from caq.cli.main import app
+from caq.cli.app import app
 from caq.errors import InvalidInput
 from caq.items import safetybench_files
 from caq.items.protocols import PROTOCOLS

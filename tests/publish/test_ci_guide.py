@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from caq.cli.main import app
+from caq.cli.app import app
 from caq.report.types import EXIT
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")

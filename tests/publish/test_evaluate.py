@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from caq.checkpoint.write import verify
-from caq.cli import main as cli
+from caq.cli import app as cli
 from caq.publish.push import files_to_push
 from caq.report.types import EXIT
 from caq.testbed.export import export

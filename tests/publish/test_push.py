@@ -163,7 +163,7 @@ def test_a_card_that_was_edited_in_place_says_how_to_put_it_in(ready: Path) -> N
 
 def test_the_command_sends_only_when_it_is_told_to(ready: Path, hub: Hub) -> None:
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-c", "from caq.cli.main import main; main()", "push", str(ready), REPO]
+    command = [sys.executable, "-c", "from caq.cli import main; main()", "push", str(ready), REPO]
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *more], env=environment, capture_output=True, text=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from caq.cli.main import app
+from caq.cli.app import app
 from caq.errors import InvalidInput, Unsupported
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
@@ -212,7 +212,7 @@ def test_a_table_that_was_killed_ends_with_the_bytes_of_one_that_was_not(tmp_pat
     command = [
         sys.executable,
         "-c",
-        "from caq.cli.main import main; main()",
+        "from caq.cli import main; main()",
         "reproduce",
         "table1",
         "--seeds=1",

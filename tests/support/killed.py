@@ -72,7 +72,7 @@ def _serve(log: Path) -> None:
 
 
 def _run(request: Mapping[str, Any], writer: int, log: Path) -> None:
-    from caq.cli.main import main
+    from caq.cli import main
 
     changes = 0
 

@@ -1,0 +1,91 @@
+"""`caq quantize` on the command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from caq.cli import options as option
+from caq.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from caq.recipe import Recipe
+
+CALIBRATION_HELP = (
+    "Calibration data: a .txt, .jsonl or .parquet file, the directory of a data set, wikitext2, c4, pile, ultrachat, "
+    "or self for the model's own responses."
+)
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help="The aligned model: directory or hub name.")],
+    output: option.Output,
+    base: option.Base = None,
+    recipe: Annotated[str, typer.Option(help="A recipe file, or a preset: default, paper, paper-code.")] = "default",
+    scheme: Annotated[str | None, typer.Option(help="Bits of weights and activations, such as W4A4 or W4A16.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="What learning minimises: mse, kl, kl-top, contrastive-kl, contrastive-kl-top, cal."),
+    ] = None,
+    quantizer: Annotated[str | None, typer.Option(help="How weights are rounded: rtn, gptq.")] = None,
+    calibration: Annotated[str | None, typer.Option(help=CALIBRATION_HELP)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the data order and of random rotations.")] = None,
+    settings: option.Settings = None,
+    allow_short: Annotated[
+        bool, typer.Option("--allow-short", help="Continue with less calibration data than the recipe asks for.")
+    ] = False,
+    device: option.Device = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache of texts and teacher targets; by default $CAQ_CACHE or ~/.cache/caq.")
+    ] = None,
+    evaluated: Annotated[
+        bool,
+        typer.Option(
+            "--evaluate", help="Then compare the result with MODEL and write its model card; exits as caq compare does."
+        ),
+    ] = False,
+    perplexity_text: option.Text = None,
+    safety: option.Safety = None,
+    facts: option.Facts = None,
+    prompts: option.Prompts = None,
+    window: option.Window = 2048,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start over, without what was done for this output.")
+    ] = False,
+    quiet: option.Quiet = False,
+) -> None:
+    """Quantize MODEL into a checkpoint in compressed-tensors' format."""
+    given: dict[str, object] = {"scheme.preset": scheme, "objective.name": objective, "quantizer.name": quantizer}
+    given |= {"data.text": calibration, "data.allow_short": allow_short or None}
+    chosen = _recipe(recipe, {**given, "seed": seed}, settings or [])
+    print(f"{chosen.to_yaml()}# recipe {chosen.fingerprint()[:12]}", file=sys.stderr)
+    from caq.pipeline import quantize as run
+
+    measures = (perplexity_text, safety, facts, prompts)
+    if any(measures) and not evaluated:
+        raise InvalidInput("there are items to measure on, and nothing is measured: add --evaluate")
+    if evaluated:
+        from caq.publish.evaluate import evaluate as judge
+        from caq.publish.evaluate import evaluation_tasks
+        from caq.report.types import EXIT
+
+        tasks = evaluation_tasks(model, *measures, window)
+    result = run(model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet)
+    print(f"{'found' if result.found else 'wrote'} {result.output} (unquantized logits kept to {result.preserved:.1e})")
+    for entry in result.ledger:
+        print(f"ledger: [{entry.stage}] {entry.message}")
+    if evaluated:
+        verdict = judge(result.output, model, base, tasks, device=device, quiet=quiet).decision
+        print(f"{verdict.status}: {verdict.sentence}")
+        raise typer.Exit(EXIT[verdict.status])
+
+
+def _recipe(source: str, given: dict[str, object], settings: list[str]) -> Recipe:
+    from caq.recipe import PRESETS, Recipe, parse_override, preset
+
+    chosen = preset(source) if source in PRESETS else Recipe.from_yaml(Path(source))
+    overrides = {key: value for key, value in given.items() if value is not None}
+    return chosen.with_overrides({**overrides, **dict(parse_override(text) for text in settings)})

@@ -1,0 +1,49 @@
+"""`caq reproduce` and `caq demo`: the tables of the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from caq.cli import options as option
+
+
+def demo(output: option.Folder = Path("demo"), settings: option.Settings = None, quiet: option.Quiet = False) -> None:
+    """Quantize the bundled pair with CAL and with the baselines, under one seed, and print the table."""
+    reproduce("table1", output, seeds=1, settings=settings, keep=True, quiet=quiet)
+
+
+def reproduce(
+    table: Annotated[str, typer.Argument(help="table1, table2, table3, table4, tableS1 or calibration.")],
+    output: option.Folder = Path("reproduce"),
+    pair: Annotated[
+        str, typer.Option(help="bundled, Llama-3.1-8B, Llama-2-7B, Qwen2-7B, Mistral-7B-v0.1, or ALIGNED:BASE.")
+    ] = "bundled",
+    preset: Annotated[str, typer.Option(help="Preset of the recipes: default, paper, paper-code.")] = "default",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every row; by default the table's number.")] = None,
+    settings: option.Settings = None,
+    perplexity_text: option.Text = None,
+    safety: option.Safety = None,
+    facts: option.Facts = None,
+    prompts: option.Prompts = None,
+    window: option.Window = 2048,
+    keep: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every row's checkpoint.")] = False,
+    device: option.Device = None,
+    quiet: option.Quiet = False,
+) -> None:
+    """Run a table of the paper, row by row and seed by seed, and print the paper's figures beside the measured ones.
+
+    Unless something else is named, measures the bundled pair's own items, or WikiText-2 and SafetyBench.
+    """
+    from caq.evaluation import task_files
+    from caq.items.safety import SafetyTask
+    from caq.recipe import parse_override
+    from caq.reproduce.command import Request, run
+
+    overrides = dict(parse_override(text) for text in settings or [])
+    asked = SafetyTask(Path(safety)) if safety else None
+    named = any((perplexity_text, asked, facts, prompts))
+    tasks = task_files(perplexity_text, asked, facts, prompts, window) if named else None
+    run(Request(table, pair, preset, output.resolve(), seeds, overrides, device, keep, tasks), quiet=quiet)
