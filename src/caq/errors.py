@@ -10,6 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+#: Of a long list of problems, and of one problem's characters, what is shown.
+_SHOWN, _LONGEST = 20, 1000
 #: The disk is full, the quota is used up, the file is larger than the process may write.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -25,11 +27,17 @@ class Unsupported(CaqError):
 
 
 class InvalidInput(CaqError):
-    """One or more inputs are wrong; `problems` holds one sentence each, all found in one pass."""
+    """One or more inputs are wrong.
+
+    Attributes:
+        problems: one sentence each, all that were found in one pass.
+        shown: what a person is told of them: a long list is cut, and says so.
+    """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
-        super().__init__("\n".join(self.problems))
+        self.shown = brief(self.problems)
+        super().__init__("\n".join(self.shown))
 
 
 class TooLong(InvalidInput):
@@ -55,6 +63,13 @@ class Diverged(CaqError):
 
 class QuantizationFailed(CaqError):
     """A quantizer could not solve a layer within its budget; it never falls back in silence."""
+
+
+def brief(problems: Sequence[str]) -> tuple[str, ...]:
+    """Return the first of many problems and the number of the others; none is longer than a person reads."""
+    said = [problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]} …" for problem in problems[:_SHOWN]]
+    more = len(problems) - len(said)
+    return (*said, f"and {more:,} more like these") if more else tuple(said)
 
 
 def refuse(problems: Sequence[str]) -> None:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
+from caq.checkpoint.dtypes import FULL
+from caq.checkpoint.fit import check_fit
 from caq.checkpoint.inspect import Checkpoint, inspect
 from caq.checkpoint.pair import check_pair
+from caq.checkpoint.pretrained import read_config
 from caq.checkpoint.scan import scan
 from caq.checkpoint.source import resolve as resolve_source
-from caq.errors import InvalidInput, attempt, refuse
+from caq.errors import attempt, refuse
 from caq.export import format_for
-from caq.families import Shape, find_family, shape_of
+from caq.families import find_family, shape_of
 from caq.ledger import Entry
 from caq.numerics.scheme import resolve
 from caq.recipe import Recipe
-
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def open_pair(model: str | Path, base: str | Path | None) -> Pair:
 
 def _open(source: str | Path) -> tuple[Checkpoint, str]:
     checkpoint = inspect(resolve_source(source))
+    check_fit(checkpoint)
     return checkpoint, scan(checkpoint)
 
 
@@ -77,7 +80,7 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
             f"objective {recipe.objective.name} pushes away from the base model: "
             "give --base, or choose --objective kl-top"
         )
-    shape = _shape(pair.aligned)
+    shape = shape_of(read_config(pair.aligned.path))
     numerics = resolve(recipe.scheme, shape.head_dim)
     format_for(recipe.format, numerics, recipe.transforms)
     inputs = {"hidden": shape.hidden, "o_proj's input": shape.heads * shape.head_dim, "MLP": shape.intermediate}
@@ -92,29 +95,41 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
     refuse(problems)
 
 
-def _shape(checkpoint: Checkpoint) -> Shape:
-    try:
-        return shape_of(AutoConfig.from_pretrained(checkpoint.path, local_files_only=True))
-    except Exception as error:  # every family's configuration checks itself in its own way
-        told = " ".join(str(error).split())
-        raise InvalidInput(f"{checkpoint.path / 'config.json'}: {told}; download it again") from error
-
-
 def stored_dtype(aligned: Checkpoint) -> torch.dtype:
-    """Return the widest dtype in which the checkpoint stores weights."""
-    kinds = [DTYPES[name] for name in {tensor.dtype for tensor in aligned.tensors.values()} if name in DTYPES]
-    return reduce(torch.promote_types, kinds) if kinds else torch.bfloat16
+    """Return the dtype of a checkpoint's weights: what `config.json` says, else that of most of its numbers.
+
+    A few tensors in another, as norms in float32 are, change neither what the model is nor what it takes to store it.
+    """
+    told = str(aligned.config.get("dtype") or aligned.config.get("torch_dtype") or "").removeprefix("torch.")
+    kinds = {_name(kind): kind for kind in FULL.values()}
+    if told in kinds:
+        return kinds[told]
+    sizes = Counter[str]()
+    for tensor in aligned.tensors.values():
+        sizes[tensor.dtype] += math.prod(tensor.shape)
+    return next((FULL[name] for name, _ in sizes.most_common() if name in FULL), torch.bfloat16)
 
 
 def compute_dtype(aligned: Checkpoint, recipe: Recipe) -> torch.dtype:
     """Return a dtype that holds the stored weights exactly and is at least what the recipe asks for."""
-    return torch.promote_types(stored_dtype(aligned), getattr(torch, recipe.dtype))
+    kinds = [FULL[tensor.dtype] for tensor in aligned.tensors.values() if tensor.dtype in FULL]
+    return reduce(torch.promote_types, kinds, getattr(torch, recipe.dtype))
 
 
 def widened(aligned: Checkpoint, recipe: Recipe) -> tuple[Entry, ...]:
-    """Return the ledger's entry where `compute_dtype` is not what the recipe asks for; none where it is."""
-    dtype = str(compute_dtype(aligned, recipe)).removeprefix("torch.")
-    if dtype == recipe.dtype:
-        return ()
-    message = f"computed in {dtype}, not in {recipe.dtype}, which does not hold the model's weights exactly"
-    return (Entry("load", "wider-dtype", message, {"dtype": dtype, "asked": recipe.dtype}),)
+    """Return the ledger's entries on dtypes: one computes in a wider one, or what is stored is rounded to another."""
+    dtype, stored = map(_name, (compute_dtype(aligned, recipe), stored_dtype(aligned)))
+    entries = []
+    if dtype != recipe.dtype:
+        message = f"computed in {dtype}, not in {recipe.dtype}, which does not hold the model's weights exactly"
+        entries.append(Entry("load", "wider-dtype", message, {"dtype": dtype, "asked": recipe.dtype}))
+    kinds = {_name(FULL[tensor.dtype]) for tensor in aligned.tensors.values()} - {stored}
+    if kinds:
+        others = " and ".join(sorted(kinds))
+        message = f"stored in {stored}, as config.json says, and not in {others}, as some of the model's tensors are"
+        entries.append(Entry("write", "dtype-of-config", message, {"dtype": stored, "tensors": sorted(kinds)}))
+    return tuple(entries)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -205,8 +205,7 @@ def test_every_malformed_document_is_named_by_its_line(tmp_path: Path, tokenizer
     assert "needs one of text, messages, conversations; it has prompt, answer" in found[1]
     assert "from narrator; known: human" in found[-1]
     found = refusal(write_jsonl(tmp_path / "worse.jsonl", *["["] * 50), tokenizer)
-    assert len(found) == 21
-    assert found[-1].endswith("and 30 more like these")
+    assert len(found) == 50  # of which the command line shows the first
 
 
 def test_chats_that_the_template_cannot_say_are_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from caq.files.whole import sha256_of
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_ADAPTER = "adapter_config.json"
 _MAX_JSON_BYTES = 256 * 2**20
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
@@ -60,16 +61,22 @@ def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
     """
     if not directory.is_dir():
         raise InvalidInput(f"{directory}: no such directory; give a local Transformers directory or a hub name")
+    if (directory / _ADAPTER).exists():
+        raise InvalidInput(
+            f"{directory}: is an adapter for another model ({_ADAPTER}); merge the two with peft's merge_and_unload(), "
+            "write them with save_pretrained(NEW), and give that directory, with the tokenizer's files"
+        )
     problems: list[str] = []
     config = attempt(problems, lambda: read_json(directory / "config.json")) or {}
     if "quantization_config" in config and not allow_quantized:
         problems.append(f"{directory}: is quantized already (quantization_config); give the full-precision model")
-    # LLaMA 2's early files hold RoPE's frequencies, which are no weights.
-    tensors = {k: v for k, v in _tensors(directory, problems).items() if not k.endswith("rotary_emb.inv_freq")}
     present = tuple(name for name in _TOKENIZER_FILES if (directory / name).is_file())
     if not set(present) & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}:
         problems.append(f"{directory}: has no tokenizer (tokenizer.json); copy it from where the model came from")
     problems += _remote_code(directory, config, present)
+    problems += _elsewhere(directory, config)
+    # LLaMA 2's early files hold RoPE's frequencies, which are no weights.
+    tensors = {k: v for k, v in _tensors(directory, problems).items() if not k.endswith("rotary_emb.inv_freq")}
     refuse(problems)
     return Checkpoint(directory, config, tensors, present)
 
@@ -109,18 +116,38 @@ def _remote_code(directory: Path, config: Mapping[str, Any], tokenizer_files: tu
     way_out = "CAQ runs no code from a checkpoint; use a release of it that Transformers supports by itself"
     if config.get("auto_map") and not _native(config.get("model_type")):
         yield f"{directory}: model type {config.get('model_type')!r} needs remote code (auto_map); {way_out}"
-    if "tokenizer_config.json" in tokenizer_files and "tokenizer.json" not in tokenizer_files:
-        try:
-            if "AutoTokenizer" in (read_json(directory / "tokenizer_config.json").get("auto_map") or {}):
-                yield f"{directory}: the tokenizer needs remote code (auto_map); {way_out}"
-        except InvalidInput as error:
-            yield from error.problems
+    if "tokenizer_config.json" not in tokenizer_files:
+        return
+    try:
+        settings = read_json(directory / "tokenizer_config.json")
+    except InvalidInput as error:
+        yield from error.problems
+        return
+    own, kind = settings.get("auto_map"), settings.get("tokenizer_class")
+    if not own or (isinstance(own, Mapping) and "AutoTokenizer" not in own):
+        return
+    if "tokenizer.json" not in tokenizer_files or not (kind is None or _known_tokenizer(kind)):
+        yield f"{directory}: the tokenizer needs remote code (auto_map); {way_out}"
 
 
 def _native(model_type: object) -> bool:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    return model_type in CONFIG_MAPPING_NAMES
+    return isinstance(model_type, str) and model_type in CONFIG_MAPPING_NAMES
+
+
+def _known_tokenizer(kind: object) -> bool:
+    import transformers
+
+    return isinstance(kind, str) and hasattr(transformers, kind)
+
+
+def _elsewhere(directory: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what would make Transformers load other weights than those that are looked at here."""
+    if "transformers_weights" in config:
+        yield f"{directory / 'config.json'}: names a file of weights (transformers_weights); remove that key"
+    if any(directory.glob("shard-*-model-*-of-*.safetensors")):
+        yield f"{directory}: has the weights of a training's state (shard-…-model-…); give what save_pretrained writes"
 
 
 def _tensors(directory: Path, problems: list[str]) -> dict[str, TensorInfo]:
@@ -165,18 +192,25 @@ def _sharded(directory: Path, problems: list[str]) -> dict[str, TensorInfo]:
     files = sorted(set(places.values()))
     outside = [file for file in files if not _plain(file)]
     problems += [f"{index}: names {file!r}, which is not a plain file name inside the directory" for file in outside]
+    named: dict[str, list[str]] = {file: [] for file in files}
+    for name, file in places.items():
+        named[file].append(name)
     result: dict[str, TensorInfo] = {}
-    for file in set(files).difference(outside):
+    for file in sorted(set(files).difference(outside)):
         before = len(problems)
         tensors = _header(directory / file, problems)
-        named = [name for name, place in places.items() if place == file]
-        result |= {name: tensors[name] for name in named if name in tensors}
         if len(problems) == before:
             problems += [
                 f"{directory / file}: lacks tensor {name}, which the index places there; download it again"
-                for name in named
+                for name in named[file]
                 if name not in tensors
             ]
+        # Transformers loads all that the shards hold: what is held twice would be the one that is not looked at.
+        problems += [
+            f"{directory / file}: holds tensor {name}, which {info.file} holds too; download it again"
+            for name, info in ((name, result[name]) for name in sorted(tensors.keys() & result.keys()))
+        ]
+        result |= tensors
     return result
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
+from caq.checkpoint.dtypes import FULL
 from caq.checkpoint.inspect import Checkpoint
-from caq.checkpoint.scan import pieces
+from caq.checkpoint.names import folded
+from caq.checkpoint.scan import pieces, values
 from caq.checkpoint.vocabulary import tokenizer_differences
 from caq.errors import InvalidInput, refuse
 
@@ -26,7 +29,7 @@ def check_pair(aligned: Checkpoint, base: Checkpoint) -> None:
         raise InvalidInput(f"{base.path}: is the aligned model itself; give the base it was trained from")
     problems = [*_config(aligned, base), *_tensors(aligned, base), *tokenizer_differences(aligned, base)]
     if not problems and _same_weights(aligned, base):
-        problems = [f"{base.path}: has exactly the weights of {aligned.path}; give the base that it was trained from"]
+        problems = [f"{base.path}: has the weights of {aligned.path}; give the base that it was trained from"]
     refuse(problems)
 
 
@@ -49,17 +52,17 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, object]:
 
 def _tensors(aligned: Checkpoint, base: Checkpoint) -> Iterator[str]:
     ours, theirs = _shapes(aligned), _shapes(base)
-    if aligned.config.get("tie_word_embeddings") and base.config.get("tie_word_embeddings"):
-        # Some savers write the tied head a second time.
+    if aligned.config.get("tie_word_embeddings") or base.config.get("tie_word_embeddings"):
+        # A tied head need not be written, and some savers write it a second time.
         ours.pop("lm_head.weight", None)
         theirs.pop("lm_head.weight", None)
-    for name in _patterns(ours.keys() - theirs.keys()):
+    for name in folded(ours.keys() - theirs.keys()):
         yield f"tensor {name} is only in the aligned model"
-    for name in _patterns(theirs.keys() - ours.keys()):
+    for name in folded(theirs.keys() - ours.keys()):
         yield f"tensor {name} is only in the base"
     both = ours.keys() & theirs.keys()
     for a, b in sorted({(ours[name], theirs[name]) for name in both if ours[name] != theirs[name]}):
-        for name in _patterns(name for name in both if (ours[name], theirs[name]) == (a, b)):
+        for name in folded(name for name in both if (ours[name], theirs[name]) == (a, b)):
             yield f"tensor {name} has shape {list(a)} in the aligned model and {list(b)} in the base"
 
 
@@ -67,33 +70,19 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {name: info.shape for name, info in checkpoint.tensors.items()}
 
 
-def _patterns(names: Iterable[str]) -> list[str]:
-    """Fold the layers' numbers, so that 32 equal differences are one sentence: `model.layers.{0…31}.…`."""
-    layers: dict[str, list[int]] = {}
-    for name in names:
-        number = re.search(r"\.(\d+)\.", name)
-        pattern = name if number is None else f"{name[: number.start(1)]}#{name[number.end(1) :]}"
-        layers.setdefault(pattern, []).extend([] if number is None else [int(number[1])])
-    return sorted(pattern.replace("#", _range(sorted(numbers)), 1) for pattern, numbers in layers.items())
-
-
-def _range(numbers: list[int]) -> str:
-    if len(numbers) < 2:
-        return "".join(map(str, numbers))
-    whole = numbers == list(range(numbers[0], numbers[-1] + 1))
-    return f"{{{numbers[0]}…{numbers[-1]}}}" if whole else f"{{{','.join(map(str, numbers))}}}"
-
-
 def _same_weights(aligned: Checkpoint, base: Checkpoint) -> bool:
     """Compare tensor by tensor, however they are sharded; different models differ within the first megabytes."""
-    return all(_same_bytes(aligned, base, name) for name in sorted(aligned.tensors.keys() & base.tensors.keys()))
+    return all(_same_values(aligned, base, name) for name in sorted(aligned.tensors.keys() & base.tensors.keys()))
 
 
-def _same_bytes(aligned: Checkpoint, base: Checkpoint, name: str) -> bool:
+def _same_values(aligned: Checkpoint, base: Checkpoint, name: str) -> bool:
+    """Return whether one of two tensors is the other, or the other rounded to its own type."""
     a, b = aligned.tensors[name], base.tensors[name]
-    if (a.dtype, a.size) != (b.dtype, b.size):
-        return False
     with (aligned.path / a.file).open("rb") as ours, (base.path / b.file).open("rb") as theirs:
         ours.seek(a.offset)
         theirs.seek(b.offset)
-        return all(x == y for x, y in zip(pieces(ours, a.size), pieces(theirs, b.size), strict=True))
+        if a.dtype == b.dtype or not {a.dtype, b.dtype} <= FULL.keys():
+            same = (a.dtype, a.size) == (b.dtype, b.size)
+            return same and all(x == y for x, y in zip(pieces(ours, a.size), pieces(theirs, b.size), strict=True))
+        parts = zip(values(ours, a), values(theirs, b), strict=True)
+        return all(torch.equal(x.to(y.dtype), y) or torch.equal(y.to(x.dtype), x) for x, y in parts)

@@ -7,19 +7,14 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
+from caq.checkpoint.dtypes import FLOATING
 from caq.checkpoint.header import TensorInfo
 from caq.checkpoint.inspect import Checkpoint, fingerprint
 from caq.errors import refuse
 
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3": torch.float8_e4m3fn,
-}
 #: Bytes in memory at once; a multiple of every dtype's size.
 _PIECE = 2**24
 
@@ -61,16 +56,23 @@ def _hash_and_count(stream: BinaryIO, info: TensorInfo, digest: hashlib._Hash) -
     count = 0
     for piece in pieces(stream, info.size):
         digest.update(piece)
-        values = torch.frombuffer(piece, dtype=_DTYPES[info.dtype])
+        values = torch.frombuffer(piece, dtype=FLOATING[info.dtype])
         # Eight-bit floats have no isfinite of their own.
         wide = values.float() if values.element_size() == 1 else values
         count += int((~wide.isfinite()).sum())
     return count
 
 
-def pieces(stream: BinaryIO, size: int) -> Iterator[bytearray]:
-    """Yield the next `size` bytes of a file, a few at a time."""
-    for start in range(0, size, _PIECE):
-        piece = bytearray(min(_PIECE, size - start))
+def values(stream: BinaryIO, info: TensorInfo) -> Iterator[Shaped[Tensor, " values"]]:
+    """Yield the values of the tensor that begins where the file is read, a few at a time, of any type equally many."""
+    kind = FLOATING[info.dtype]
+    for piece in pieces(stream, info.size, _PIECE // 8 * kind.itemsize):
+        yield torch.frombuffer(piece, dtype=kind)
+
+
+def pieces(stream: BinaryIO, size: int, most: int = _PIECE) -> Iterator[bytearray]:
+    """Yield the next `size` bytes of a file, at most `most` at a time."""
+    for start in range(0, size, most):
+        piece = bytearray(min(most, size - start))
         stream.readinto(piece)  # type: ignore[attr-defined]  # BinaryIO is typed without it.
         yield piece

@@ -8,12 +8,14 @@ from caq.errors import InvalidInput, first_line
 
 #: What is downloaded: never pickles, never code.
 _PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+#: The same weights again, under names that Transformers does not read; folders hold other formats, as `original/` does.
+_IGNORED = ("*/*", "consolidated*", "adapter_model*", "*.fp16.*", "*.fp32.*", "*.bf16.*")
 
 
 def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
-    """Return the local directory of a model, downloading it from the hub where it is a hub name.
+    """Return the local directory of a model, downloading it from the hub where it is a hub name, or NAME@REVISION.
 
-    `HF_HUB_OFFLINE` and the hub's cache are honoured; `revision` is a branch, tag or commit.
+    `HF_HUB_OFFLINE` and the hub's cache are honoured; a revision is a branch, tag or commit.
 
     Raises:
         InvalidInput: neither a directory nor a model that can be downloaded, and why.
@@ -25,17 +27,20 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
         return local.resolve()
     if local.exists():
         raise InvalidInput(f"{local}: is a file; give the directory that holds config.json")
-    return _download(str(name_or_path), revision)
+    name, _, named = str(name_or_path).partition("@")
+    return _download(name, revision or named or None)
 
 
 def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import constants, snapshot_download
 
     try:
-        # Only the top folder: some repositories keep other formats below it.
-        directory = snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=["*/*"])
+        directory = snapshot_download(
+            name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=list(_IGNORED)
+        )
     except (OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set, so only the cache was searched)" if constants.HF_HUB_OFFLINE else ""
         problem = f"no such local directory, and it cannot be downloaded from the hub{offline}"
-        raise InvalidInput(f"{name}: {problem}: {first_line(error)}") from error
+        given = name if revision is None else f"{name}@{revision}"
+        raise InvalidInput(f"{given}: {problem}: {first_line(error)}") from error
     return Path(directory)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from caq.checkpoint.inspect import Checkpoint, read_json
+from caq.checkpoint.pretrained import read_tokenizer
 from caq.errors import InvalidInput
 
 _SHOWN = 5
+#: How vocabularies name the ids that they keep free, whether or not they call them special.
+_RESERVED = re.compile(r"reserved|unused|placeholder|extra|dummy|control", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class _AddedToken:
     content: str
     special: bool
+
+    @property
+    def free(self) -> bool:
+        """Whether a model trained from this one may have given the id to another token."""
+        return self.special or _RESERVED.search(self.content) is not None
 
 
 @dataclass(frozen=True)
@@ -28,20 +37,21 @@ class _Tokenizer:
 def tokenizer_differences(aligned: Checkpoint, base: Checkpoint) -> Iterator[str]:
     """Yield one sentence for each way in which the base's tokenizer is not the aligned model's.
 
-    Special tokens that only one of the two names, such as those of a chat template, are no difference where
-    both models have a row for the id.
+    Tokens that only one of the two names, such as those of a chat template, are no difference where both models have a
+    row for the id and the base keeps it free: it names it not at all, as special, or as reserved.
 
     Raises:
         InvalidInput: a tokenizer cannot be read.
     """
     if "tokenizer.json" not in aligned.tokenizer_files or "tokenizer.json" not in base.tokenizer_files:
-        yield from _vocabularies(_loaded(aligned.path), _loaded(base.path))
+        yield from _vocabularies(_loaded(aligned), _loaded(base))
         return
     ours, theirs = _read(aligned.path / "tokenizer.json"), _read(base.path / "tokenizer.json")
-    yield from _vocabularies(ours.vocabulary, theirs.vocabulary)
+    renamed = _renamed(ours, theirs, rows=min(_rows(aligned), _rows(base)))
+    yield from _vocabularies(_without(ours.vocabulary, renamed), _without(theirs.vocabulary, renamed))
     if ours.merges != theirs.merges:
         yield "tokenizer: the merges differ; the base must have the aligned model's tokenizer"
-    yield from _added_tokens(ours.added, theirs.added, rows=min(_rows(aligned), _rows(base)))
+    yield from _added_tokens(ours.added, theirs.added, renamed)
 
 
 def _read(path: Path) -> _Tokenizer:
@@ -54,10 +64,10 @@ def _read(path: Path) -> _Tokenizer:
         # Both spellings of a merge are in use: "a b" and, since tokenizers 0.20, ["a", "b"].
         merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or ())
         added = {
-            int(entry["id"]): _AddedToken(entry["content"], bool(entry.get("special")))
+            int(entry["id"]): _AddedToken(str(entry["content"]), bool(entry.get("special")))
             for entry in values.get("added_tokens") or ()
         }
-        return _Tokenizer(dict(vocabulary), merges, added)
+        return _Tokenizer({str(token): int(number) for token, number in vocabulary.items()}, merges, added)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(f"{path}: is not a tokenizer's file ({error!r}); download it again") from error
 
@@ -81,12 +91,32 @@ def _some(tokens: list[str]) -> str:
     return ", ".join(map(repr, tokens[:_SHOWN])) + (", …" if len(tokens) > _SHOWN else "")
 
 
-def _added_tokens(ours: Mapping[int, _AddedToken], theirs: Mapping[int, _AddedToken], rows: int) -> Iterator[str]:
-    for number in sorted(ours.keys() | theirs.keys()):
+def _renamed(ours: _Tokenizer, theirs: _Tokenizer, rows: int) -> frozenset[int]:
+    """Return the ids that the two name differently, and may."""
+    return frozenset(
+        number
+        for number in ours.added.keys() | theirs.added.keys()
+        if number < rows and _may_differ(ours.added.get(number), theirs.added.get(number))
+    )
+
+
+def _may_differ(own: _AddedToken | None, other: _AddedToken | None) -> bool:
+    if own is None:
+        return other is not None and other.free
+    return own.content != (other and other.content) and (other is None or other.free)
+
+
+def _without(vocabulary: Mapping[str, int], ids: frozenset[int]) -> dict[str, int]:
+    return {token: number for token, number in vocabulary.items() if number not in ids}
+
+
+def _added_tokens(
+    ours: Mapping[int, _AddedToken], theirs: Mapping[int, _AddedToken], renamed: frozenset[int]
+) -> Iterator[str]:
+    for number in sorted((ours.keys() | theirs.keys()) - renamed):
         a, b = ours.get(number), theirs.get(number)
-        only_chat = number < rows and all(token is None or token.special for token in (a, b))
         own, other = a and a.content, b and b.content
-        if own != other and not only_chat:
+        if own != other:
             yield f"tokenizer: id {number} is {own!r} in the aligned model and {other!r} in the base"
     ids = {token.content: number for number, token in theirs.items()}
     for number, token in ours.items():
@@ -95,11 +125,6 @@ def _added_tokens(ours: Mapping[int, _AddedToken], theirs: Mapping[int, _AddedTo
             yield f"tokenizer: {token.content!r} is id {number} in the aligned model and {other_id} in the base"
 
 
-def _loaded(path: Path) -> dict[str, int]:
-    from transformers import AutoTokenizer
-
-    try:
-        vocabulary: dict[str, int] = AutoTokenizer.from_pretrained(path).get_vocab()
-    except Exception as error:  # the many tokenizer classes have no error in common
-        raise InvalidInput(f"{path}: the tokenizer cannot be read ({error}); add its tokenizer.json") from error
+def _loaded(checkpoint: Checkpoint) -> dict[str, int]:
+    vocabulary: dict[str, int] = read_tokenizer(checkpoint.path).get_vocab()
     return vocabulary

@@ -35,7 +35,7 @@ def main() -> None:
     try:
         app()
     except CaqError as error:
-        for line in error.problems if isinstance(error, InvalidInput) else (str(error),):
+        for line in error.shown if isinstance(error, InvalidInput) else (str(error),):
             print(f"error: {line}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):
             print(note, file=sys.stderr)

@@ -12,9 +12,8 @@ from jaxtyping import Int
 from torch import Generator, Tensor
 
 from caq.data.documents import encode, is_blank, wrong
-from caq.data.files import refuse_briefly
 from caq.data.sources import holds_documents, read_documents, read_text
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, refuse
 from caq.ledger import Entry
 from caq.recipe.sections import DataRecipe
 
@@ -93,7 +92,7 @@ def _pack(
     tokens: list[int] = []
     used = 0
     for batch in read_documents(data.text, cache_dir=cache_dir):
-        refuse_briefly([problem for record in batch for problem in wrong(record, tokenizer)])
+        refuse([problem for record in batch for problem in wrong(record, tokenizer)])
         for index in torch.randperm(len(batch), generator=generator).tolist():
             if len(tokens) >= data.samples * data.length:
                 return tokens, used

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ from caq.files.records import Record, read_records
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-SHOWN = 20
 #: Written by `datasets.save_to_disk`: for a data set, and for several splits of one.
 _SAVED = ("state.json", "dataset_dict.json")
 
@@ -43,7 +41,7 @@ def read_rows(path: Path) -> tuple[Record, ...]:
     """
     if path.suffix in (".jsonl", ".json") and not path.is_dir():
         records, problems = read_records(path)
-        refuse_briefly(problems)
+        refuse(problems)
         return records
     rows = _table(path)
     columns = rows.column_names or []
@@ -56,12 +54,6 @@ def read_rows(path: Path) -> tuple[Record, ...]:
     if not records:
         raise InvalidInput(f"{path}: is empty; give at least one row")
     return records
-
-
-def refuse_briefly(problems: Sequence[str]) -> None:
-    """Raise `InvalidInput` with the first problems and the number of the others, if there are any."""
-    more = [f"and {len(problems) - SHOWN} more like these"] if len(problems) > SHOWN else []
-    refuse([*problems[:SHOWN], *more])
 
 
 def _table(path: Path) -> Dataset | IterableDataset:

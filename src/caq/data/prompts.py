@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from caq.data.files import read_file, refuse_briefly
-from caq.errors import InvalidInput
+from caq.data.files import read_file
+from caq.errors import InvalidInput, refuse
 from caq.files.records import Record, read_records
 
 
@@ -21,7 +21,7 @@ def calibration_prompts(path: str | Path | None) -> tuple[str, ...]:
     if Path(path).suffix in (".jsonl", ".json"):
         records, problems = read_records(Path(path))
         blank = [f"{record.where}: prompt is not a text" for record in records if not _prompt(record)]
-        refuse_briefly([*problems, *blank])
+        refuse([*problems, *blank])
         return tuple(map(_prompt, records))
     prompts = _lines(read_file(Path(path)))
     if not prompts:

@@ -19,6 +19,7 @@ import torch
 
 from caq.chat import NO_TEMPLATE, encode_chat, end_tokens, respond
 from caq.checkpoint.inspect import Checkpoint, read_json
+from caq.checkpoint.pretrained import read_config
 from caq.data.blocks import Calibration, draw_blocks
 from caq.data.prompts import calibration_prompts
 from caq.errors import InvalidInput, refuse
@@ -77,13 +78,11 @@ def responder(
     checkpoint: Checkpoint, identity: str, tokenizer: PreTrainedTokenizerBase, load: Callable[[], Bound]
 ) -> Responder:
     """Return a checkpoint as the model that answers; see `Responder` for the arguments."""
-    from transformers import AutoConfig
-
     generation = checkpoint.path / "generation_config.json"
     config = read_json(generation) if generation.exists() else checkpoint.config
     ends = end_tokens(config.get("eos_token_id"), tokenizer)
     # config.json may leave it to the family's default.
-    context = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True).max_position_embeddings
+    context = read_config(checkpoint.path).max_position_embeddings
     return Responder(load, tokenizer, ends, context, identity)
 
 

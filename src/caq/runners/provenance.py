@@ -7,9 +7,10 @@ from typing import Any
 
 from transformers.quantizers.auto import AutoHfQuantizer
 
+from caq.checkpoint.fit import check_fit
 from caq.checkpoint.inspect import Checkpoint, fingerprint, inspect, read_json
 from caq.checkpoint.source import resolve
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, first_line
 from caq.export.directory import RECIPE_FILE, RECORD_FILE
 from caq.export.online import MATRICES_FILE, ONLINE_FILE
 from caq.files.cache import digest
@@ -25,6 +26,7 @@ def find_checkpoint(given: str, runner: str) -> Source:
     """
     checkpoint = inspect(resolve(given), allow_quantized=True)
     _check_quantization(checkpoint)
+    check_fit(checkpoint)
     record, ledger = _record(checkpoint)
     sha256 = fingerprint(checkpoint)
     facts = _facts(given, checkpoint, sha256, record)
@@ -38,7 +40,8 @@ def _check_quantization(checkpoint: Checkpoint) -> None:
     try:
         AutoHfQuantizer.from_config(dict(settings), pre_quantized=True).validate_environment(device_map=None)
     except Exception as error:  # every method has errors of its own; most are ImportErrors that name the package
-        raise InvalidInput(f"{checkpoint.path}: {_method(settings)} cannot be loaded here: {error}") from error
+        told = f"{_method(settings)} cannot be loaded here: {first_line(error)}"
+        raise InvalidInput(f"{checkpoint.path}: {told}") from error
 
 
 def _method(settings: Any) -> str:
@@ -61,7 +64,7 @@ def _facts(given: str, checkpoint: Checkpoint, sha256: str, record: Mapping[str,
     facts = {
         "source": given,
         "sha256": sha256,
-        "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type"))]),
+        "architecture": ", ".join(map(str, config.get("architectures") or [config.get("model_type")])),
         "stored dtype": str(config.get("dtype") or config.get("torch_dtype") or "not told"),
         "weights": f"{checkpoint.weight_bytes:,} bytes",
         "quantization": _quantization(config.get("quantization_config")),
@@ -79,7 +82,8 @@ def _quantization(settings: Mapping[str, Any] | None) -> str:
     said += [f"{key} {settings[key]}" for key in ("format", "bits", "group_size") if key in settings]
     for flag in ("load_in_4bit", "load_in_8bit"):
         said += [flag] if settings.get(flag) else []
-    for group in (settings.get("config_groups") or {}).values():
+    groups = settings.get("config_groups")
+    for group in groups.values() if isinstance(groups, Mapping) else ():
         parts = {part.replace("_", " "): group.get(part) for part in ("weights", "input_activations")}
         said += [f"{part} {args.get('num_bits')}-bit {args.get('type')}" for part, args in parts.items() if args]
     return ", ".join(dict.fromkeys(said))

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.checkpoint.inspect import Checkpoint
 from caq.checkpoint.vocabulary import tokenizer_differences
-from caq.errors import InvalidInput
 from caq.loading import load
 from caq.runners.base import Choice, Passage, Prediction, Response, Running, Source, vocabulary_mismatch
 from caq.runners.generation import greedy_tokens
@@ -89,10 +88,7 @@ def load_model(path: Path, device: torch.device) -> PreTrainedModel:
     Raises:
         InvalidInput: Transformers cannot.
     """
-    try:
-        return load(path, torch.float32 if device.type == "cpu" else None, device)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise InvalidInput(f"{path}: cannot be loaded: {error}") from error
+    return load(path, torch.float32 if device.type == "cpu" else None, device)
 
 
 def checkpoint_mismatch(ours: Checkpoint, aligned: Checkpoint) -> str:

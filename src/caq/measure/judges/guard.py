@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from caq.checkpoint.fit import check_fit
 from caq.checkpoint.inspect import fingerprint, inspect
 from caq.checkpoint.source import resolve
 from caq.items.requests import Prompt
@@ -55,7 +56,7 @@ def guard_spec(guard: Guard) -> JudgeSpec:
         directory = Path(where).expanduser()
         if not where or not directory.is_dir():
             return where or guard.revision
-        inspect(directory)
+        check_fit(inspect(directory))
         return str(directory.resolve())
 
     def card(where: str) -> JudgeCard:

@@ -1,0 +1,188 @@
+"""Whether a checkpoint's parts fit each other: names and shapes, vocabulary and ids. Nothing is computed for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+
+from caq.checkpoint.dtypes import DTYPES, FULL
+from caq.checkpoint.inspect import Checkpoint
+from caq.checkpoint.names import folded
+from caq.checkpoint.pretrained import LoadingReport, read_config, read_generation_config, read_tokenizer, try_load
+from caq.errors import attempt, refuse
+
+#: Counts of modules, each of which takes time and memory even without tensors.
+_COUNTS = ("layer", "expert", "label", "stage")
+_FEW = 1000
+#: Parts of the names of sizes of tensors.
+_SIZES = ("size", "dim", "head", "rank", "embd", "inner")
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+_NAMED = 5
+
+
+def check_fit(checkpoint: Checkpoint) -> None:
+    """Require that a checkpoint's tensors, vocabulary and ids are those of the model that its `config.json` describes.
+
+    What quantization methods other than compressed-tensors pack is known when it is loaded, and not here.
+
+    Raises:
+        InvalidInput: every weight that is missing, has another shape or type, or belongs to no part of the model; ids
+            beyond the embedding's rows; files that Transformers cannot read.
+    """
+    refuse([*_absurd(checkpoint)])
+    problems: list[str] = []
+    config = attempt(problems, lambda: read_config(checkpoint.path))
+    settings = attempt(problems, lambda: read_generation_config(checkpoint.path))
+    tokenizer = attempt(problems, lambda: read_tokenizer(checkpoint.path))
+    if config is not None:
+        rows = getattr(config.get_text_config(), "vocab_size", None)
+        beyond = [*_special_ids(checkpoint, settings, rows), *_tokens_beyond(checkpoint, tokenizer, rows)]
+        # An id beyond the rows makes a model that cannot be built; that is said once.
+        fits = [] if beyond else attempt(problems, lambda: list(_tensors(checkpoint, config))) or []
+        problems += [*beyond, *fits]
+    refuse(problems)
+
+
+def _absurd(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield sizes beyond all that the checkpoint stores: what a configuration makes of them could fill the memory."""
+    count = max(_FEW, len(checkpoint.tensors))
+    stored = max(_FEW, *(tensor.size for tensor in checkpoint.tensors.values()), 0) * 8
+    for name, value in _integers(checkpoint.config):
+        limits = [count] if any(part in name for part in _COUNTS) else []
+        limits += [stored] if any(part in name for part in _SIZES) else []
+        if limits and abs(value) > min(limits):
+            yield (
+                f"{checkpoint.path / 'config.json'}: {name} is {value:,}, more than the checkpoint's tensors can hold; "
+                "download it again"
+            )
+
+
+def _integers(values: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield all integers of nested objects, with their keys."""
+    open_objects: list[Mapping[str, Any]] = [values]
+    while open_objects:
+        for name, value in open_objects.pop().items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                yield name, value
+            elif isinstance(value, float) and value.is_integer():
+                yield name, int(value)
+            elif isinstance(value, Mapping):
+                open_objects.append(value)
+
+
+def _special_ids(checkpoint: Checkpoint, settings: GenerationConfig | None, rows: object) -> Iterator[str]:
+    places: dict[str, Mapping[str, Any]] = {"config.json": checkpoint.config}
+    if settings is not None:
+        places["generation_config.json"] = settings.to_dict()
+    for file, values in places.items():
+        for name in _SPECIAL:
+            given = values.get(name)
+            for number in given if isinstance(given, list) else [given]:
+                path = checkpoint.path / file
+                if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+                    yield f"{path}: {name} is {number!r}, not a token's id; correct it, or download it again"
+                elif isinstance(number, int) and isinstance(rows, int) and number >= rows:
+                    yield f"{path}: {name} is {number:,}, and the model has {rows:,} rows (vocab_size); correct it"
+
+
+def _tokens_beyond(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase | None, rows: object) -> Iterator[str]:
+    if tokenizer is None or not isinstance(rows, int):
+        return
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if beyond:
+        named = ", ".join(
+            f"{token!r} is {beyond[token]:,}" for token in sorted(beyond, key=beyond.__getitem__)[:_NAMED]
+        )
+        yield (
+            f"{checkpoint.path}: {len(beyond):,} of the tokenizer's ids are beyond the model's {rows:,} rows "
+            f"(vocab_size): {named}; take the tokenizer that belongs to these weights, or resize the embedding"
+        )
+
+
+def _tensors(checkpoint: Checkpoint, config: PretrainedConfig) -> Iterator[str]:
+    settings = checkpoint.config.get("quantization_config")
+    if settings is None:
+        unread = [*_unread(checkpoint)]
+        yield from unread or _misfits(checkpoint, _report(checkpoint, config))
+    elif isinstance(settings, Mapping) and settings.get("quant_method") == "compressed-tensors":
+        report = _report(checkpoint, config)
+        yield from _misfits(checkpoint, replace(report, unexpected=_foreign(report)))
+    else:
+        # Other methods load nothing without its bytes: held against the model before it was quantized.
+        full = deepcopy(config)
+        del full.quantization_config
+        yield from _misfits(checkpoint, _unexplained(checkpoint, _report(checkpoint, full)))
+
+
+def _unread(checkpoint: Checkpoint) -> Iterator[str]:
+    for kind in sorted({info.dtype for info in checkpoint.tensors.values()} - FULL.keys()):
+        names = folded(name for name, info in checkpoint.tensors.items() if info.dtype == kind)
+        some = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+        yield (
+            f"{checkpoint.path}: stores {some} as {kind}, and config.json has no quantization_config that says how to "
+            "read it; give a full-precision model"
+        )
+
+
+def _report(checkpoint: Checkpoint, config: PretrainedConfig) -> LoadingReport:
+    stand_ins = {
+        name: torch.empty(info.shape, dtype=DTYPES.get(info.dtype, torch.uint8), device="meta")
+        for name, info in checkpoint.tensors.items()
+    }
+    return try_load(config, stand_ins, checkpoint.path)
+
+
+def _foreign(report: LoadingReport) -> tuple[str, ...]:
+    """Return the unexpected names that are not scales or the like of the model's own modules."""
+    return tuple(name for name in report.unexpected if name.split(".")[0] not in report.modules or "lora_" in name)
+
+
+def _unexplained(checkpoint: Checkpoint, report: LoadingReport) -> LoadingReport:
+    """Return what of a full-precision model's report is not explained by weights that are packed."""
+    holders = {".".join(parts[:end]) for parts in _split(checkpoint.tensors) for end in range(1, len(parts))}
+    packed = {name for name, info in checkpoint.tensors.items() if info.dtype not in FULL}
+    return replace(
+        report,
+        missing=tuple(name for name in report.missing if name.rpartition(".")[0] not in holders),
+        mismatched={name: shapes for name, shapes in report.mismatched.items() if name not in packed},
+        unexpected=_foreign(report),
+    )
+
+
+def _split(names: Iterable[str]) -> Iterator[list[str]]:
+    return (name.split(".") for name in names)
+
+
+def _misfits(checkpoint: Checkpoint, report: LoadingReport) -> Iterator[str]:
+    where, size = checkpoint.path, checkpoint.config.get("vocab_size")
+    resized = {name for name, (a, b) in report.mismatched.items() if b[:1] == (size,) and a[:1] != b[:1]}
+    for name in sorted(resized):
+        rows = report.mismatched[name][0][0]
+        yield (
+            f"{where / 'config.json'}: vocab_size is {size:,}, and {name} has {rows:,} rows; correct vocab_size, or "
+            "save the model again after resizing it"
+        )
+    others = {name: shapes for name, shapes in report.mismatched.items() if name not in resized}
+    for stored, needed in sorted(set(others.values())):
+        for name in folded(name for name, shapes in others.items() if shapes == (stored, needed)):
+            yield (
+                f"{where}: the tensor {name} has shape {list(stored)}, and the model of config.json needs "
+                f"{list(needed)}; download both again"
+            )
+    for name in folded(report.missing):
+        yield f"{where}: lacks the tensor {name}, which the model needs; download it again"
+    for name in folded(report.unexpected):
+        yield f"{where}: has the tensor {name}, which belongs to no part of the model; {_origin(name)}"
+
+
+def _origin(name: str) -> str:
+    if "lora_" in name or name.startswith("base_model."):
+        return "merge the adapter with peft's merge_and_unload(), and save the model again"
+    if name.startswith(("score.", "v_head.", "classifier.")):
+        return "give a model that writes text, not a reward model or a classifier"
+    return "give the checkpoint as Transformers' save_pretrained writes it"

@@ -1,0 +1,226 @@
+"""The one door to what Transformers reads of a checkpoint: local files, none of its code, and no traceback.
+
+Whatever Transformers and tokenizers raise on damaged files names the file here, and says the way out.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from caq.checkpoint.inspect import read_json
+from caq.errors import CaqError, InvalidInput, attempt, refuse
+
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_TOLD = 300
+
+
+@dataclass(frozen=True)
+class LoadingReport:
+    """What Transformers' loader says of a checkpoint's tensors.
+
+    Attributes:
+        missing: names that the model has and the checkpoint lacks.
+        unexpected: names that the checkpoint has and the model lacks.
+        mismatched: the stored shape and the model's, by name.
+        modules: names of the model's modules.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    modules: frozenset[str]
+
+
+def read_config(directory: Path) -> PretrainedConfig:
+    """Read `config.json` as its model type's configuration.
+
+    Raises:
+        InvalidInput: it is not one.
+    """
+    with _reading(directory / "config.json"):
+        config: PretrainedConfig = AutoConfig.from_pretrained(directory, **_LOCAL)
+        # Some are read without a word and fail when they are written or compared.
+        config.to_json_string()
+        return config
+
+
+def read_generation_config(directory: Path) -> GenerationConfig | None:
+    """Read `generation_config.json`, or return None where there is none.
+
+    Raises:
+        InvalidInput: it is not one.
+    """
+    path = directory / "generation_config.json"
+    if not path.exists():
+        return None
+    read_json(path)
+    with _reading(path, "download it again, or remove it"):
+        settings: GenerationConfig = GenerationConfig.from_pretrained(directory, local_files_only=True)
+        return settings
+
+
+def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Read a tokenizer, and let it read a text.
+
+    Raises:
+        InvalidInput: one of its files is damaged, or the package that reads it is not installed.
+    """
+    _require_sentencepiece(directory)
+    try:
+        with _reading(directory / "tokenizer_config.json"):
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, **_LOCAL)
+            _try_out(tokenizer)
+    except InvalidInput:
+        # AutoTokenizer reads several files, and does not say which is wrong.
+        _check_files(directory)
+        raise
+    return tokenizer
+
+
+def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
+    """Load a causal language model to compute with; None takes the dtype that its files say.
+
+    Raises:
+        InvalidInput: it lacks weights, has others, or cannot be loaded.
+    """
+    # compressed-tensors' bars heed no setting. Loggers, which hold the stream itself, are still heard.
+    with redirect_stderr(io.StringIO()), _reading(directory):
+        model: PreTrainedModel
+        model, found = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype or "auto",
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **_LOCAL,
+        )
+        refuse([f"{directory}: {problem}; download it again" for problem in _not_loaded(_report(model, found))])
+        # What bitsandbytes packs is placed as it is loaded, and cannot be moved.
+        if model.device.type != device.type:
+            model.to(device)
+        if hasattr(model, "ct_decompress_hook"):
+            # Otherwise the first forward pass does it, and prints a bar.
+            model.hf_quantizer.compressor.decompress_model(model)
+    return model.eval().requires_grad_(False)
+
+
+def try_load(config: PretrainedConfig, tensors: Mapping[str, Tensor], directory: Path) -> LoadingReport:
+    """Let Transformers' loader put tensors without storage (`meta`) into the model that a configuration describes.
+
+    Nothing is allocated or read, whatever the sizes; renamed, fused and tied tensors are the loader's to judge.
+
+    Raises:
+        InvalidInput: there is no such model.
+    """
+    with redirect_stderr(io.StringIO()), _reading(directory / "config.json"), torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
+        model, found = type(empty).from_pretrained(
+            None,
+            config=empty.config,
+            state_dict=dict(tensors),
+            dtype="auto",
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    return _report(model, found)
+
+
+def _report(model: PreTrainedModel, found: Mapping[str, Any]) -> LoadingReport:
+    shapes = {name: (tuple(stored), tuple(needed)) for name, stored, needed in sorted(found["mismatched_keys"])}
+    modules = frozenset(name for name, _ in model.named_modules())
+    return LoadingReport(tuple(sorted(found["missing_keys"])), tuple(sorted(found["unexpected_keys"])), shapes, modules)
+
+
+def _not_loaded(report: LoadingReport) -> Iterator[str]:
+    # Transformers fills these with random numbers, and says so in a warning only.
+    yield from (f"lacks the tensor {name}, which the model needs" for name in report.missing)
+    for name, (stored, needed) in report.mismatched.items():
+        yield f"the tensor {name} has shape {list(stored)}, and the model needs {list(needed)}"
+
+
+@contextmanager
+def _reading(path: Path, way_out: str = "download it again") -> Iterator[None]:
+    """Turn whatever is raised while a file is read into a sentence that names the file."""
+    try:
+        yield
+    except CaqError:
+        raise
+    except Exception as error:  # every class of configuration, tokenizer and quantization has errors of its own
+        if _out_of_memory(error):
+            raise
+        raise InvalidInput(f"{path}: cannot be read: {_told(error)}; {way_out}") from error
+    except BaseException as error:
+        # What Rust gives up on is no Exception; an interruption is none either, and goes on.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise InvalidInput(f"{path}: cannot be read: {_told(error)}; {way_out}") from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "you tried to allocate" in str(error)
+
+
+def _told(error: BaseException) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= _TOLD else f"{words[:_TOLD]} …"
+
+
+def _require_sentencepiece(directory: Path) -> None:
+    names = ("tokenizer.json", "vocab.json", "vocab.txt")
+    if not (directory / "tokenizer.model").exists() or any((directory / name).exists() for name in names):
+        return
+    if not (find_spec("sentencepiece") and find_spec("google") and find_spec("google.protobuf")):
+        raise InvalidInput(
+            f"{directory / 'tokenizer.model'}: is read by SentencePiece, which is not installed; "
+            "pip install 'caq[sentencepiece]', or copy tokenizer.json from a release that has one"
+        )
+
+
+def _try_out(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Read a text and write it: what is wrong with a setting is often told only then."""
+    ids = tokenizer("A text: 1, 2.", verbose=False)["input_ids"]
+    tokenizer.decode(ids)
+    if not isinstance(tokenizer.chat_template, str | dict | None):
+        raise ValueError("the chat template is not a text")
+    # Named templates are texts by name.
+    templates = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
+    if not all(isinstance(template, str) for template in templates.values()):
+        raise ValueError("a chat template is not a text")
+
+
+def _check_files(directory: Path) -> None:
+    """Raise what is wrong with a tokenizer's files, each taken by itself; all at once."""
+    problems: list[str] = []
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (directory / name).exists():
+            attempt(problems, lambda name=name: read_json(directory / name))  # type: ignore[misc]
+    if (directory / "tokenizer.json").exists():
+        attempt(problems, lambda: _check_fast(directory / "tokenizer.json"))
+    refuse(problems)
+
+
+def _check_fast(path: Path) -> None:
+    with _reading(path):
+        read_json(path)
+        Tokenizer.from_file(str(path))
