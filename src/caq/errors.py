@@ -100,6 +100,12 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def in_one_line(error: BaseException, longest: int = 300) -> str:
+    """Return an error's message in one line, as long as a sentence, or its class's name where it has none."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= longest else f"{words[:longest]} …"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean …?`` for the closest known word, or the list of all of them."""
     words = list(known)

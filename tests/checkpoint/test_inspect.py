@@ -245,9 +245,15 @@ def test_rope_s_frequencies_are_no_weights_and_do_not_widen_what_is_stored(copy:
         tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, directory / "model.safetensors"
     )
     assert stored_dtype(inspect(directory)) == torch.bfloat16
+    # Neither do a few tensors in another type: `config.json` says what the model is.
     save_file(tensors | {"model.norm.weight": torch.ones(16)}, directory / "model.safetensors")
     checkpoint = inspect(directory)
-    assert stored_dtype(checkpoint) == torch.float32
-    (entry,) = widened(checkpoint, Recipe().with_overrides({"dtype": "bfloat16"}))
-    assert entry.message.startswith("computed in float32, not in bfloat16")
-    assert widened(checkpoint, Recipe()) == ()
+    assert stored_dtype(checkpoint) == torch.bfloat16
+    wider, kept = widened(checkpoint, Recipe().with_overrides({"dtype": "bfloat16"}))
+    assert wider.message.startswith("computed in float32, not in bfloat16")
+    assert kept.message.startswith("stored in bfloat16, as config.json says, and not in float32")
+    assert widened(checkpoint, Recipe()) == (kept,)
+    edit_json(directory / "config.json", dtype=None)
+    assert stored_dtype(inspect(directory)) == torch.bfloat16
+    edit_json(directory / "config.json", torch_dtype="float16")
+    assert stored_dtype(inspect(directory)) == torch.float16

@@ -13,17 +13,7 @@ from caq.errors import InvalidInput
 from caq.runners import find_source
 from tests.support.pairs import write_pair
 
-COMPRESSED = {
-    "quant_method": "compressed-tensors",
-    "format": "pack-quantized",
-    "config_groups": {
-        "group_0": {
-            "targets": ["Linear"],
-            "weights": {"num_bits": 4, "type": "int", "strategy": "channel", "symmetric": True},
-            "input_activations": {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True},
-        }
-    },
-}
+V01 = Path(__file__).parents[1] / "checkpoints" / "v01"
 
 
 @pytest.fixture
@@ -49,9 +39,9 @@ def test_a_full_precision_model_is_hashed_and_named(model: Path) -> None:
     assert source.ledger == ()
 
 
-def test_the_number_formats_of_compressed_tensors_are_told(model: Path) -> None:
-    assert find_source(quantized(model, COMPRESSED)).facts["quantization"] == (
-        "compressed-tensors, format pack-quantized, weights 4-bit int, input activations 8-bit int"
+def test_the_number_formats_of_compressed_tensors_are_told() -> None:
+    assert find_source(V01 / "w4a4").facts["quantization"] == (
+        "compressed-tensors, format pack-quantized, weights 4-bit int, input activations 4-bit int"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -21,6 +22,9 @@ _COUNTS = ("layer", "expert", "label", "stage")
 _FEW = 1000
 #: Parts of the names of sizes of tensors.
 _SIZES = ("size", "dim", "head", "rank", "embd", "inner")
+_POSITIVE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+#: Families that see and hear keep the names of such tokens in their models that only read, without rows for them.
+_OTHER_SENSES = re.compile(r"image|video|vision|audio")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _NAMED = 5
 
@@ -35,17 +39,15 @@ def check_fit(checkpoint: Checkpoint) -> None:
             beyond the embedding's rows; files that Transformers cannot read.
     """
     refuse([*_absurd(checkpoint)])
+    config = read_config(checkpoint.path)
+    rows = getattr(config.get_text_config(), "vocab_size", None)
     problems: list[str] = []
-    config = attempt(problems, lambda: read_config(checkpoint.path))
     settings = attempt(problems, lambda: read_generation_config(checkpoint.path))
     tokenizer = attempt(problems, lambda: read_tokenizer(checkpoint.path))
-    if config is not None:
-        rows = getattr(config.get_text_config(), "vocab_size", None)
-        beyond = [*_special_ids(checkpoint, settings, rows), *_tokens_beyond(checkpoint, tokenizer, rows)]
-        # An id beyond the rows makes a model that cannot be built; that is said once.
-        fits = [] if beyond else attempt(problems, lambda: list(_tensors(checkpoint, config))) or []
-        problems += [*beyond, *fits]
-    refuse(problems)
+    beyond = [*_special_ids(checkpoint, settings, rows), *_tokens_beyond(checkpoint, tokenizer, rows)]
+    # An id beyond the rows makes a model that cannot be built; that is said once.
+    fits = [] if beyond else attempt(problems, lambda: [*_tensors(checkpoint, config, rows)]) or []
+    refuse([*problems, *beyond, *fits])
 
 
 def _absurd(checkpoint: Checkpoint) -> Iterator[str]:
@@ -53,6 +55,8 @@ def _absurd(checkpoint: Checkpoint) -> Iterator[str]:
     count = max(_FEW, len(checkpoint.tensors))
     stored = max(_FEW, *(tensor.size for tensor in checkpoint.tensors.values()), 0) * 8
     for name, value in _integers(checkpoint.config):
+        if name in _POSITIVE and value < 1:
+            yield f"{checkpoint.path / 'config.json'}: {name} is {value}, and must be 1 or more; download it again"
         limits = [count] if any(part in name for part in _COUNTS) else []
         limits += [stored] if any(part in name for part in _SIZES) else []
         if limits and abs(value) > min(limits):
@@ -93,7 +97,8 @@ def _special_ids(checkpoint: Checkpoint, settings: GenerationConfig | None, rows
 def _tokens_beyond(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase | None, rows: object) -> Iterator[str]:
     if tokenizer is None or not isinstance(rows, int):
         return
-    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    ids = tokenizer.get_vocab().items()
+    beyond = {token: number for token, number in ids if number >= rows and not _OTHER_SENSES.search(token)}
     if beyond:
         named = ", ".join(
             f"{token!r} is {beyond[token]:,}" for token in sorted(beyond, key=beyond.__getitem__)[:_NAMED]
@@ -104,19 +109,19 @@ def _tokens_beyond(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase | 
         )
 
 
-def _tensors(checkpoint: Checkpoint, config: PretrainedConfig) -> Iterator[str]:
+def _tensors(checkpoint: Checkpoint, config: PretrainedConfig, rows: object) -> Iterator[str]:
     settings = checkpoint.config.get("quantization_config")
     if settings is None:
         unread = [*_unread(checkpoint)]
-        yield from unread or _misfits(checkpoint, _report(checkpoint, config))
+        yield from unread or _misfits(checkpoint, _report(checkpoint, config), rows)
     elif isinstance(settings, Mapping) and settings.get("quant_method") == "compressed-tensors":
         report = _report(checkpoint, config)
-        yield from _misfits(checkpoint, replace(report, unexpected=_foreign(report)))
+        yield from _misfits(checkpoint, replace(report, unexpected=_foreign(report)), rows)
     else:
         # Other methods load nothing without its bytes: held against the model before it was quantized.
         full = deepcopy(config)
         del full.quantization_config
-        yield from _misfits(checkpoint, _unexplained(checkpoint, _report(checkpoint, full)))
+        yield from _misfits(checkpoint, _unexplained(checkpoint, _report(checkpoint, full)), rows)
 
 
 def _unread(checkpoint: Checkpoint) -> Iterator[str]:
@@ -158,14 +163,13 @@ def _split(names: Iterable[str]) -> Iterator[list[str]]:
     return (name.split(".") for name in names)
 
 
-def _misfits(checkpoint: Checkpoint, report: LoadingReport) -> Iterator[str]:
-    where, size = checkpoint.path, checkpoint.config.get("vocab_size")
-    resized = {name for name, (a, b) in report.mismatched.items() if b[:1] == (size,) and a[:1] != b[:1]}
+def _misfits(checkpoint: Checkpoint, report: LoadingReport, rows: object) -> Iterator[str]:
+    where = checkpoint.path
+    resized = {name for name, (a, b) in report.mismatched.items() if b[:1] == (rows,) and a[:1] != b[:1]}
     for name in sorted(resized):
-        rows = report.mismatched[name][0][0]
         yield (
-            f"{where / 'config.json'}: vocab_size is {size:,}, and {name} has {rows:,} rows; correct vocab_size, or "
-            "save the model again after resizing it"
+            f"{where / 'config.json'}: vocab_size is {rows:,}, and {name} has {report.mismatched[name][0][0]:,} rows; "
+            "correct vocab_size, or save the model again after resizing it"
         )
     others = {name: shapes for name, shapes in report.mismatched.items() if name not in resized}
     for stored, needed in sorted(set(others.values())):

@@ -68,7 +68,7 @@ def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
         )
     problems: list[str] = []
     config = attempt(problems, lambda: read_json(directory / "config.json")) or {}
-    if "quantization_config" in config and not allow_quantized:
+    if config.get("quantization_config") is not None and not allow_quantized:
         problems.append(f"{directory}: is quantized already (quantization_config); give the full-precision model")
     present = tuple(name for name in _TOKENIZER_FILES if (directory / name).is_file())
     if not set(present) & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}:

@@ -27,10 +27,9 @@ from transformers import (
 )
 
 from caq.checkpoint.inspect import read_json
-from caq.errors import CaqError, InvalidInput, attempt, refuse
+from caq.errors import CaqError, InvalidInput, attempt, in_one_line, refuse
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-_TOLD = 300
 
 
 @dataclass(frozen=True)
@@ -169,21 +168,16 @@ def _reading(path: Path, way_out: str = "download it again") -> Iterator[None]:
     except Exception as error:  # every class of configuration, tokenizer and quantization has errors of its own
         if _out_of_memory(error):
             raise
-        raise InvalidInput(f"{path}: cannot be read: {_told(error)}; {way_out}") from error
+        raise InvalidInput(f"{path}: cannot be read: {in_one_line(error)}; {way_out}") from error
     except BaseException as error:
         # What Rust gives up on is no Exception; an interruption is none either, and goes on.
         if type(error).__name__ != "PanicException":
             raise
-        raise InvalidInput(f"{path}: cannot be read: {_told(error)}; {way_out}") from error
+        raise InvalidInput(f"{path}: cannot be read: {in_one_line(error)}; {way_out}") from error
 
 
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "you tried to allocate" in str(error)
-
-
-def _told(error: BaseException) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= _TOLD else f"{words[:_TOLD]} …"
 
 
 def _require_sentencepiece(directory: Path) -> None:

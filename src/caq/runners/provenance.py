@@ -10,7 +10,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from caq.checkpoint.fit import check_fit
 from caq.checkpoint.inspect import Checkpoint, fingerprint, inspect, read_json
 from caq.checkpoint.source import resolve
-from caq.errors import InvalidInput, first_line
+from caq.errors import InvalidInput, in_one_line
 from caq.export.directory import RECIPE_FILE, RECORD_FILE
 from caq.export.online import MATRICES_FILE, ONLINE_FILE
 from caq.files.cache import digest
@@ -40,8 +40,8 @@ def _check_quantization(checkpoint: Checkpoint) -> None:
     try:
         AutoHfQuantizer.from_config(dict(settings), pre_quantized=True).validate_environment(device_map=None)
     except Exception as error:  # every method has errors of its own; most are ImportErrors that name the package
-        told = f"{_method(settings)} cannot be loaded here: {first_line(error)}"
-        raise InvalidInput(f"{checkpoint.path}: {told}") from error
+        told = f"{_method(settings)} cannot be loaded here: {in_one_line(error)}"
+        raise InvalidInput(f"{checkpoint.path / 'config.json'}: {told}") from error
 
 
 def _method(settings: Any) -> str:
@@ -64,7 +64,9 @@ def _facts(given: str, checkpoint: Checkpoint, sha256: str, record: Mapping[str,
     facts = {
         "source": given,
         "sha256": sha256,
-        "architecture": ", ".join(map(str, config.get("architectures") or [config.get("model_type")])),
+        "architecture": ", ".join(
+            map(str, classes if isinstance(classes, list) and classes else [config.get("model_type")])
+        ),
         "stored dtype": str(config.get("dtype") or config.get("torch_dtype") or "not told"),
         "weights": f"{checkpoint.weight_bytes:,} bytes",
         "quantization": _quantization(config.get("quantization_config")),
@@ -73,6 +75,11 @@ def _facts(given: str, checkpoint: Checkpoint, sha256: str, record: Mapping[str,
         facts["made by"] = f"caq {record.get('caq')}"
         facts["recipe sha256"] = str(record.get("recipe_sha256"))
     return facts
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    named = config.get("architectures")
+    return ", ".join(map(str, named)) if isinstance(named, list) and named else str(config.get("model_type"))
 
 
 def _quantization(settings: Mapping[str, Any] | None) -> str:
