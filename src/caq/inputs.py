@@ -112,8 +112,9 @@ def stored_dtype(aligned: Checkpoint) -> torch.dtype:
 
 def compute_dtype(aligned: Checkpoint, recipe: Recipe) -> torch.dtype:
     """Return a dtype that holds the stored weights exactly and is at least what the recipe asks for."""
+    dtype: torch.dtype = getattr(torch, recipe.dtype)
     kinds = [FULL[tensor.dtype] for tensor in aligned.tensors.values() if tensor.dtype in FULL]
-    return reduce(torch.promote_types, kinds, getattr(torch, recipe.dtype))
+    return reduce(torch.promote_types, kinds, dtype)
 
 
 def widened(aligned: Checkpoint, recipe: Recipe) -> tuple[Entry, ...]:

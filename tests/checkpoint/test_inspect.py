@@ -2,6 +2,7 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,47 @@ def test_an_index_must_agree_with_its_shards(copy: Copy) -> None:
     edit_json(directory / INDEX_FILE, weight_map=[1])
     (problem,) = problems_of(directory)
     assert "has no weight_map" in problem
+
+
+def test_an_index_of_many_missing_shards_is_read_in_linear_time_and_told_briefly(copy: Copy) -> None:
+    directory = copy("sharded")
+    index = json.loads((directory / INDEX_FILE).read_text())
+    missing = {f"t{number}": f"f{number}.safetensors" for number in range(20_000)}
+    edit_json(directory / INDEX_FILE, weight_map=index["weight_map"] | missing)
+    started = time.process_time()
+    with pytest.raises(InvalidInput) as caught:
+        inspect(directory)
+    assert time.process_time() - started < 5  # it was minutes
+    assert len(caught.value.problems) == 20_000
+    assert len(str(caught.value)) < 10_000
+    assert str(caught.value).endswith("and 19,980 more like these")
+
+
+def test_a_tensor_in_two_shards_is_refused(copy: Copy) -> None:
+    directory = copy("sharded")
+    first, second = sorted(directory.glob("model-*.safetensors"))[:2]
+    name = next(iter(load_file(first)))
+    save_file(load_file(second) | {name: load_file(first)[name]}, second)
+    (problem,) = problems_of(directory)
+    assert problem == f"{second}: holds tensor {name}, which {first.name} holds too; download it again"
+
+
+@pytest.mark.parametrize(
+    ("file", "config", "told"),
+    [
+        ("adapter_config.json", {}, "is an adapter for another model"),
+        ("shard-00000-model-00001-of-00001.safetensors", {}, "has the weights of a training's state"),
+        ("other.safetensors", {"transformers_weights": "other.safetensors"}, "names a file of weights"),
+    ],
+)
+def test_what_would_make_transformers_load_other_weights_is_refused(
+    copy: Copy, file: str, config: dict[str, str], told: str
+) -> None:
+    directory = copy("aligned")
+    (directory / file).write_text("{}")
+    edit_json(directory / "config.json", **config)
+    (problem,) = problems_of(directory)
+    assert told in problem
 
 
 def test_a_quantized_model_is_refused_unless_it_is_to_be_evaluated(copy: Copy) -> None:

@@ -44,6 +44,32 @@ def test_the_same_weights_are_no_pair_even_sharded_otherwise(models_dir: Path) -
     assert "has the weights of" in problem
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_the_same_weights_in_another_type_are_no_pair(copy: Copy, models_dir: Path, dtype: torch.dtype) -> None:
+    directory = copy("aligned")
+    weights = load_file(directory / "model.safetensors")
+    # In a wider type there are values between those of the narrower one: rounded, they are the same.
+    wide = {name: (tensor.double() * (1 + 2.0**-12)).to(dtype) for name, tensor in weights.items()}
+    save_file(wide, directory / "model.safetensors", {"format": "pt"})
+    for ft, pt in ((models_dir / "aligned", directory), (directory, models_dir / "aligned")):
+        (problem,) = differences(ft, pt)
+        assert "has the weights of" in problem
+    wide["model.layers.1.mlp.up_proj.weight"][0, 0] += 1
+    save_file(wide, directory / "model.safetensors", {"format": "pt"})
+    check_pair(inspect(models_dir / "aligned"), inspect(directory))
+
+
+@pytest.mark.parametrize("tied", ["aligned", "base"])
+def test_one_of_the_two_may_have_a_tied_head(copy: Copy, tied: str) -> None:
+    ft, pt = copy("aligned"), copy("base")
+    directory = {"aligned": ft, "base": pt}[tied]
+    edit(directory / "config.json", lambda c: c.update(tie_word_embeddings=True))
+    tensors = load_file(directory / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    check_pair(inspect(ft), inspect(pt))
+
+
 def test_a_single_other_bit_makes_another_model(copy: Copy, models_dir: Path) -> None:
     directory = copy("aligned")
     weights = bytearray((directory / "model.safetensors").read_bytes())
@@ -163,6 +189,26 @@ def test_chat_tokens_at_the_same_ids_are_no_difference(copy: Copy, models_dir: P
 
     edit(directory / "tokenizer.json", rename)
     check_pair(inspect(models_dir / "aligned"), inspect(directory))
+
+
+@pytest.mark.parametrize(("reserved", "special"), [("<|box_start|>", True), ("<unused7>", False), (None, False)])
+def test_a_reserved_id_may_have_been_given_to_a_token_that_is_not_special(
+    copy: Copy, reserved: str | None, special: bool
+) -> None:
+    ft, pt = copy("aligned"), copy("base")
+
+    def name(content: str, special: bool) -> Callable[[dict[str, Any]], object]:
+        def change(tokenizer: dict[str, Any]) -> None:
+            tokenizer["added_tokens"].append({"id": 303, "content": content, "special": special})
+            # Some have their added tokens among the others, too.
+            tokenizer["model"]["vocab"][content] = 303
+
+        return change
+
+    edit(ft / "tokenizer.json", name("<think>", False))
+    if reserved is not None:
+        edit(pt / "tokenizer.json", name(reserved, special))
+    check_pair(inspect(ft), inspect(pt))
 
 
 def test_both_spellings_of_merges_are_one(copy: Copy, models_dir: Path) -> None:

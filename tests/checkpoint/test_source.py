@@ -3,8 +3,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from caq.checkpoint.source import resolve
 from caq.errors import InvalidInput
@@ -53,7 +55,29 @@ def test_a_hub_name_is_found_in_the_cache(copy: Copy, tmp_path: Path) -> None:
     (repository / "refs" / "main").write_text(COMMIT)
     assert resolve_offline("owner/tiny", tmp_path) == str(snapshot)
     assert resolve_offline("owner/tiny", tmp_path, COMMIT) == str(snapshot)
-    assert "refused" in resolve_offline("owner/tiny", tmp_path, "v2")
+    assert resolve_offline(f"owner/tiny@{COMMIT}", tmp_path) == str(snapshot)
+    assert "refused: owner/tiny@v2: no such" in resolve_offline("owner/tiny@v2", tmp_path)
+
+
+def test_the_same_weights_are_not_downloaded_twice_and_code_is_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.model"]
+    others = [
+        "consolidated.safetensors",
+        "consolidated-00001-of-00002.safetensors",
+        "consolidated.safetensors.index.json",
+    ]
+    others += ["original/model.safetensors", "model.fp16.safetensors", "modeling_own.py", "pytorch_model.bin"]
+    asked: list[str] = []
+
+    def download(name: str, **patterns: Any) -> str:
+        patterns.pop("revision")
+        asked.extend(filter_repo_objects([*there, *others], **patterns))
+        raise OSError("offline")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(InvalidInput, match="offline"):
+        resolve("owner/both")
+    assert asked == there
 
 
 @pytest.mark.parametrize("name", ["owner/absent", "not a name", "./no/such/directory"])

@@ -57,8 +57,10 @@ def read_config(directory: Path) -> PretrainedConfig:
     """
     with _reading(directory / "config.json"):
         config: PretrainedConfig = AutoConfig.from_pretrained(directory, **_LOCAL)
-        # Some are read without a word and fail when they are written or compared.
+        # Some are read without a word, and fail when they are used.
         config.to_json_string()
+        if not isinstance(config.get_text_config(), PretrainedConfig):
+            raise ValueError("text_config is no configuration")
         return config
 
 

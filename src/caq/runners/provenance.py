@@ -64,9 +64,7 @@ def _facts(given: str, checkpoint: Checkpoint, sha256: str, record: Mapping[str,
     facts = {
         "source": given,
         "sha256": sha256,
-        "architecture": ", ".join(
-            map(str, classes if isinstance(classes, list) and classes else [config.get("model_type")])
-        ),
+        "architecture": _architecture(config),
         "stored dtype": str(config.get("dtype") or config.get("torch_dtype") or "not told"),
         "weights": f"{checkpoint.weight_bytes:,} bytes",
         "quantization": _quantization(config.get("quantization_config")),
