@@ -2,11 +2,11 @@ import os
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.utils import filter_repo_objects
 
 from caq.checkpoint.source import resolve
 from caq.errors import InvalidInput
@@ -69,9 +69,10 @@ def test_the_same_weights_are_not_downloaded_twice_and_code_is_not_at_all(monkey
     others += ["original/model.safetensors", "model.fp16.safetensors", "modeling_own.py", "pytorch_model.bin"]
     asked: list[str] = []
 
-    def download(name: str, **patterns: Any) -> str:
-        patterns.pop("revision")
-        asked.extend(filter_repo_objects([*there, *others], **patterns))
+    def download(name: str, *, allow_patterns: list[str], ignore_patterns: list[str], **_: Any) -> str:
+        for file in (*there, *others):
+            kept, left = (any(fnmatch(file, one) for one in some) for some in (allow_patterns, ignore_patterns))
+            asked.extend([file] if kept and not left else [])
         raise OSError("offline")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)

@@ -85,9 +85,11 @@ def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     Raises:
         InvalidInput: one of its files is damaged, or the package that reads it is not installed.
     """
-    _require_sentencepiece(directory)
+    alone = _by_sentencepiece(directory)
+    if alone:
+        _require_sentencepiece(directory)
     try:
-        with _reading(directory / "tokenizer_config.json"):
+        with _reading(directory / ("tokenizer.model" if alone else "tokenizer_config.json")):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, **_LOCAL)
             _try_out(tokenizer)
     except InvalidInput:
@@ -182,10 +184,12 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "you tried to allocate" in str(error)
 
 
+def _by_sentencepiece(directory: Path) -> bool:
+    others = ("tokenizer.json", "vocab.json", "vocab.txt")
+    return (directory / "tokenizer.model").exists() and not any((directory / name).exists() for name in others)
+
+
 def _require_sentencepiece(directory: Path) -> None:
-    names = ("tokenizer.json", "vocab.json", "vocab.txt")
-    if not (directory / "tokenizer.model").exists() or any((directory / name).exists() for name in names):
-        return
     if not (find_spec("sentencepiece") and find_spec("google") and find_spec("google.protobuf")):
         raise InvalidInput(
             f"{directory / 'tokenizer.model'}: is read by SentencePiece, which is not installed; "
