@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -100,9 +100,8 @@ def _tokens_beyond(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase | 
     ids = tokenizer.get_vocab().items()
     beyond = {token: number for token, number in ids if number >= rows and not _OTHER_SENSES.search(token)}
     if beyond:
-        named = ", ".join(
-            f"{token!r} is {beyond[token]:,}" for token in sorted(beyond, key=beyond.__getitem__)[:_NAMED]
-        )
+        first = sorted(beyond, key=beyond.__getitem__)[:_NAMED]
+        named = ", ".join(f"{token!r} is {beyond[token]:,}" for token in first)
         yield (
             f"{checkpoint.path}: {len(beyond):,} of the tokenizer's ids are beyond the model's {rows:,} rows "
             f"(vocab_size): {named}; take the tokenizer that belongs to these weights, or resize the embedding"
@@ -149,7 +148,8 @@ def _foreign(report: LoadingReport) -> tuple[str, ...]:
 
 def _unexplained(checkpoint: Checkpoint, report: LoadingReport) -> LoadingReport:
     """Return what of a full-precision model's report is not explained by weights that are packed."""
-    holders = {".".join(parts[:end]) for parts in _split(checkpoint.tensors) for end in range(1, len(parts))}
+    split = (name.split(".") for name in checkpoint.tensors)
+    holders = {".".join(parts[:end]) for parts in split for end in range(1, len(parts))}
     packed = {name for name, info in checkpoint.tensors.items() if info.dtype not in FULL}
     return replace(
         report,
@@ -157,10 +157,6 @@ def _unexplained(checkpoint: Checkpoint, report: LoadingReport) -> LoadingReport
         mismatched={name: shapes for name, shapes in report.mismatched.items() if name not in packed},
         unexpected=_foreign(report),
     )
-
-
-def _split(names: Iterable[str]) -> Iterator[list[str]]:
-    return (name.split(".") for name in names)
 
 
 def _misfits(checkpoint: Checkpoint, report: LoadingReport, rows: object) -> Iterator[str]:
