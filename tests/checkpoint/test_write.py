@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from caq.checkpoint.write import HASHES, atomic_directory, require_space, verify, write_hashes
+from caq.checkpoint.manifest import HASHES, verify, write_hashes
+from caq.checkpoint.write import atomic_directory, require_space
 from caq.errors import InvalidInput
 
 

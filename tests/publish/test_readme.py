@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from caq.checkpoint.inspect import fingerprint, inspect
-from caq.checkpoint.write import HASHES, put_text, verify
+from caq.checkpoint.manifest import HASHES, verify
+from caq.checkpoint.write import put_text
 from caq.errors import InvalidInput
 from caq.loading import load
 from caq.publish.push import files_to_push

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from caq.checkpoint.inspect import fingerprint, inspect, read_json
+from caq.checkpoint.manifest import RECIPE_FILE, RECORD_FILE
 from caq.checkpoint.write import put_text
 from caq.errors import InvalidInput
-from caq.export.directory import RECIPE_FILE, RECORD_FILE
 from caq.publish.card import model_card
 from caq.publish.origin import origin
 from caq.publish.push import CARD
