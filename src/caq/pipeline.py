@@ -22,9 +22,11 @@ from torch import Tensor
 from caq.checkpoint.write import owned, require_space
 from caq.data.blocks import Calibration
 from caq.data.calibration import calibrate
+from caq.data.named import public_origin
 from caq.export import format_for
 from caq.export.directory import IDENTITY, read_record, write_checkpoint
 from caq.export.online import Online
+from caq.export.public import without_places
 from caq.export.stored import StoredWeights
 from caq.files.cache import cache_root, digest
 from caq.inputs import Pair, check_recipe, compute_dtype, open_pair, widened
@@ -160,6 +162,7 @@ def _quantize(
     load_aligned = partial(load, pair.aligned.path, dtype, world.device)
     computed = digest(pair.fingerprints["aligned"], str(dtype))
     data = calibrate(pair.aligned, computed, recipe, cache, load_aligned, quiet=quiet)
+    data = replace(data, origin=public_origin(recipe.data, data.origin), entries=(*turned, *data.entries))
     identity = _identity(pair, recipe, data.ids)
     earlier, workspace = None if restart else read_record(output, identity), Workspace(output, identity)
     if earlier is not None:
@@ -170,7 +173,7 @@ def _quantize(
     require_space(output, 2 * pair.aligned.weight_bytes - workspace.size)
     workspace = open_workspace(output, identity, restart=restart)
     run = Run(pair, recipe, world, dtype, workspace, cache, load, quiet, i_know)
-    result = _make(run, replace(data, entries=(*turned, *data.entries)))
+    result = _make(run, data)
     workspace.remove()
     return result
 
@@ -209,7 +212,8 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     shards = [run.workspace.outer, *(run.workspace.block(index) for index in range(bound.shape.layers))]
     configuration, online = chosen.configuration(bound, numerics, steps), Online(bound.family.layers, steps)
     record = _record(run, result)
-    write_checkpoint(result.output, shards, run.pair.aligned, configuration, online, recipe.to_yaml(), record)
+    public = recipe.public().to_yaml()
+    write_checkpoint(result.output, shards, run.pair.aligned, configuration, online, public, record)
     return result
 
 
@@ -277,7 +281,7 @@ def _quantize_one(
 
 
 def _record(run: Run, result: QuantizationResult) -> dict[str, object]:
-    return {
+    record = {
         "caq": version("caq"),
         "recipe_sha256": run.recipe.fingerprint(),
         "models": {name: {"sha256": sha} for name, sha in run.pair.fingerprints.items()},
@@ -287,6 +291,10 @@ def _record(run: Run, result: QuantizationResult) -> dict[str, object]:
         "ledger": [entry.as_dict() for entry in result.ledger],
         IDENTITY: dict(run.workspace.identity),
     }
+    private, public = run.recipe.data, run.recipe.data.public()
+    names = {private.text: public.text} | ({private.prompts: str(public.prompts)} if private.prompts else {})
+    public_record: dict[str, object] = without_places(record, names)
+    return public_record
 
 
 def _earlier_result(output: Path, record: Mapping[str, Any]) -> QuantizationResult:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -173,17 +174,27 @@ def _checkpoint(pair: Pair, name: str) -> Checkpoint:
 
 def _leaning(run: Run, name: str) -> Leaning:
     """Return what was kept of a model, or load it and look."""
+    place = _place(run, name)
     try:
-        kept = json.loads(_place(run, name).read_text(encoding="utf-8"))
-        return Leaning(float(kept["refusal"]), float(kept["answer"]))
+        kept = json.loads(place.read_text(encoding="utf-8"))
+        leaning = Leaning(float(kept["refusal"]), float(kept["answer"]))
+        if kept == _sealed(place, leaning):
+            return leaning
     except (OSError, ValueError, LookupError, TypeError):
-        return _keep(run, name, run.load_model(_checkpoint(run.pair, name)))
+        pass
+    return _keep(run, name, run.load_model(_checkpoint(run.pair, name)))
 
 
 def _keep(run: Run, name: str, bound: Bound) -> Leaning:
-    leaning = lean(bound, _tokenizer(run.pair))
-    write_json(_place(run, name), asdict(leaning))
+    leaning, place = lean(bound, load_tokenizer(run.pair.aligned.path)), _place(run, name)
+    # A cache may be for reading only: the next run looks again, then.
+    with suppress(OSError):
+        write_json(place, _sealed(place, leaning))
     return leaning
+
+
+def _sealed(place: Path, leaning: Leaning) -> dict[str, object]:
+    return {**asdict(leaning), "seal": digest(place.name, repr(leaning))}
 
 
 def _place(run: Run, name: str) -> Path:
@@ -191,10 +202,6 @@ def _place(run: Run, name: str) -> Path:
     asked = hashlib.sha256(repr((REQUESTS, REFUSALS, ANSWERS)).encode()).hexdigest()
     key = digest(run.pair.fingerprints[name], run.pair.fingerprints["aligned"], str(run.dtype), asked)
     return run.cache / "probes" / f"{key}.json"
-
-
-def _tokenizer(pair: Pair) -> PreTrainedTokenizerBase:
-    return load_tokenizer(pair.aligned.path)
 
 
 def _asked(tokenizer: PreTrainedTokenizerBase, request: str) -> list[int]:

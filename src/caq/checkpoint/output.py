@@ -26,13 +26,13 @@ def find_output(given: Path, apart_from: Mapping[str, Path]) -> Path:
         InvalidInput: a file, a mount or a broken link in the way, a name that is too long, a place where nothing can
             be written, or one that overlaps with what the run reads.
     """
-    given = given.expanduser()
-    if given.is_symlink() and not given.exists():
+    given = Path(os.path.expanduser(given))
+    # `os.path` has an answer for names that are too long, too.
+    if os.path.islink(given) and not os.path.exists(given):
         raise InvalidInput(f"{given}: is a link to {os.readlink(given)}, which is not there; make that, or {ELSEWHERE}")
     target = given.resolve()
-    problems: list[str] = []
+    problems = [*_in_the_way(target)]
     attempt(problems, lambda: require_replaceable(target, ELSEWHERE))
-    problems += _in_the_way(target)
     problems += _overlaps(target, apart_from)
     refuse(problems)
     return target
@@ -65,14 +65,15 @@ def previous(target: Path) -> Path:
 
 
 def _in_the_way(target: Path) -> Iterator[str]:
-    if target.exists() and not target.is_dir():
-        yield f"{target}: is a file; choose a new directory for the output"
     if os.path.ismount(target):
         yield f"{target}: is a mount, which nothing can take the place of; choose a directory inside of it"
-    elif target.is_dir() and not os.access(target, os.W_OK | os.X_OK):
+        return
+    if os.path.isdir(target) and not os.access(target, os.W_OK | os.X_OK):
         yield f"{target}: what is in it cannot be replaced (no permission to write); {ELSEWHERE}"
+    if os.path.isfile(target):
+        yield f"{target}: is a file; choose a new directory for the output"
     for beside in (previous(target), target.with_name(f".{target.name}.work")):
-        if beside.exists() and not beside.is_dir():
+        if os.path.exists(beside) and not beside.is_dir():
             yield f"{beside}: is a file where a run keeps a directory; move it, or {ELSEWHERE}"
 
 
