@@ -31,6 +31,7 @@ from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.errors import InvalidInput
 from caq.families import Bound
 from caq.files.cache import digest
+from caq.files.lock import turn
 from caq.files.whole import write_json
 from caq.inputs import Pair
 from caq.ledger import Entry
@@ -188,7 +189,7 @@ def _leaning(run: Run, name: str) -> Leaning:
 def _keep(run: Run, name: str, bound: Bound) -> Leaning:
     leaning, place = lean(bound, load_tokenizer(run.pair.aligned.path)), _place(run, name)
     # A cache may be for reading only: the next run looks again, then.
-    with suppress(OSError):
+    with suppress(OSError), turn(place.parent):
         write_json(place, _sealed(place, leaning))
     return leaning
 
