@@ -64,6 +64,15 @@ def test_a_report_on_another_checkpoint_makes_no_card(checkpoint: Path, pair: Pa
     assert not (checkpoint / "README.md").exists()
 
 
+@pytest.mark.parametrize("name", ["caq.json", "recipe.yaml", "config.json"])
+def test_a_card_is_not_drawn_from_what_was_changed(name: str, checkpoint: Path, pair: Path) -> None:
+    on = report_on(checkpoint, pair / "aligned")
+    (checkpoint / name).write_text('{"ledger": 3}')
+    with pytest.raises(InvalidInput, match=f"{name}: is missing or was changed after it was written, and a card"):
+        write_card(checkpoint, on)
+    assert not (checkpoint / "README.md").exists()
+
+
 def test_a_card_of_ones_own_replaces_what_was_edited_in_place(checkpoint: Path, tmp_path: Path) -> None:
     put_text(checkpoint, "README.md", "# First\n")
     (checkpoint / "README.md").write_text("# Edited\n")
