@@ -76,8 +76,9 @@ def quantize(
         from caq.report.types import EXIT
 
         tasks = evaluation_tasks(model, *measures, window)
-    given = {"cache_dir": cache, "device": device, "restart": restart, "quiet": quiet, "i_know": i_know}
-    result = run(model, base, chosen, output, **given)
+    result = run(
+        model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet, i_know=i_know
+    )
     print(f"{'found' if result.found else 'wrote'} {result.output} (unquantized logits kept to {result.preserved:.1e})")
     for entry in result.ledger:
         print(f"ledger: [{entry.stage}] {entry.message}")
