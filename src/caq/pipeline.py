@@ -22,11 +22,10 @@ from torch import Tensor
 from caq.checkpoint.write import owned, require_space
 from caq.data.blocks import Calibration
 from caq.data.calibration import calibrate
-from caq.data.named import public_origin
+from caq.data.named import told_publicly
 from caq.export import format_for
 from caq.export.directory import IDENTITY, read_record, write_checkpoint
 from caq.export.online import Online
-from caq.export.public import without_places
 from caq.export.stored import StoredWeights
 from caq.files.cache import cache_root, digest
 from caq.inputs import Pair, check_recipe, compute_dtype, open_pair, widened
@@ -162,7 +161,7 @@ def _quantize(
     load_aligned = partial(load, pair.aligned.path, dtype, world.device)
     computed = digest(pair.fingerprints["aligned"], str(dtype))
     data = calibrate(pair.aligned, computed, recipe, cache, load_aligned, quiet=quiet)
-    data = replace(data, origin=public_origin(recipe.data, data.origin), entries=(*turned, *data.entries))
+    data = told_publicly(replace(data, entries=(*turned, *data.entries)), recipe.data)
     identity = _identity(pair, recipe, data.ids)
     earlier, workspace = None if restart else read_record(output, identity), Workspace(output, identity)
     if earlier is not None:
@@ -281,7 +280,7 @@ def _quantize_one(
 
 
 def _record(run: Run, result: QuantizationResult) -> dict[str, object]:
-    record = {
+    return {
         "caq": version("caq"),
         "recipe_sha256": run.recipe.fingerprint(),
         "models": {name: {"sha256": sha} for name, sha in run.pair.fingerprints.items()},
@@ -291,10 +290,6 @@ def _record(run: Run, result: QuantizationResult) -> dict[str, object]:
         "ledger": [entry.as_dict() for entry in result.ledger],
         IDENTITY: dict(run.workspace.identity),
     }
-    private, public = run.recipe.data, run.recipe.data.public()
-    names = {private.text: public.text} | ({private.prompts: str(public.prompts)} if private.prompts else {})
-    public_record: dict[str, object] = without_places(record, names)
-    return public_record
 
 
 def _earlier_result(output: Path, record: Mapping[str, Any]) -> QuantizationResult:

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from caq.data.blocks import Calibration
 from caq.files.whole import sha256_of
 from caq.recipe.sections import DataRecipe
 
 
-def public_origin(data: DataRecipe, origin: Mapping[str, object]) -> dict[str, object]:
-    """Return what calibration data are, with `files`: name, sha256 and bytes of each local file they were made of.
+def told_publicly(calibration: Calibration, data: DataRecipe) -> Calibration:
+    """Return calibration data whose origin and entries have no directories, as they go into a checkpoint's record.
 
-    A directory is one such entry: its hash is of the names and hashes in it.
+    The origin gets `files`: sha256 and bytes of each local file they were made of, by name. A directory is one such
+    entry: its hash is of the names and hashes in it.
     """
     public = data.public()
-    given = {name: path for name, path in ((public.text, data.text), (public.prompts, data.prompts)) if name and path}
-    files = {
-        name: _content(Path(path).expanduser()) for name, path in given.items() if Path(path).expanduser().exists()
-    }
+    names = {path: name for path, name in ((data.text, public.text), (data.prompts, public.prompts)) if path and name}
+    there = {path: name for path, name in names.items() if Path(path).expanduser().exists()}
+    files = {name: _content(Path(path).expanduser()) for path, name in there.items()}
     told = {"source": public.text} | ({"prompts": public.prompts} if public.prompts else {})
-    return {**origin, **told} | ({"files": files} if files else {})
+    origin = {**calibration.origin, **told} | ({"files": files} if files else {})
+    entries = tuple(replace(entry, message=_renamed(entry.message, names)) for entry in calibration.entries)
+    return replace(calibration, origin=origin, entries=entries)
+
+
+def _renamed(message: str, names: Mapping[str, str]) -> str:
+    for path, name in names.items():
+        message = message.replace(path, name)
+    return message
 
 
 def _content(path: Path) -> dict[str, object]:
