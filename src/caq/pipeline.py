@@ -130,7 +130,7 @@ def quantize_pair(
     `load` returns a full-precision model, which is never changed: a grid can return the same one again.
     """
     world, cache = World(device=find_device(device)), cache_root(cache_dir)
-    with owned(output_dir, _apart(pair.aligned.path, pair.base and pair.base.path, cache)) as output:
+    with owned(output_dir, _apart(pair.aligned.path, pair.base.path if pair.base else None, cache)) as output:
         return _quantize(pair, recipe, output, load, world, cache, restart=restart, quiet=quiet, i_know=i_know)
 
 
