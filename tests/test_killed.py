@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from caq.checkpoint.write import verify
+from caq.checkpoint.manifest import verify
 from tests.support.killed import Forks, forks
 from tests.support.pairs import SMALL, write_pair
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from caq.checkpoint.inspect import INDEX_FILE
-from caq.checkpoint.write import verify
+from caq.checkpoint.manifest import verify
 from caq.errors import CaqError, Diverged, InvalidInput, QuantizationFailed
 from caq.evaluation import evaluate, task_files
 from caq.inputs import open_pair

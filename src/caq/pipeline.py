@@ -1,8 +1,9 @@
 """`caq quantize`, from top to bottom.
 
-check the inputs -> calibration data -> (is the checkpoint already made?) -> teachers' targets -> plan the transforms
--> observe activations -> learn -> fold, and prove that it changed nothing -> quantize block by block -> write the
-checkpoint. Every stage is resumable; what departs from the recipe is in the ledger.
+check the inputs -> calibration data -> (is the checkpoint already made?) -> teachers' targets, and whether the pair is
+the right way round -> plan the transforms -> observe activations -> learn -> fold, and prove that it changed nothing
+-> quantize block by block -> write the checkpoint. Every stage is resumable; what departs from the recipe is in the
+ledger.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from caq.checkpoint.write import owned, require_space
 from caq.data.blocks import Calibration
 from caq.data.calibration import calibrate
+from caq.data.named import told_publicly
 from caq.export import format_for
 from caq.export.directory import IDENTITY, read_record, write_checkpoint
 from caq.export.online import Online
@@ -32,6 +34,7 @@ from caq.loading import load_bound
 from caq.numerics.scheme import Numerics, resolve
 from caq.observe import observe
 from caq.preservation import check_preserved
+from caq.probe import check_files, check_leanings, load_probed
 from caq.progress import progress
 from caq.quantizers.blocks import BlockInputs, block_outputs, quantize_block
 from caq.recipe import Recipe, preset
@@ -81,6 +84,7 @@ def quantize(
     device: str | torch.device | None = None,
     restart: bool = False,
     quiet: bool = False,
+    i_know: bool = False,
 ) -> QuantizationResult:
     """Quantize an aligned model under an objective that keeps its alignment.
 
@@ -93,6 +97,7 @@ def quantize(
         device: None takes CUDA where there is one.
         restart: drop the work of an earlier run with the same output.
         quiet: show no progress.
+        i_know: go on, with an entry in the ledger, though the two models look swapped.
 
     Raises:
         InvalidInput: bad input; every problem at once, before any compute.
@@ -101,16 +106,11 @@ def quantize(
         FunctionChanged: the folded model does not compute what the original computes.
         QuantizationFailed: a layer could not be solved.
     """
-    chosen = find_device(device)  # before the weights are read, which takes minutes
-    return quantize_pair(
-        open_pair(model, base),
-        recipe or preset("default"),
-        Path(output_dir),
-        cache_dir=cache_dir,
-        device=chosen,
-        restart=restart,
-        quiet=quiet,
-    )
+    # Before the weights are read, which takes minutes.
+    world, cache = World(device=find_device(device)), cache_root(cache_dir)
+    with owned(Path(output_dir), _apart(model, base, cache)) as output:
+        pair, chosen = open_pair(model, base), recipe or preset("default")
+        return _quantize(pair, chosen, output, load_bound, world, cache, restart=restart, quiet=quiet, i_know=i_know)
 
 
 def quantize_pair(
@@ -123,37 +123,65 @@ def quantize_pair(
     device: str | torch.device | None = None,
     restart: bool = False,
     quiet: bool = False,
+    i_know: bool = False,
 ) -> QuantizationResult:
     """Do what `quantize` does with checkpoints that are opened already, as a grid of recipes on one pair needs.
 
     `load` returns a full-precision model, which is never changed: a grid can return the same one again.
     """
+    world, cache = World(device=find_device(device)), cache_root(cache_dir)
+    with owned(output_dir, _apart(pair.aligned.path, pair.base.path if pair.base else None, cache)) as output:
+        return _quantize(pair, recipe, output, load, world, cache, restart=restart, quiet=quiet, i_know=i_know)
+
+
+def _apart(model: str | Path, base: str | Path | None, cache: Path) -> dict[str, Path]:
+    """Return the directories that the output must not overlap with; a hub name's is in the hub's cache."""
+    models = {"the aligned model": Path(model), "the base": Path(base or "")}
+    return {"the cache": cache} | {
+        name: path for name, path in models.items() if path != Path() and path.expanduser().is_dir()
+    }
+
+
+def _quantize(
+    pair: Pair,
+    recipe: Recipe,
+    output: Path,
+    load: Load,
+    world: World,
+    cache: Path,
+    *,
+    restart: bool,
+    quiet: bool,
+    i_know: bool,
+) -> QuantizationResult:
+    """Return what an equal earlier run made, or make it."""
     check_recipe(pair, recipe)
-    world = World(device=find_device(device))
-    output = output_dir.expanduser().resolve()
-    with owned(output):
-        dtype, cache = compute_dtype(pair.aligned, recipe), cache_root(cache_dir)
-        load_aligned = partial(load, pair.aligned.path, dtype, world.device)
-        computed = digest(pair.fingerprints["aligned"], str(dtype))
-        data = calibrate(pair.aligned, computed, recipe, cache, load_aligned, quiet=quiet)
-        identity = _identity(pair, recipe, data.ids)
-        earlier, workspace = None if restart else read_record(output, identity), Workspace(output, identity)
-        if earlier is not None:
-            if workspace.holds_this_run():
-                workspace.remove()
-            return _earlier_result(output, earlier)
-        # What is kept there is made no second time, or makes room.
-        require_space(output, 2 * pair.aligned.weight_bytes - workspace.size)
-        workspace = open_workspace(output, identity, restart=restart)
-        result = _make(Run(pair, recipe, world, dtype, workspace, cache, load, quiet), data)
-        workspace.remove()
-        return result
+    turned = check_files(pair, i_know=i_know)
+    dtype = compute_dtype(pair.aligned, recipe)
+    load_aligned = partial(load, pair.aligned.path, dtype, world.device)
+    computed = digest(pair.fingerprints["aligned"], str(dtype))
+    data = calibrate(pair.aligned, computed, recipe, cache, load_aligned, quiet=quiet)
+    data = told_publicly(replace(data, entries=(*turned, *data.entries)), recipe.data)
+    identity = _identity(pair, recipe, data.ids)
+    earlier, workspace = None if restart else read_record(output, identity), Workspace(output, identity)
+    if earlier is not None:
+        if workspace.holds_this_run():
+            workspace.remove()
+        return _earlier_result(output, earlier)
+    # What is kept there is made no second time, or makes room.
+    require_space(output, 2 * pair.aligned.weight_bytes - workspace.size)
+    workspace = open_workspace(output, identity, restart=restart)
+    run = Run(pair, recipe, world, dtype, workspace, cache, load, quiet, i_know)
+    result = _make(run, data)
+    workspace.remove()
+    return result
 
 
 def _make(run: Run, data: Calibration) -> QuantizationResult:
     """Teach, plan, learn, prove, quantize, write."""
     recipe, ids = run.recipe, data.ids
     teacher = teach(run, ids)
+    turned = check_leanings(run)
     student, numerics = plan_student(run)
     bound, plan = student.bound, student.plan
     chosen = format_for(recipe.format, numerics, recipe.transforms)
@@ -173,6 +201,7 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     rounded = _quantize_blocks(run, student, folded, stored, ids)
     ledger = (
         *widened(run.pair.aligned, recipe),
+        *turned,
         *data.entries,
         *(entry for fit in fits for entry in fit.entries),
         *rounded,
@@ -182,7 +211,8 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     shards = [run.workspace.outer, *(run.workspace.block(index) for index in range(bound.shape.layers))]
     configuration, online = chosen.configuration(bound, numerics, steps), Online(bound.family.layers, steps)
     record = _record(run, result)
-    write_checkpoint(result.output, shards, run.pair.aligned, configuration, online, recipe.to_yaml(), record)
+    public = recipe.public().to_yaml()
+    write_checkpoint(result.output, shards, run.pair.aligned, configuration, online, public, record)
     return result
 
 
@@ -191,12 +221,10 @@ def teach(run: Run, ids: Int[Tensor, "samples length"]) -> TeacherCache | None:
     if not run.recipe.needs_teacher:
         return None
     root, objective = run.cache / "teachers", run.recipe.objective
-    teachers = {"aligned": run.pair.aligned, "base": run.pair.base if objective.needs_base else None}
+    teachers = ("aligned", "base") if objective.needs_base else ("aligned",)
     cached = partial(cache_hidden, ids=ids, root=root, dtype=run.dtype, world=run.world, quiet=run.quiet)
     hidden = {
-        name: cached(partial(run.load_model, checkpoint), run.pair.fingerprints[name], name=name)
-        for name, checkpoint in teachers.items()
-        if checkpoint is not None
+        name: cached(partial(load_probed, run, name), run.pair.fingerprints[name], name=name) for name in teachers
     }
     aligned, base = hidden["aligned"], hidden.get("base")
     return cache_targets(objective, aligned, base, len(ids), root, world=run.world, quiet=run.quiet)

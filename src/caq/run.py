@@ -32,6 +32,7 @@ class Run:
         cache: where runs share what their teachers computed.
         load: loads a full-precision model.
         quiet: show no progress.
+        i_know: go on though the pair looks swapped.
     """
 
     pair: Pair
@@ -42,6 +43,7 @@ class Run:
     cache: Path
     load: Load
     quiet: bool
+    i_know: bool = False
 
     @property
     def stored(self) -> torch.dtype:

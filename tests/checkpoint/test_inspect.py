@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from caq.checkpoint.companions import companions
 from caq.checkpoint.inspect import INDEX_FILE, fingerprint, inspect
 from caq.checkpoint.scan import scan
 from caq.errors import InvalidInput
@@ -253,17 +254,18 @@ def test_the_fingerprint_follows_the_content(copy: Copy, models_dir: Path) -> No
     assert fingerprint(inspect(directory)) != before
 
 
-def test_one_read_gives_the_fingerprint_that_0_1_gave(copy: Copy, models_dir: Path) -> None:
+def test_one_read_gives_the_hash_of_config_weights_and_all_that_travels(copy: Copy, models_dir: Path) -> None:
     directory = copy("aligned")
     tensors = load_file(directory / "model.safetensors")
     # What is not checked for NaN lies between what is.
     tensors |= {"steps": torch.arange(5), "half": torch.ones(3, dtype=torch.float16), "none": torch.ones(0)}
     save_file(tensors, directory / "model.safetensors")
     for checkpoint in (inspect(directory), inspect(models_dir / "sharded")):
-        names = sorted({"config.json", *checkpoint.weight_files, *checkpoint.tokenizer_files})
+        names = sorted({"config.json", *checkpoint.weight_files, *companions(checkpoint.path)})
+        assert "generation_config.json" in names
         hashes = {name: hashlib.sha256((checkpoint.path / name).read_bytes()).hexdigest() for name in names}
-        as_in_0_1 = hashlib.sha256("".join(f"{name}\0{sha}\n" for name, sha in hashes.items()).encode()).hexdigest()
-        assert scan(checkpoint) == fingerprint(checkpoint) == as_in_0_1
+        expected = hashlib.sha256("".join(f"{name}\0{sha}\n" for name, sha in hashes.items()).encode()).hexdigest()
+        assert scan(checkpoint) == fingerprint(checkpoint) == expected
 
 
 def test_a_scan_reads_every_byte_once(copy: Copy) -> None:

@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -6,16 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from caq.checkpoint.write import HASHES, atomic_directory, require_space, verify, write_hashes
+from caq.checkpoint.manifest import verify
+from caq.checkpoint.write import atomic_directory, owned, put_text, require_space
 from caq.errors import InvalidInput
+from tests.checkpoint.filled import fill
 
 
 def output(target: Path, text: str) -> Path:
     with atomic_directory(target) as directory:
-        (directory / "sub").mkdir()
-        (directory / "model.safetensors").write_text(text)
-        (directory / "sub" / "report.json").write_text(text * 2)
-        write_hashes(directory)
+        fill(directory, text)
     return target
 
 
@@ -25,10 +23,8 @@ def leftovers(folder: Path) -> list[str]:
 
 def test_a_directory_appears_whole_and_replaces_the_old_one(tmp_path: Path) -> None:
     target = output(tmp_path / "deep" / "out", "old")
-    (target / "stale").write_text("")
     output(target, "new")
     assert (target / "model.safetensors").read_text() == "new"
-    assert not (target / "stale").exists()
     assert leftovers(target.parent) == []
     mask = os.umask(0)
     os.umask(mask)
@@ -120,29 +116,34 @@ def test_space_is_checked_on_the_disk_that_will_hold_the_output(tmp_path: Path) 
         require_space(tmp_path / "not" / "there" / "yet", free * 2)
 
 
-def test_verify_names_what_differs(tmp_path: Path) -> None:
-    target = output(tmp_path / "out", "abc")
-    assert json.loads((target / HASHES).read_text()).keys() == {"model.safetensors", "sub/report.json"}
-    flipped = bytearray((target / "sub" / "report.json").read_bytes())
-    flipped[0] ^= 1
-    (target / "sub" / "report.json").write_bytes(flipped)
-    assert verify(target) == ("sub/report.json",)
-    (target / "model.safetensors").unlink()
-    assert verify(target) == ("model.safetensors", "sub/report.json")
+def test_what_comes_while_a_directory_is_written_is_not_deleted(tmp_path: Path) -> None:
+    target = output(tmp_path / "out", "old")
+    message = r"out: has files that CAQ did not write.*: notes\.txt; move them"
+    with pytest.raises(InvalidInput, match=message), atomic_directory(target) as directory:
+        fill(directory, "new")
+        (target / "notes.txt").write_text("mine")
+    assert (target / "notes.txt").read_text() == "mine"
+    assert (target / "model.safetensors").read_text() == "old"
+    assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "not readable"),
-        ("{", "not readable"),
-        ("[]", "not an object"),
-        ('{"../a": ""}', r"'\.\./a', outside"),
-        ('{"/etc/passwd": ""}', "'/etc/passwd', outside"),
-    ],
-)
-def test_hashes_that_cannot_be_trusted_are_refused(tmp_path: Path, content: str | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / HASHES).write_text(content)
-    with pytest.raises(InvalidInput, match=message):
-        verify(tmp_path)
+def test_what_is_named_like_a_replaced_directory_is_not_deleted_either(tmp_path: Path) -> None:
+    (tmp_path / ".out.previous").mkdir()
+    (tmp_path / ".out.previous" / "notes.txt").write_text("mine")
+    with (
+        pytest.raises(InvalidInput, match=r"\.out\.previous: has files that CAQ did not write"),
+        owned(tmp_path / "out", {}),
+    ):
+        pass
+    assert (tmp_path / ".out.previous" / "notes.txt").read_text() == "mine"
+
+
+def test_a_card_leaves_the_files_of_others_where_they_are(tmp_path: Path) -> None:
+    target = output(tmp_path / "out", "old")
+    (target / "notes.txt").write_text("mine")
+    (target / "gone").symlink_to("nowhere")
+    put_text(target, "README.md", "# A\n")
+    assert (target / "notes.txt").read_text() == "mine"
+    assert (target / "gone").is_symlink()
+    assert (target / "README.md").read_text() == "# A\n"
+    assert verify(target) == ("gone", "notes.txt")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from caq.checkpoint.write import verify
+from caq.checkpoint.manifest import verify
 from caq.cli import app as cli
 from tests.support.command_line import Caq, Ended
 from tests.support.pairs import SMALL, write_pair

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from caq.checkpoint.write import verify
+from caq.checkpoint.manifest import verify
 from caq.errors import InvalidInput
 from caq.export.legacy import read_legacy
 from caq.loading import load

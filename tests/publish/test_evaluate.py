@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from caq.checkpoint.write import verify
+from caq.checkpoint.manifest import verify
 from caq.cli import app as cli
 from caq.publish.push import files_to_push
 from caq.report.types import EXIT

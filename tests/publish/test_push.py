@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from caq.checkpoint.write import HASHES, put_text, read_hashes, verify, write_hashes
+from caq.checkpoint.manifest import HASHES, read_hashes, verify, write_hashes
+from caq.checkpoint.write import put_text
 from caq.errors import InvalidInput
 from caq.publish.push import PushFailed, files_to_push, push
 from tests.publish.hub import Hub, Repo, serve

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from caq.checkpoint.inspect import fingerprint, inspect
-from caq.checkpoint.write import HASHES, put_text, verify
+from caq.checkpoint.manifest import HASHES, verify
+from caq.checkpoint.write import put_text
 from caq.errors import InvalidInput
 from caq.loading import load
 from caq.publish.push import files_to_push
@@ -60,6 +61,15 @@ def test_a_report_on_another_checkpoint_makes_no_card(checkpoint: Path, pair: Pa
     arms = (*other.arms[:2], replace(other.arms[2], provenance={"sha256": "2" * 64}))
     with pytest.raises(InvalidInput, match="the report judges quantized, and not these files"):
         write_card(checkpoint, replace(other, arms=arms))
+    assert not (checkpoint / "README.md").exists()
+
+
+@pytest.mark.parametrize("name", ["caq.json", "recipe.yaml", "config.json"])
+def test_a_card_is_not_drawn_from_what_was_changed(name: str, checkpoint: Path, pair: Path) -> None:
+    on = report_on(checkpoint, pair / "aligned")
+    (checkpoint / name).write_text('{"ledger": 3}')
+    with pytest.raises(InvalidInput, match=f"{name}: is missing or was changed after it was written, and a card"):
+        write_card(checkpoint, on)
     assert not (checkpoint / "README.md").exists()
 
 

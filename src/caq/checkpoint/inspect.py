@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from caq.checkpoint.companions import companions
 from caq.checkpoint.header import HeaderError, TensorInfo, read_header
 from caq.errors import InvalidInput, attempt, refuse
 from caq.files.whole import sha256_of
@@ -82,12 +83,12 @@ def inspect(directory: Path, *, allow_quantized: bool = False) -> Checkpoint:
 
 
 def fingerprint(checkpoint: Checkpoint, known: Mapping[str, str] | None = None) -> str:
-    """Return the sha256 (hex) over names and contents of config, weights and tokenizer.
+    """Return the sha256 (hex) over names and contents of config, weights and all `companions`.
 
     `known` holds the sha256 of files that need not be read again, by name.
     """
     total = hashlib.sha256()
-    for name in sorted({"config.json", *checkpoint.weight_files, *checkpoint.tokenizer_files}):
+    for name in sorted({"config.json", *checkpoint.weight_files, *companions(checkpoint.path)}):
         digest = (known or {}).get(name) or sha256_of(checkpoint.path / name)
         total.update(f"{name}\0{digest}\n".encode())
     return total.hexdigest()

@@ -7,17 +7,15 @@ from typing import Annotated
 
 import typer
 
-from caq.errors import InvalidInput
+from caq.errors import refuse
 
 
 def verify(directory: Annotated[Path, typer.Argument(help="A checkpoint that CAQ wrote.")]) -> None:
-    """Check that no file of DIRECTORY has changed since it was written."""
-    from caq.checkpoint.write import verify as changed_files
+    """Check that DIRECTORY holds what was written, unchanged, and nothing else."""
+    from caq.checkpoint.manifest import differences
 
-    changed = changed_files(directory)
-    if changed:
-        raise InvalidInput([f"{directory / name}: is missing or was changed after it was written" for name in changed])
-    print(f"{directory}: every file is what was written")
+    refuse([f"{directory / name}: {problem}" for name, problem in differences(directory).items()])
+    print(f"{directory}: every file is what was written, and no other is there")
 
 
 def card(

@@ -52,6 +52,9 @@ def quantize(
     facts: option.Facts = None,
     prompts: option.Prompts = None,
     window: option.Window = 2048,
+    i_know: Annotated[
+        bool, typer.Option("--i-know", help="Go on though the aligned model and its base look swapped.")
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Start over, without what was done for this output.")
     ] = False,
@@ -73,7 +76,9 @@ def quantize(
         from caq.report.types import EXIT
 
         tasks = evaluation_tasks(model, *measures, window)
-    result = run(model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet)
+    result = run(
+        model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet, i_know=i_know
+    )
     print(f"{'found' if result.found else 'wrote'} {result.output} (unquantized logits kept to {result.preserved:.1e})")
     for entry in result.ledger:
         print(f"ledger: [{entry.stage}] {entry.message}")

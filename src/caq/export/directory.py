@@ -1,4 +1,4 @@
-"""The checkpoint directory: shards, index, configuration, tokenizer, recipe and record, whole or not at all."""
+"""The checkpoint directory: shards, index, configuration, companions, recipe and record, whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from caq.checkpoint.companions import companions
 from caq.checkpoint.inspect import Checkpoint
-from caq.checkpoint.write import atomic_directory, verify, write_hashes
+from caq.checkpoint.manifest import RECIPE_FILE, RECORD_FILE, verify, write_hashes
+from caq.checkpoint.write import atomic_directory
 from caq.errors import InvalidInput
 from caq.export.online import Online, write_online
 from caq.files.sealed import SealedFile
 from caq.files.whole import write_json, write_text
 
-RECIPE_FILE = "recipe.yaml"
-RECORD_FILE = "caq.json"
 #: Where the record has what decides a checkpoint: hashes of models, data and recipe, and the code's version.
 IDENTITY = "identity"
 
@@ -37,7 +37,7 @@ def write_checkpoint(
     Args:
         output: the directory to write.
         shards: where the run keeps each file's tensors, by state-dict name.
-        aligned: the model whose configuration and tokenizer the checkpoint keeps.
+        aligned: the model whose configuration and companions the checkpoint keeps.
         configuration: what the format adds to config.json.
         online, recipe, record: written as online.json, from which `caq.load` installs it, recipe.yaml and caq.json.
 
@@ -49,12 +49,15 @@ def write_checkpoint(
         write_online(directory, online)
         # The rotated head is no longer the embedding's transpose.
         config = {**aligned.config, "tie_word_embeddings": False, **configuration}
+        # Where the model lay when it was saved: a directory of its maker's.
+        config.pop("_name_or_path", None)
         write_json(directory / "config.json", config)
-        for name in (*aligned.tokenizer_files, "generation_config.json"):
-            if (aligned.path / name).is_file():
-                shutil.copyfile(aligned.path / name, directory / name)
+        files = companions(aligned.path)
+        for name in files:
+            (directory / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(aligned.path / name, directory / name)
         write_text(directory / RECIPE_FILE, recipe)
-        write_json(directory / RECORD_FILE, record)
+        write_json(directory / RECORD_FILE, {**record, "copied": files})
         write_hashes(directory)
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from glob import escape
 from pathlib import Path
 
 import httpx2
@@ -14,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
 
 from caq.checkpoint.inspect import inspect
-from caq.checkpoint.write import HASHES, read_hashes, verify
+from caq.checkpoint.manifest import HASHES, differences, read_hashes
 from caq.errors import CaqError, InvalidInput, attempt, refuse
 from caq.files.whole import sha256_of
 
@@ -35,24 +36,16 @@ def files_to_push(directory: Path) -> tuple[str, ...]:
         InvalidInput: every problem: files that changed, are missing, are no part of what was written, or are pickles; a
             checkpoint that is not whole; no model card.
     """
-    changed = verify(directory)
-    names = {*read_hashes(directory), HASHES}
-    present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    wrong, names = differences(directory), {*read_hashes(directory), HASHES}
+    pickles = {name for name in {*wrong, *names} if name.lower().endswith(PICKLES)}
     problems = [
-        f"{directory / name}: is missing or was changed after it was written; "
-        + (f"put your own card in by `caq card {directory} FILE`" if name == CARD else "write the checkpoint again")
-        for name in changed
-    ]
-    problems += [
         f"{directory / name}: is a pickle, which runs code when it is read; remove it, or store it as safetensors"
-        for name in sorted(present | names)
-        if name.lower().endswith(PICKLES)
+        for name in sorted(pickles)
     ]
     problems += [
-        f"{directory / name}: was put there after the checkpoint was written; move it elsewhere, so that nothing "
-        "goes to the hub unseen"
-        for name in sorted(present - names)
-        if not name.lower().endswith(PICKLES)
+        f"{directory / name}: {problem}; {_way_out(directory, name, name in names)}"
+        for name, problem in wrong.items()
+        if name not in pickles
     ]
     if CARD not in names:
         problems.append(
@@ -95,9 +88,19 @@ def push(
             api.create_branch(repo, branch=revision, exist_ok=True)
         _refuse_other_weights(api, repo, revision, files)
         said = message or f"Upload {directory.resolve().name}, quantized by CAQ"
-        commit = api.upload_folder(repo_id=repo, folder_path=directory, revision=revision, commit_message=said)
+        # By name: what git and the hub's library keep in a copy is no part of it.
+        chosen = [escape(name) for name in files]
+        commit = api.upload_folder(
+            repo_id=repo, folder_path=directory, revision=revision, commit_message=said, allow_patterns=chosen
+        )
         _check_arrived(api, repo, commit.oid, directory, files)
     return str(commit.commit_url)
+
+
+def _way_out(directory: Path, name: str, named: bool) -> str:
+    if name == CARD:
+        return f"put your own card in by `caq card {directory} FILE`"
+    return "write the checkpoint again" if named else "move it elsewhere, so that nothing goes to the hub unseen"
 
 
 def _token() -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from caq.checkpoint.inspect import fingerprint, inspect, read_json
+from caq.checkpoint.manifest import RECIPE_FILE, RECORD_FILE, read_hashes
 from caq.checkpoint.write import put_text
-from caq.errors import InvalidInput
-from caq.export.directory import RECIPE_FILE, RECORD_FILE
+from caq.errors import InvalidInput, refuse
+from caq.files.whole import sha256_of
 from caq.publish.card import model_card
 from caq.publish.origin import origin
 from caq.publish.push import CARD
@@ -22,6 +23,16 @@ def write_card(directory: Path, report: Report) -> None:
     Raises:
         InvalidInput: the directory is not a checkpoint of CAQ's, or the report judges other models.
     """
+    # The card is drawn from these, which are as CAQ writes them only if nobody changed them.
+    read_from = {name: read_hashes(directory).get(name) for name in ("config.json", RECIPE_FILE, RECORD_FILE)}
+    refuse(
+        [
+            f"{directory / name}: is missing or was changed after it was written, and a card is drawn from it; "
+            "copy the whole checkpoint again"
+            for name, known in read_from.items()
+            if not (directory / name).is_file() or sha256_of(directory / name) != known
+        ]
+    )
     sha256 = fingerprint(inspect(directory, allow_quantized=True))
     judged = {judgement.model for judgement in report.judgements}
     arm = next((arm for arm in report.arms if arm.name in judged and arm.provenance.get("sha256") == sha256), None)
@@ -32,6 +43,8 @@ def write_card(directory: Path, report: Report) -> None:
         )
     sources = {one.role: origin(one.provenance["source"]) for one in report.arms if "source" in one.provenance}
     recipe, record = Recipe.from_yaml(directory / RECIPE_FILE), read_json(directory / RECORD_FILE)
+    if "aligned" not in sources:
+        raise InvalidInput(f"{directory}: the report does not say which model it was made from; compare it again")
     config, base = read_json(directory / "config.json"), sources.get("base")
     put_text(directory, CARD, model_card(report, arm.name, recipe, record, config, sources["aligned"], base))
 
@@ -48,7 +61,7 @@ def put_card(directory: Path, source: Path) -> None:
         raise InvalidInput(
             f"{source}: is not readable text ({error}); give a Markdown file, or a results.json"
         ) from error
-    if source.suffix == ".json":
+    if source.suffix.lower() == ".json":
         write_card(directory, from_json(text))
     else:
         put_text(directory, CARD, text)

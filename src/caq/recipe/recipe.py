@@ -125,9 +125,16 @@ class Recipe(Options):
         """Return the whole recipe, defaults included, as YAML that `from_yaml` reads back equal."""
         return dump_yaml(self.model_dump(mode="json"))
 
+    def public(self) -> Self:
+        """Return the recipe as it leaves this machine: local data by name, without their directories.
+
+        What is in the data is not a recipe's to say: the run's identity has their tokens, its record their hashes.
+        """
+        return self.model_copy(update={"data": self.data.public()})
+
     def fingerprint(self) -> str:
-        """Return the sha256 (hex) of the recipe's canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """Return the sha256 (hex) of the public recipe's canonical JSON: of a checkpoint's recipe.yaml, the same."""
+        canonical = json.dumps(self.public().model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def with_overrides(self, overrides: Mapping[str, object]) -> Self:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -31,3 +32,17 @@ class DataRecipe(Options):
     samples: Positive = 128
     length: Annotated[int, Field(ge=2)] = 2048
     allow_short: bool = False
+
+    def public(self) -> Self:
+        """Return the section with the names of local files and directories in place of where they are."""
+        return self.model_copy(
+            update={name: _named(path) for name in ("text", "prompts") if (path := getattr(self, name))}
+        )
+
+
+def _named(path: str) -> str:
+    *parents, last = re.split(r"[/\\]", path.rstrip("/\\"))
+    if not parents:
+        return path
+    # Without a suffix it could be taken for a data set that is known by its name.
+    return last if "." in last else f"./{last}"
