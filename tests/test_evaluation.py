@@ -135,10 +135,15 @@ def test_every_problem_is_told_before_a_model_is_loaded(
     with pytest.raises(InvalidInput, match=r"no\.txt"):
         evaluate(pair / "base", None, None, replace(text, perplexity_text=pair / "no.txt"))
     (tmp_path / "results.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(InvalidInput, match="is a file; choose a directory"):
+    with pytest.raises(InvalidInput, match="is a file, no directory; choose a directory"):
         evaluate(pair / "base", None, None, text, tmp_path / "results.json")
-    with pytest.raises(InvalidInput, match="cannot be written"):
+    with pytest.raises(InvalidInput, match=r"results\.json is a file, no directory; choose a directory"):
         evaluate(pair / "base", None, None, text, tmp_path / "results.json" / "below")
+    with pytest.raises(InvalidInput, match=r"results\.json: is not of CAQ's and would be replaced; choose another"):
+        evaluate(pair / "base", None, None, text, tmp_path)
+    with pytest.raises(InvalidInput, match=r"results\.json: is not of CAQ's and would be replaced; choose another"):
+        compare([pair / "base"], reference=pair / "aligned", tasks=text, output=tmp_path)
+    assert (tmp_path / "results.json").read_text() == "{}"
 
 
 def test_a_comparison_is_not_overwritten_by_what_knows_no_aligned_model(pair: Path, tmp_path: Path) -> None:
@@ -161,8 +166,9 @@ def test_a_comparison_is_not_overwritten_by_what_knows_no_aligned_model(pair: Pa
 def test_a_measure_without_a_judge_has_no_rate_of_the_incoherent_responses_alone(pair: Path, tmp_path: Path) -> None:
     tasks = replace(every_task(pair), perplexity_text=None, safety=None, facts=None)
     evaluate(pair / "base", pair / "aligned", None, tasks, tmp_path, device="cpu", quiet=True)
-    manifest, items = read_manifest(tmp_path), read_items(tmp_path)
+    manifest = read_manifest(tmp_path)
     assert manifest is not None
+    items = read_items(tmp_path, manifest.group)
     called = ("refusal", "helpfulness")
     for unusable, left in (({}, called), ({"judge_missing": "no"}, ()), ({"judges_harmless": False}, called[:1])):
         found = assemble(tmp_path, replace(manifest, **unusable), items)

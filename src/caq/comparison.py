@@ -8,6 +8,7 @@ continues, a report can be redrawn without a model, and models are added to thos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from caq.errors import InvalidInput, attempt, nearest, refuse
@@ -15,11 +16,11 @@ from caq.items.tasks import Tasks
 from caq.measure.assemble import read_comparison
 from caq.measure.judges import DEFAULT_JUDGE, find_judge
 from caq.measure.run import Named, measure_into, prepare, running_on
-from caq.measure.store import locked
+from caq.measure.store import locked, require_reports
 from caq.report.analyse import analyse
 from caq.report.document import read_report
 from caq.report.problems import settings_problems
-from caq.report.render import RENDERERS, write_report
+from caq.report.render import RENDERERS, REPORTS, write_report
 from caq.report.types import Report, Settings
 
 FORMATS = tuple(RENDERERS)
@@ -64,6 +65,7 @@ def compare(
     """
     output = Path(output)
     problems, earlier = _check(settings, formats, baseline)
+    attempt(problems, partial(require_reports, output, REPORTS))
     problems += _repeated(models)
     if not models:
         problems.append("there is no model to judge; name at least one")

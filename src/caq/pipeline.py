@@ -101,12 +101,13 @@ def quantize(
         FunctionChanged: the folded model does not compute what the original computes.
         QuantizationFailed: a layer could not be solved.
     """
-    chosen = find_device(device)  # before the weights are read, which takes minutes
+    # Before the weights are read, which takes minutes.
+    chosen, cache = find_device(device), cache_root(cache_dir)
     return quantize_pair(
         open_pair(model, base),
         recipe or preset("default"),
         Path(output_dir),
-        cache_dir=cache_dir,
+        cache_dir=cache,
         device=chosen,
         restart=restart,
         quiet=quiet,

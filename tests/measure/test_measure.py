@@ -49,7 +49,7 @@ def test_all_items_that_do_not_fit_are_named_as_their_file_has_them(
     measure_arm(arm, Plan(asked, HOW, {}, ""))
 
     def said(name: str) -> list[str]:
-        lines = (arm.directory / f"{name}.jsonl.unmeasured").read_text(encoding="utf-8").splitlines()
+        lines = store.read_object(arm.directory / f"{name}.jsonl.unmeasured")["reason"].splitlines()
         return [line.partition(" is ")[0].rpartition("/")[2] for line in lines]
 
     ids = ["questions.jsonl: the question with id q3", "questions.jsonl: the question with id q4"]

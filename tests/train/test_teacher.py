@@ -172,7 +172,7 @@ def test_caching_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert len(runs) == len(IDS) - 4
     for sample in range(len(IDS)):
         assert torch.equal(resumed.read(sample)["hidden"], whole.read(sample)["hidden"])
-    assert torch.equal(load_file(resumed.head)["head"], load_file(whole.head)["head"])
+    assert torch.equal(load_file(resumed.head.path)["head"], load_file(whole.head.path)["head"])
     assert not list(tmp_path.rglob("*.partial"))
 
 

@@ -72,7 +72,7 @@ def quantize(
         from caq.publish.evaluate import evaluation_tasks
         from caq.report.types import EXIT
 
-        tasks = evaluation_tasks(model, *measures, window)
+        tasks = evaluation_tasks(model, *measures, window, output.expanduser().resolve())
     result = run(model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet)
     print(f"{'found' if result.found else 'wrote'} {result.output} (unquantized logits kept to {result.preserved:.1e})")
     for entry in result.ledger:

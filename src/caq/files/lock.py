@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from caq.errors import InvalidInput
+from caq.files.cache import OTHER_CACHE
+from caq.files.place import require_directory
 from caq.files.whole import sweep_directory
 
 #: Some network file systems cannot lock.
@@ -51,8 +53,12 @@ def turn(directory: Path) -> Iterator[None]:
     """Wait until no other process writes in a directory of the cache, then hold it, free of what killed writers left.
 
     Where the file system cannot lock, nobody waits: files that appear whole are still right, only written twice.
+
+    Raises:
+        InvalidInput: nothing can be written there.
     """
     lock = directory / ".lock"
+    require_directory(directory, OTHER_CACHE)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = _acquire(lock, fcntl.LOCK_EX)
