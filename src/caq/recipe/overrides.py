@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from caq.errors import InvalidInput, attempt
+from caq.errors import InvalidInput, attempt, shown
 from caq.recipe.entries import Registry, as_mapping, own_options, read_entries
 from caq.recipe.text import parse_yaml
 
 Registries = Mapping[str, Registry]
+
+#: Characters of an override by which messages name it.
+_NAMED = 100
 
 
 def parse_override(text: str) -> tuple[str, object]:
@@ -21,8 +24,8 @@ def parse_override(text: str) -> tuple[str, object]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise InvalidInput(f"{text}: an override is written key=value, such as objective.alpha=0.5")
-    return key.strip(), parse_yaml(f"value: {value}", text)["value"]
+        raise InvalidInput(f"{shown(text)}: an override is written key=value, such as objective.alpha=0.5")
+    return key.strip(), parse_yaml(f"value: {value}", text[:_NAMED])["value"]
 
 
 def override(

@@ -144,7 +144,8 @@ def _batch(options: EndToEnd, inputs: FitInputs, step: int) -> list[int]:
 
 
 def _shuffled(samples: int, seed: int, epoch: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    # The generator takes 64 bits.
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64)
     return torch.randperm(samples, generator=generator).tolist()
 
 
