@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, is_out_of_space
 
 #: What is added to a name for what is written beside it: a dot and `.partial-XXXXXXXX`.
 _BESIDE = len(".") + len(".partial-") + 8
@@ -88,10 +88,12 @@ def _limit(folder: Path, name: str) -> int:
 
 
 def _unwritable(folder: Path) -> str | None:
-    """Return why nothing can be written in a directory that is there."""
+    """Return why nothing can be written in a directory that is there; a full disk is an error of its own."""
     try:
         _try(folder)
     except OSError as error:
+        if is_out_of_space(error):
+            raise
         return f"nothing can be written in {folder} ({error.strerror})"
     return None
 

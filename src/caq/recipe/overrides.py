@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from caq.errors import InvalidInput, attempt, shown
+from caq.errors import InvalidInput, attempt
 from caq.recipe.entries import Registry, as_mapping, own_options, read_entries
 from caq.recipe.text import parse_yaml
 
@@ -24,7 +24,7 @@ def parse_override(text: str) -> tuple[str, object]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise InvalidInput(f"{shown(text)}: an override is written key=value, such as objective.alpha=0.5")
+        raise InvalidInput(f"{text[:_NAMED]}: an override is written key=value, such as objective.alpha=0.5")
     return key.strip(), parse_yaml(f"value: {value}", text[:_NAMED])["value"]
 
 
