@@ -119,7 +119,7 @@ def test_cells_of_another_version_device_or_end_of_answers_are_not_reused(
     identities = [open_bench(own).identity, open_bench(replace(own, device="meta")).identity]
     (tmp_path / "pair" / "aligned" / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
     identities.append(open_bench(own).identity)
-    packages = ("caq", "torch", "transformers")
+    packages = ("caq", "torch", "transformers", "compressed-tensors")
     for package in packages:
         numbers = {**dict.fromkeys(packages, "1"), package: "2"}
         monkeypatch.setattr("caq.measure.run.version", numbers.__getitem__)

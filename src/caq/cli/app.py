@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from caq.cli import options as option
+from caq.cli.cache import cache
 from caq.cli.compare import compare
 from caq.cli.evaluate import evaluate
 from caq.cli.publish import card, push, verify
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 testbed = typer.Typer(help="The bundled pair: a tiny base model and the model aligned from it.", no_args_is_help=True)
 app.add_typer(testbed, name="testbed")
+app.add_typer(cache, name="cache")
 
 
 def run() -> None:

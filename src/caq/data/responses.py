@@ -24,6 +24,7 @@ from caq.data.prompts import calibration_prompts
 from caq.errors import InvalidInput, refuse
 from caq.families import Bound
 from caq.files.cache import digest
+from caq.files.kept import used
 from caq.files.lock import turn
 from caq.files.seals import SealedObject
 from caq.progress import progress
@@ -156,6 +157,7 @@ def _conversations(
 ) -> Generator[list[int], None, None]:
     """Yield conversations; the model is loaded at the first round that is not kept."""
     bound: Bound | None = None
+    used(directory)
     for number, prompts in enumerate(rounds):
         file = SealedObject(directory / f"{number:05d}.json", f"{directory.name}/{number}")
         kept = file.peek()

@@ -11,7 +11,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from caq.errors import InvalidInput
@@ -72,6 +72,37 @@ def turn(directory: Path) -> Iterator[None]:
         yield
     finally:
         _release(lock, descriptor)
+
+
+class Hold:
+    """Keeps a directory of the cache from being cleared, for as long as this object lives."""
+
+    def __init__(self, directory: Path) -> None:
+        self._descriptor = os.open(directory, os.O_RDONLY)
+        with suppress(OSError):
+            # Where the file system cannot lock, nothing is held.
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Yield whether nobody holds or writes an entry of the cache, a directory or a file; nobody comes in meanwhile."""
+    with ExitStack() as held:
+        yield all(_free(place, held) for place in (path, path / ".lock") if place.exists())
+
+
+def _free(path: Path, held: ExitStack) -> bool:
+    """Lock what is there, for as long as the stack lasts; return whether that could be done."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        held.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _acquire(lock: Path, operation: int) -> int:

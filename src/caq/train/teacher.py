@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +31,8 @@ from torch import Tensor
 from caq.errors import CaqError, first_line
 from caq.families import Bound
 from caq.files.cache import digest
-from caq.files.lock import turn
+from caq.files.kept import used
+from caq.files.lock import Hold, turn
 from caq.files.sealed import SealedFile
 from caq.objectives import Objective
 from caq.progress import progress
@@ -48,9 +49,14 @@ class SequenceFiles:
 
     A teacher's final hidden states have the key `hidden`, [length, hidden], and the head that turns them into logits
     in a file of its own beside them.
+
+    Attributes:
+        directory: the entry of the cache.
+        hold: keeps the entry from being cleared meanwhile.
     """
 
     directory: Path
+    hold: Hold | None = field(default=None, compare=False)
 
     def file(self, sample: int) -> SealedFile:
         """Return where `sample`'s tensors are."""
@@ -132,7 +138,7 @@ def cache_hidden(
                     else:
                         file.write({"head": bound.head.weight}, None)
                     advance()
-    return files
+    return replace(files, hold=Hold(files.directory))
 
 
 def cache_targets(
@@ -167,7 +173,7 @@ def cache_targets(
             hidden = {name: files.read(share[file])["hidden"].to(world.device) for name, files in teachers.items()}
             file.write(_targets(objective, hidden, heads), None)
             advance()
-    return TeacherCache({"targets": targets}, {})
+    return TeacherCache({"targets": replace(targets, hold=Hold(targets.directory))}, {})
 
 
 @contextmanager
@@ -176,6 +182,7 @@ def _completing(directory: Path, files: Sequence[SealedFile], world: World) -> I
 
     A whole entry is not held: it may be where nothing can be written.
     """
+    used(directory)
     lacking = [file for file in files if not file.is_intact()]
     if not world.sum(torch.tensor(len(lacking), device=world.device)):
         yield []
