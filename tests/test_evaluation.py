@@ -19,6 +19,7 @@ from caq.comparison import compare
 from caq.data import read_text
 from caq.errors import InvalidInput
 from caq.evaluation import evaluate, task_files
+from caq.files.seals import SealedObject
 from caq.items.safety import SafetyTask, all_protocols
 from caq.items.tasks import Tasks
 from caq.measure.assemble import assemble
@@ -186,9 +187,7 @@ def test_a_hub_name_is_looked_up_in_the_cache_when_offline(pair: Path, monkeypat
 
 
 def test_a_text_known_by_name_is_kept_for_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = tmp_path / "texts" / "wikitext2-test.txt"
-    kept.parent.mkdir()
-    kept.write_text("the text", encoding="utf-8")
+    SealedObject(tmp_path / "texts" / "wikitext2-test.json", "text wikitext2-test").write({"text": "the text"})
     monkeypatch.setenv("CAQ_CACHE", str(tmp_path))
     tasks = task_files(None, None, None, None, 64)
     assert tasks.perplexity_text is not None

@@ -20,6 +20,7 @@ from caq.files.whole import is_partial
 KINDS = {
     "teachers": (r"(hidden|targets)-[0-9a-f]{20}", r"(\d{5,}|head)\.safetensors"),
     "responses": (r"[0-9a-f]{20}", r"\d{5,}\.json"),
+    # Version 0.1 kept plain texts and lines.
     "texts": (r"[\w-]+(\.json|\.txt)?", r"\d{5,}\.jsonl?"),
     "safetybench": (r"test_answers_\w+\.json", r"(?!)"),
 }
