@@ -22,10 +22,10 @@ def told() -> Iterator[None]:
     A failure that nobody foresaw is raised on, with its traceback.
     """
     received: list[signal.Signals] = []
+    status, lines = 0, list[str]()
     with _noting(received):
         try:
             yield
-            status, lines = 0, []
         except BaseException as error:
             status, lines = _interruption(received[0]) if received else _ending(error)
     # Here, and not above, where the error still holds all that was in memory.
@@ -66,6 +66,8 @@ def _ending(error: BaseException) -> tuple[int, list[str]]:
         return _interruption(signal.SIGINT)
     if isinstance(error, SystemExit):
         return (error.code if isinstance(error.code, int) else int(error.code is not None)), []
+    if isinstance(error, BrokenPipeError):
+        return UNREAD, []
     if is_out_of_space(error):
         full = "The disk is full. What is done is kept; free some space and go on with:"
         return CaqError.status, [f"error: {error}", full, f"  {again()}"]

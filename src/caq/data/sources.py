@@ -123,8 +123,10 @@ def _named_text(name: str, source: Named, cache_dir: str | Path | None) -> str:
         running = ", ".join(known for known, named in SOURCES.items() if named.joined is not None)
         raise InvalidInput(f"{name}: holds documents, not one running text; give a file, or one of {running}")
 
+    joined = source.joined
+
     def made() -> dict[str, object]:
-        return {"text": source.joined.join(row["text"] for row in _download(name, source, 0, source.first))}
+        return {"text": joined.join(row["text"] for row in _download(name, source, 0, source.first))}
 
     texts = cache_root(cache_dir) / "texts"
     return str(_kept(texts / f"{name}.json", name, texts, made)["text"])
