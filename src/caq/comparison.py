@@ -8,7 +8,6 @@ continues, a report can be redrawn without a model, and models are added to thos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from caq.errors import InvalidInput, attempt, nearest, refuse
@@ -64,8 +63,9 @@ def compare(
             only a loaded model shows.
     """
     output = Path(output)
+    # By itself, before a model is looked for on the hub.
+    require_reports(output, REPORTS)
     problems, earlier = _check(settings, formats, baseline)
-    attempt(problems, partial(require_reports, output, REPORTS))
     problems += _repeated(models)
     if not models:
         problems.append("there is no model to judge; name at least one")

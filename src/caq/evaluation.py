@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -101,9 +100,10 @@ def evaluate(
     Raises:
         InvalidInput: every problem of the checkpoints and the task files, before a model is loaded.
     """
-    problems: list[str] = []
     if output is not None:
-        attempt(problems, partial(require_reports, output, REPORTS))
+        # By itself, before a model is looked for on the hub.
+        require_reports(output, REPORTS)
+    problems: list[str] = []
     named = attempt(problems, lambda: find_judge(judge))
     models: Named = [("aligned", reference), ("base", base), ("quantized", model)]
     setup = prepare(models, tasks, named, running_on(device, tasks), problems, abilities)

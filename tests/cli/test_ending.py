@@ -50,6 +50,8 @@ def test_every_other_ending_keeps_its_status(capsys: pytest.CaptureFixture[str])
     assert ended(SystemExit(4)) == 4
     assert ended(InvalidInput(["one", "two"])) == 2
     assert capsys.readouterr().err == "error: one\nerror: two\n"
+    assert ended(OSError(5, "Input/output error", "a share")) == 2
+    assert "error: [Errno 5] Input/output error: 'a share'" in capsys.readouterr().err
     assert ended(KeyboardInterrupt()) == 130
     assert ended(BrokenPipeError()) == 141
     with pytest.raises(ZeroDivisionError), told():
