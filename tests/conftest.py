@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from caq.cli import app as cli
+from caq import cli
 from tests.support.command_line import Caq, Ended
 
 pytest_plugins = ["tests.support.models"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import weakref
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import caq
 from caq import loading
 from caq.comparison import FORMATS, compare, redraw
 from caq.errors import InvalidInput
+from caq.files.seals import SEAL, seal
 from caq.items.tasks import Tasks
 from caq.measure import store
 from caq.measure.assemble import read_comparison
@@ -300,7 +302,7 @@ def test_files_that_were_changed_are_named(both: Path, tmp_path: Path) -> None:
     shutil.copytree(both, output)
     path = next((output / "arms").glob("quantized-*/responses.jsonl"))
     path.write_bytes(path.read_bytes()[:-5] + b"\n")
-    with pytest.raises(InvalidInput, match=r"responses\.jsonl: is not as it was written"):
+    with pytest.raises(InvalidInput, match=r"responses\.jsonl:\d+: is not as it was written"):
         redraw(output)
     (output / "comparison.json").write_text('{"arms": 3}')
     with pytest.raises(InvalidInput, match=r"comparison\.json: is not as this version"):
@@ -322,15 +324,36 @@ def test_a_damaged_store_is_refused_by_the_file_and_nothing_outside_is_touched(b
         file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
         return copy
 
-    short = damaged("arms/*/calls-*", lambda text: text[text.index("\n") + 1 :])
+    def resealed(text: str) -> str:
+        fields = json.loads(text.replace('"directory": "', '"directory": "../'))
+        return json.dumps(seal({key: value for key, value in fields.items() if key != SEAL}, store.MANIFEST))
+
+    short = damaged("arms/*/calls-*", lambda text: text[: text.rindex("\n", 0, -1) + 1])
     with pytest.raises(InvalidInput, match=r"calls-\w+\.jsonl: has \d+ of \d+ lines"):
         redraw(short)
     half = damaged("arms/quantized*/chat-*.json", lambda text: text[:10])
     with pytest.raises(InvalidInput, match=r"chat-\w+\.json: is not as it was written"):
         redraw(half)
-    outside = damaged(store.MANIFEST, lambda text: text.replace('"directory": "', '"directory": "../'))
+    outside = damaged(store.MANIFEST, resealed)
     with pytest.raises(InvalidInput, match="is no plain name"):
         redraw(outside)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "bit"),
+    [("arms/*/safety.jsonl", 40), ("arms/*/responses.jsonl", 40), ("arms/*/text-*.json", 20), ("comparison.json", 500),
+     ("items.jsonl", 60)],
+)  # fmt: skip
+def test_a_flipped_bit_is_named_when_a_report_is_drawn_again(
+    both: Path, tmp_path: Path, pattern: str, bit: int
+) -> None:
+    shutil.copytree(both, tmp_path / "copy")
+    file = next((tmp_path / "copy").glob(pattern))
+    content = bytearray(file.read_bytes())
+    content[bit] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InvalidInput, match=re.escape(file.name)):
+        redraw(tmp_path / "copy")
 
 
 def test_destroyed_weights_are_broken_and_infinite_ones_unmeasured(

@@ -19,6 +19,7 @@ from caq.comparison import compare
 from caq.data import read_text
 from caq.errors import InvalidInput
 from caq.evaluation import evaluate, task_files
+from caq.files.seals import SealedObject
 from caq.items.safety import SafetyTask, all_protocols
 from caq.items.tasks import Tasks
 from caq.measure.assemble import assemble
@@ -135,10 +136,15 @@ def test_every_problem_is_told_before_a_model_is_loaded(
     with pytest.raises(InvalidInput, match=r"no\.txt"):
         evaluate(pair / "base", None, None, replace(text, perplexity_text=pair / "no.txt"))
     (tmp_path / "results.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(InvalidInput, match="is a file; choose a directory"):
+    with pytest.raises(InvalidInput, match="is a file, no directory; choose a directory"):
         evaluate(pair / "base", None, None, text, tmp_path / "results.json")
-    with pytest.raises(InvalidInput, match="cannot be written"):
+    with pytest.raises(InvalidInput, match=r"results\.json is a file, no directory; choose a directory"):
         evaluate(pair / "base", None, None, text, tmp_path / "results.json" / "below")
+    with pytest.raises(InvalidInput, match=r"results\.json: is not of CAQ's and would be replaced; choose another"):
+        evaluate(pair / "base", None, None, text, tmp_path)
+    with pytest.raises(InvalidInput, match=r"results\.json: is not of CAQ's and would be replaced; choose another"):
+        compare([pair / "base"], reference=pair / "aligned", tasks=text, output=tmp_path)
+    assert (tmp_path / "results.json").read_text() == "{}"
 
 
 def test_a_comparison_is_not_overwritten_by_what_knows_no_aligned_model(pair: Path, tmp_path: Path) -> None:
@@ -161,8 +167,9 @@ def test_a_comparison_is_not_overwritten_by_what_knows_no_aligned_model(pair: Pa
 def test_a_measure_without_a_judge_has_no_rate_of_the_incoherent_responses_alone(pair: Path, tmp_path: Path) -> None:
     tasks = replace(every_task(pair), perplexity_text=None, safety=None, facts=None)
     evaluate(pair / "base", pair / "aligned", None, tasks, tmp_path, device="cpu", quiet=True)
-    manifest, items = read_manifest(tmp_path), read_items(tmp_path)
+    manifest = read_manifest(tmp_path)
     assert manifest is not None
+    items = read_items(tmp_path, manifest.group)
     called = ("refusal", "helpfulness")
     for unusable, left in (({}, called), ({"judge_missing": "no"}, ()), ({"judges_harmless": False}, called[:1])):
         found = assemble(tmp_path, replace(manifest, **unusable), items)
@@ -180,9 +187,7 @@ def test_a_hub_name_is_looked_up_in_the_cache_when_offline(pair: Path, monkeypat
 
 
 def test_a_text_known_by_name_is_kept_for_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = tmp_path / "texts" / "wikitext2-test.txt"
-    kept.parent.mkdir()
-    kept.write_text("the text", encoding="utf-8")
+    SealedObject(tmp_path / "texts" / "wikitext2-test.json", "text wikitext2-test").write({"text": "the text"})
     monkeypatch.setenv("CAQ_CACHE", str(tmp_path))
     tasks = task_files(None, None, None, None, 64)
     assert tasks.perplexity_text is not None

@@ -15,11 +15,11 @@ from caq.items.tasks import Tasks
 from caq.measure.assemble import read_comparison
 from caq.measure.judges import DEFAULT_JUDGE, find_judge
 from caq.measure.run import Named, measure_into, prepare, running_on
-from caq.measure.store import locked
+from caq.measure.store import locked, require_reports
 from caq.report.analyse import analyse
 from caq.report.document import read_report
 from caq.report.problems import settings_problems
-from caq.report.render import RENDERERS, write_report
+from caq.report.render import RENDERERS, REPORTS, write_report
 from caq.report.types import Report, Settings
 
 FORMATS = tuple(RENDERERS)
@@ -63,6 +63,8 @@ def compare(
             only a loaded model shows.
     """
     output = Path(output)
+    # By itself, before a model is looked for on the hub.
+    require_reports(output, REPORTS)
     problems, earlier = _check(settings, formats, baseline)
     problems += _repeated(models)
     if not models:

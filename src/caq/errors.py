@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TypeVar
@@ -14,6 +15,21 @@ T = TypeVar("T")
 _SHOWN, _LONGEST = 20, 1000
 #: The disk is full, the quota is used up, the file is larger than the process may write.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: What torch's CPU and CUDA allocators, C++, safetensors and the system's loader say when memory has run out.
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "allocate memory",
+    "enforce fail at alloc_cpu",
+    "bad_alloc",
+    "bad allocation",
+    "alloc_failed",
+    "can't start new thread",
+    "unable to mmap",
+    "failed to map segment",
+    "os error 12)",
+)
 
 
 class CaqError(Exception):
@@ -93,6 +109,29 @@ def is_out_of_space(error: BaseException) -> bool:
         return error.errno in _NO_ROOM
     number = re.search(r"\((?:os error )?(\d+)\)$", str(error))
     return number is not None and int(number[1]) in _NO_ROOM
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out; torch, safetensors and the system's loader say so only in their text."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, Exception) and any(words in str(error).lower() for words in _NO_MEMORY))
+        or (cause is not None and is_out_of_memory(cause))
+    )
+
+
+def shown(value: object) -> str:
+    """Return a value as messages show it, in some 60 characters; a longer text is never built."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxlong, short.maxother = 2, 60, 60, 60
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = short.maxfrozenset = 4
+    try:
+        return short.repr(value)
+    except ValueError:
+        # Python writes no integer of more than some thousand digits.
+        return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 def first_line(error: BaseException) -> str:

@@ -17,11 +17,11 @@ from caq.measure.judges import DEFAULT_JUDGE, find_judge
 from caq.measure.measure import AbilityMeasure
 from caq.measure.record import Comparison
 from caq.measure.run import Named, measure_into, prepare, running_on
-from caq.measure.store import locked, read_manifest
+from caq.measure.store import locked, read_manifest, require_reports
 from caq.report.analyse import analyse
 from caq.report.document import RESULTS_FILE, read_report
 from caq.report.measures import by_role
-from caq.report.render import RENDERERS, write_report
+from caq.report.render import RENDERERS, REPORTS, write_report
 from caq.report.safety_table import floor_table, letter_table
 from caq.report.table import rich_table, wide_console
 from caq.report.types import Report, Settings
@@ -100,6 +100,9 @@ def evaluate(
     Raises:
         InvalidInput: every problem of the checkpoints and the task files, before a model is loaded.
     """
+    if output is not None:
+        # By itself, before a model is looked for on the hub.
+        require_reports(output, REPORTS)
     problems: list[str] = []
     named = attempt(problems, lambda: find_judge(judge))
     models: Named = [("aligned", reference), ("base", base), ("quantized", model)]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, shown
 
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -50,7 +50,7 @@ def _sentence(detail: Any, known: list[str], owner: str | None) -> str:
     expected = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if detail["type"] == "model_type":
         expected = "should be a mapping of keys"
-    return f"{path}: {expected}, is {given!r} ({type(given).__name__})"
+    return f"{path}: {expected}, is {shown(given)} ({type(given).__name__})"
 
 
 def inside(section: str, problems: Iterable[str]) -> Iterator[str]:
@@ -61,7 +61,7 @@ def inside(section: str, problems: Iterable[str]) -> Iterator[str]:
 
 
 def _quoted(key: str) -> str:
-    return key if re.fullmatch(r"[\w.-]+", key) else repr(key)
+    return key if re.fullmatch(r"[\w.-]{1,60}", key) else shown(key)
 
 
 def _nearest_key(word: str, known: list[str], owner: str | None) -> str:

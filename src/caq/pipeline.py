@@ -47,7 +47,7 @@ from caq.transforms.apply import Folded, fold
 from caq.transforms.plan import make_plan
 from caq.walk import block_arguments, embed
 from caq.workspace import Workspace, open_workspace
-from caq.world import World, find_device
+from caq.world import World, computed_on, find_device
 
 #: Tokens on which the folded model is compared with the original.
 CHECKED_TOKENS = 64
@@ -163,14 +163,15 @@ def _quantize(
     data = calibrate(pair.aligned, computed, recipe, cache, load_aligned, quiet=quiet)
     data = told_publicly(replace(data, entries=(*turned, *data.entries)), recipe.data)
     identity = _identity(pair, recipe, data.ids)
-    earlier, workspace = None if restart else read_record(output, identity), Workspace(output, identity)
+    earlier = None if restart else read_record(output, identity)
+    workspace = Workspace(output, identity, computed_on(world.device))
     if earlier is not None:
         if workspace.holds_this_run():
             workspace.remove()
         return _earlier_result(output, earlier)
     # What is kept there is made no second time, or makes room.
     require_space(output, 2 * pair.aligned.weight_bytes - workspace.size)
-    workspace = open_workspace(output, identity, restart=restart)
+    workspace = open_workspace(output, identity, workspace.conditions, restart=restart)
     run = Run(pair, recipe, world, dtype, workspace, cache, load, quiet, i_know)
     result = _make(run, data)
     workspace.remove()
@@ -288,6 +289,7 @@ def _record(run: Run, result: QuantizationResult) -> dict[str, object]:
         "preserved": result.preserved,
         "fits": list(result.fits),
         "ledger": [entry.as_dict() for entry in result.ledger],
+        "computed": dict(run.workspace.conditions),
         IDENTITY: dict(run.workspace.identity),
     }
 

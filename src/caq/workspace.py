@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from caq.errors import OtherRun
@@ -24,10 +24,12 @@ class Workspace:
     Attributes:
         output: the output directory, absolute.
         identity: what decides the run's results: hashes of models, data and recipe, and the code's version.
+        conditions: under which the same machine gives the same bytes: a run that goes on under others is no run's.
     """
 
     output: Path
     identity: Mapping[str, str]
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -48,9 +50,14 @@ class Workspace:
         """Where a quantized block is kept."""
         return self._sealed(f"block-{index:05d}")
 
+    @property
+    def record(self) -> dict[str, str]:
+        """What says whose the directory is."""
+        return {**self.identity, **self.conditions}
+
     def holds_this_run(self) -> bool:
-        """Return whether the directory is this run's."""
-        return _read(self.directory / RUN_FILE) == dict(self.identity)
+        """Return whether the directory is this run's, under whatever conditions."""
+        return dict(self.identity).items() <= (_read(self.directory / RUN_FILE) or {}).items()
 
     @property
     def size(self) -> int:
@@ -65,22 +72,25 @@ class Workspace:
             shutil.rmtree(aside, ignore_errors=True)
 
     def _sealed(self, name: str) -> SealedFile:
-        identity = digest(json.dumps(dict(self.identity), sort_keys=True))
+        identity = digest(json.dumps(self.record, sort_keys=True))
         return SealedFile(self.directory / f"{name}.safetensors", identity)
 
 
-def open_workspace(output: Path, identity: Mapping[str, str], *, restart: bool = False) -> Workspace:
+def open_workspace(
+    output: Path, identity: Mapping[str, str], conditions: Mapping[str, str] | None = None, *, restart: bool = False
+) -> Workspace:
     """Open the workspace of `output`, empty or as the same run left it.
 
     Args:
         output: the output directory.
         identity: what decides the run's results.
+        conditions: under which they have the same bytes.
         restart: drop what an earlier run left.
 
     Raises:
         OtherRun: an earlier, unfinished run differs; every difference is named.
     """
-    workspace = Workspace(output.expanduser().resolve(), identity)
+    workspace = Workspace(output.expanduser().resolve(), identity, conditions or {})
     record = workspace.directory / RUN_FILE
     if restart:
         workspace.remove()
@@ -89,8 +99,8 @@ def open_workspace(output: Path, identity: Mapping[str, str], *, restart: bool =
         if earlier is None:
             remark(f"{record}: is damaged; it is made again")
         else:
-            _require_same(workspace.directory, earlier, identity)
-    write_json(record, dict(identity))
+            _require_same(workspace.directory, earlier, workspace.record)
+    write_json(record, workspace.record)
     sweep_directory(workspace.directory)
     return workspace
 

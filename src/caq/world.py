@@ -49,6 +49,11 @@ class World:
             distributed.barrier()
 
 
+def computed_on(device: torch.device) -> dict[str, str]:
+    """Return what moves the last bits of a result besides the inputs: torch's version, its threads, the device."""
+    return {"torch": torch.__version__, "threads": str(torch.get_num_threads()), "device": device.type}
+
+
 def find_device(given: str | torch.device | None) -> torch.device:
     """Return the device to compute on; None takes CUDA where there is one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -37,10 +38,20 @@ def test_what_is_exported_is_a_pair_of_sharded_bfloat16_checkpoints(exported: Pa
     assert len(list((exported / "aligned").glob("*.safetensors"))) > 1
 
 
-def test_exporting_over_anything_is_refused(exported: Path) -> None:
+def test_exporting_over_other_files_is_refused_and_what_was_stopped_goes_on(exported: Path, tmp_path: Path) -> None:
+    for name in ("aligned/mine.txt", "base", "facts.jsonl"):
+        (tmp_path / "others" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "others" / name).write_text("mine")
     with pytest.raises(InvalidInput, match="aligned exists") as caught:
-        export(exported)
-    assert len(caught.value.problems) == len(list(exported.iterdir())) == 9
+        export(tmp_path / "others")
+    assert len(caught.value.problems) == len(list((tmp_path / "others").iterdir())) == 3
+    shutil.copytree(exported / "base", tmp_path / "stopped" / "base")
+    (tmp_path / "stopped" / "base" / "config.json").rename(
+        tmp_path / "stopped" / "base" / ".config.json.partial-0a1b2c3d"
+    )
+    export(tmp_path / "stopped")
+    written = [sorted(path.relative_to(root) for path in root.rglob("*")) for root in (exported, tmp_path / "stopped")]
+    assert written[0] == written[1]
 
 
 def test_the_data_files_have_the_fields_that_are_documented(exported: Path) -> None:

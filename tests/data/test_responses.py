@@ -88,7 +88,8 @@ def test_conversations_are_a_prompt_through_the_template_and_an_answer_that_ends
     aligned: Responder, data: DataRecipe, tmp_path: Path
 ) -> None:
     found = response_blocks(aligned, data, 0, tmp_path, FEW, quiet=True)
-    conversations = [ids for file in sorted(tmp_path.rglob("*.json")) for ids in json.loads(file.read_text())]
+    rounds = (json.loads(file.read_text()) for file in sorted(tmp_path.rglob("*.json")))
+    conversations = [ids for kept in rounds for ids in kept["conversations"]]
     prompts = {tuple(aligned.tokenizer(f"<|user|>How do I {deed}?<|end|><|assistant|>")["input_ids"]) for deed in DEEDS}
     (end,) = aligned.ends
     for ids in conversations:
@@ -131,7 +132,7 @@ def test_prompts_are_answered_anew_up_to_a_bound_and_then_the_data_fall_short(
     found = response_blocks(silent(aligned), allowed, 0, tmp_path, short, quiet=True)
     assert found.origin["documents"] == 3 * len(DEEDS)
     assert [entry.event for entry in found.entries] == ["fewer-samples"]
-    answers = [tuple(ids) for file in tmp_path.rglob("*.json") for ids in json.loads(file.read_text())]
+    answers = [tuple(ids) for file in tmp_path.rglob("*.json") for ids in json.loads(file.read_text())["conversations"]]
     assert len(set(answers)) > len(DEEDS)
 
 

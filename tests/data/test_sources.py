@@ -148,14 +148,16 @@ def test_a_named_text_is_joined_and_kept(hub: Path, tmp_path: Path) -> None:
     assert read_text("first", cache_dir=cache) == "text 0\n text 1\n"
     (hub / "train.parquet").unlink()
     assert read_text("joined", cache_dir=cache) == text
-    assert (cache / "texts" / "joined.txt").read_text() == text
+    kept = cache / "texts" / "joined.json"
+    kept.write_text(kept.read_text().replace("text 7", "text 8", 1))
+    assert "cannot be downloaded" in problems_of(lambda: read_text("joined", cache_dir=cache))[0]
 
 
 def test_a_named_set_of_documents_is_streamed_and_kept_lot_by_lot(hub: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = next(iter(read_documents("streamed", cache_dir=cache)))
     assert [len(first), first[0].fields] == [BATCH, {"text": "text 0\n"}]
-    assert [path.name for path in (cache / "texts" / "streamed").iterdir()] == ["00000.jsonl"]
+    assert [path.name for path in (cache / "texts" / "streamed").iterdir()] == ["00000.json"]
     lots = list(read_documents("streamed", cache_dir=cache))
     assert [len(lot) for lot in lots] == [BATCH, BATCH, 1]
     assert lots[2][0].fields == {"text": f"text {2 * BATCH}\n"}
@@ -173,28 +175,25 @@ def test_a_kept_batch_that_was_damaged_is_named_and_downloaded_again(
     def read() -> list[object]:
         return [record.fields for lot in read_documents("streamed", cache_dir=tmp_path / "cache") for record in lot]
 
-    whole, kept = read(), tmp_path / "cache" / "texts" / "streamed" / "00001.jsonl"
+    whole, kept = read(), tmp_path / "cache" / "texts" / "streamed" / "00001.json"
     content = kept.read_bytes()
     for broken in (content[:-5], b"\xff" + content):
         kept.write_bytes(broken)
         assert read() == whole
-        assert f"{kept}: is damaged; it is downloaded again" in capsys.readouterr().err
+        assert f"{kept}: is damaged, or of another run; it is made again" in capsys.readouterr().err
         assert kept.read_bytes() == content
-    (kept.parent / "00002.jsonl").write_text("")  # as where the rows end with a batch
-    assert read() == whole[:-1]
-    assert capsys.readouterr().err == ""
 
 
 def test_what_a_killed_writer_left_in_the_cache_is_swept(hub: Path, tmp_path: Path) -> None:
     texts = tmp_path / "cache" / "texts"
     (texts / "streamed").mkdir(parents=True)
-    for partial in (texts / ".joined.txt.partial-01234567", texts / "streamed" / ".00000.jsonl.partial-01234567"):
+    for partial in (texts / ".joined.json.partial-01234567", texts / "streamed" / ".00000.json.partial-01234567"):
         partial.write_text("half")
         next(iter(read_documents("streamed", cache_dir=tmp_path / "cache")))
         read_text("first", cache_dir=tmp_path / "cache")
         assert not partial.exists()
-        (texts / "first.txt").unlink()
-    assert sorted(path.name for path in texts.rglob("*")) == ["00000.jsonl", "streamed"]
+        (texts / "first.json").unlink()
+    assert sorted(path.name for path in texts.rglob("*")) == ["00000.json", "streamed"]
 
 
 OFFLINE = """

@@ -49,7 +49,7 @@ def test_all_items_that_do_not_fit_are_named_as_their_file_has_them(
     measure_arm(arm, Plan(asked, HOW, {}, ""))
 
     def said(name: str) -> list[str]:
-        lines = (arm.directory / f"{name}.jsonl.unmeasured").read_text(encoding="utf-8").splitlines()
+        lines = store.read_object(arm.directory / f"{name}.jsonl.unmeasured")["reason"].splitlines()
         return [line.partition(" is ")[0].rpartition("/")[2] for line in lines]
 
     ids = ["questions.jsonl: the question with id q3", "questions.jsonl: the question with id q4"]
@@ -63,7 +63,6 @@ def test_all_items_that_do_not_fit_are_named_as_their_file_has_them(
 def test_a_response_that_the_aligned_model_has_no_room_for_is_named(arm: Arm, asked: Questionnaire) -> None:
     # The second is unreadable, so that the aligned model is asked of fewer than the file has.
     rows = [{"id": str(index), "response": "" if index == 1 else "Yes, that door."} for index in range(len(WORDS))]
-    arm.directory.mkdir()
-    (arm.directory / RESPONSES_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    store.fill(arm.directory / RESPONSES_FILE, len(rows), lambda batch: rows[batch])
     with pytest.raises(InvalidInput, match=rf"arm/{RESPONSES_FILE}: the response with id 4 is 6\d\d tokens"):
         judging.check_coherence([arm.directory], arm, asked.prompts, "coherence.jsonl", HOW)

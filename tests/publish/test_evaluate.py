@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from caq import cli
 from caq.checkpoint.manifest import verify
-from caq.cli import app as cli
 from caq.publish.push import files_to_push
 from caq.report.types import EXIT
 from caq.testbed.export import export

@@ -253,3 +253,35 @@ def test_files_are_read_and_named_in_errors(tmp_path: Path) -> None:
 def test_importing_recipes_imports_no_torch() -> None:
     code = "import sys, caq.recipe; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def nested(levels: int, wide: int = 9) -> str:
+    """A text of some hundred bytes that stands for `wide ** levels` values."""
+    lines = ["x0: &a0 [" + ",".join("1" * wide) + "]"]
+    lines += [f"x{level}: &a{level} [{','.join([f'*a{level - 1}'] * wide)}]" for level in range(1, levels)]
+    return "\n".join([*lines, f"seed: *a{levels - 1}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (nested(9), "with its aliases it holds more than 20,000 values"),
+        ("a: &a [*a]", "with its aliases it holds more than 20,000 values"),
+        ("a0: &a0 {k: 1}\na1: &a1 {<<: [" + ",".join(["*a0"] * 30_000) + "]}", "holds more than 20,000 values"),
+        ("seed: 1\n" * 100_000, "has more than 200,000 characters"),
+        ("seed: " + "[" * 3_000, "recursion"),
+        ("seed: 0x" + "f" * 20_000, "should be less than 9223372036854775808, is a number of 80,000 bits"),
+        (f"seed: {10**400}", r"should be less than 9223372036854775808, is 1000"),
+        ("\0: 1", "not readable as YAML"),
+        ("seed: !!timestamp x", "not readable as YAML"),
+        ("seed: !!python/object/apply:os.system [x]", "could not determine a constructor"),
+    ],
+)
+def test_a_hostile_recipe_is_refused_in_few_words(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message) as refused:
+        Recipe.from_yaml("\n" + text)
+    assert len(str(refused.value)) < 800
+
+
+def test_a_few_aliases_are_read() -> None:
+    assert Recipe.from_yaml("seed: &a 3\nquantizer: {name: gptq, clip_steps: *a}").seed == 3

@@ -119,12 +119,31 @@ def test_cells_of_another_version_device_or_end_of_answers_are_not_reused(
     identities = [open_bench(own).identity, open_bench(replace(own, device="meta")).identity]
     (tmp_path / "pair" / "aligned" / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
     identities.append(open_bench(own).identity)
-    packages = ("caq", "torch", "transformers")
+    packages = ("caq", "torch", "transformers", "compressed-tensors")
     for package in packages:
         numbers = {**dict.fromkeys(packages, "1"), package: "2"}
         monkeypatch.setattr("caq.measure.run.version", numbers.__getitem__)
         identities.append(open_bench(own).identity)
     assert len(set(identities)) == len(identities)
+
+
+def test_cells_know_what_the_files_hold_that_their_recipe_names(grid: Grid, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    other = replace(grid, recipe=grid.recipe.with_overrides({"data.text": str(text)}))
+    contents = set()
+    for content in ("one text", "another text"):
+        text.write_text(content, encoding="utf-8")
+        contents.add(open_bench(other).contents[str(text)])
+    assert len(contents) == 2
+
+
+def test_a_folder_with_files_of_others_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "table1").mkdir()
+    (tmp_path / "table1" / "results.json").write_text("mine", encoding="utf-8")
+    with pytest.raises(InvalidInput, match=r"table1/results\.json: is not of CAQ's and might be replaced"):
+        run(Request("table1", "bundled", "default", tmp_path))
+    with pytest.raises(InvalidInput, match=r"results\.json is a file, no directory"):
+        run(Request("table1", "bundled", "default", tmp_path / "table1" / "results.json"))
 
 
 def test_arms_of_one_recipe_share_a_cell(grid: Grid, found: list[Cell]) -> None:

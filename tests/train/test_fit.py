@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from caq.errors import Diverged
 from caq.objectives import Logits, Loss, Objective, Targets
 from caq.objectives.restricted import TopKullbackLeibler
+from caq.recipe import Recipe
 from caq.train import FitResult, loop
 from caq.train.state import FitState, load_state
 from caq.transforms.maps.rotation import Rotation
@@ -273,3 +274,49 @@ def test_gradients_are_clipped_to_the_norm_that_is_asked_for(course: Course) -> 
     limit = free.norms[0] / 10
     clipped = watch(lambda: course.learn(OPTIONS.model_copy(update={"steps": 1, "gradient_clip": limit})))
     assert clipped.norms[0] == pytest.approx(limit, rel=1e-4)
+
+
+@dataclass
+class Cramped:
+    """An objective whose memory holds the rows of so many sequences."""
+
+    objective: Objective
+    sequences: int
+    name: ClassVar[str] = "cramped"
+    needs_base: ClassVar[bool] = False
+    needs_full: ClassVar[bool] = False
+    targets_options: ClassVar[tuple[str, ...]] = ()
+
+    def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
+        return self.objective.targets(aligned, negative)
+
+    def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
+        if len(student) > self.sequences * IDS.shape[1]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return self.objective(student, targets, progress)
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_says_so_and_gives_what_the_smaller_one_gives(
+    course: Course, whole: tuple[FitResult, bytes], tmp_path: Path
+) -> None:
+    plain = course.learn(OPTIONS.model_copy(update={"micro_batch_size": 1}))
+    cramped = course.learn(objective=Cramped(course.objective, 1), state_file=sealed(tmp_path))
+    assert same(cramped, plain)
+    assert [(entry.event, entry.details["from"], entry.details["to"]) for entry in cramped.entries] == [
+        ("smaller-micro-batch", 2, 1)
+    ]
+    # The state knows: what goes on goes on with the smaller one.
+    state = load_state(sealed(tmp_path), cramped.parameters, torch.device("cpu"))
+    assert state is not None
+    assert state.micro_batch == 1
+    assert whole[0].entries == ()
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        course.learn(objective=Cramped(course.objective, 0))
+
+
+@pytest.mark.parametrize("seed", [0, 2**44, 2**63 - 1])
+def test_every_seed_that_a_recipe_may_have_gives_an_order(seed: int) -> None:
+    orders = [loop._shuffled(50, seed, epoch) for epoch in (0, 1)]
+    assert [sorted(order) for order in orders] == [list(range(50))] * 2
+    assert orders[0] != orders[1]
+    assert Recipe(seed=seed).seed == seed

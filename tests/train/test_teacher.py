@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from caq.errors import CaqError
 from caq.families import Bound
 from caq.objectives import Objective
 from caq.objectives.full import ContrastiveKullbackLeibler, KullbackLeibler, MeanSquaredError
@@ -172,7 +173,7 @@ def test_caching_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert len(runs) == len(IDS) - 4
     for sample in range(len(IDS)):
         assert torch.equal(resumed.read(sample)["hidden"], whole.read(sample)["hidden"])
-    assert torch.equal(load_file(resumed.head)["head"], load_file(whole.head)["head"])
+    assert torch.equal(load_file(resumed.head.path)["head"], load_file(whole.head.path)["head"])
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -195,3 +196,32 @@ def test_the_teachers_and_the_student_are_never_in_memory_together(tmp_path: Pat
     load(2)()
     assert len(loaded) == 3
     assert cache.heads.keys() == {"aligned", "negative"}
+
+
+@pytest.mark.parametrize("damage", ["cut off", "emptied", "a flipped bit", "another sample's"])
+def test_what_was_damaged_in_the_cache_is_named_and_made_again(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objective, counted = OBJECTIVES["kl-top"], Counted(0)
+    hidden = hidden_states(tmp_path, 0, counted)
+    targets = cache_targets(objective, hidden, None, len(IDS), tmp_path, world=World(), quiet=True).rows["targets"]
+    files = [hidden.file(3).path, hidden.head.path, targets.file(3).path]
+    whole = [path.read_bytes() for path in files]
+    for path, content in zip(files, whole, strict=True):
+        flipped = content[:-1] + bytes([content[-1] ^ 1])
+        other = path.with_name("00004.safetensors").read_bytes()
+        path.write_bytes({"cut off": content[:-9], "emptied": b"", "a flipped bit": flipped}.get(damage, other))
+    hidden = hidden_states(tmp_path, 0, counted)
+    cache_targets(objective, hidden, None, len(IDS), tmp_path, world=World(), quiet=True)
+    said = capsys.readouterr().err
+    assert all(f"{path}: " in said for path in files)
+    assert said.count("it is made again") == len(files)
+    assert [path.read_bytes() for path in files] == whole
+    assert counted.loads == 2
+
+
+def test_a_file_that_goes_during_the_run_is_named(tmp_path: Path) -> None:
+    hidden = hidden_states(tmp_path, 0)
+    hidden.file(2).path.unlink()
+    with pytest.raises(CaqError, match=r"00002\.safetensors: was changed during the run"):
+        hidden.read(2)

@@ -1,5 +1,17 @@
-"""The command line: every command imports what it needs when it runs."""
+"""The command line: every command imports what it needs when it runs.
 
-from caq.cli.app import main
+So does `main`: whatever stops it, the imports included, is told in words.
+"""
+
+
+def main() -> None:
+    """Run the command line; deliberate errors and interruptions are printed without a traceback."""
+    from caq.cli.ending import told
+
+    with told():
+        from caq.cli.app import run
+
+        run()
+
 
 __all__ = ["main"]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from caq.cli import options as option
+from caq.cli.cache import cache
 from caq.cli.compare import compare
 from caq.cli.evaluate import evaluate
 from caq.cli.publish import card, push, verify
 from caq.cli.quantize import quantize
 from caq.cli.reproduce import demo, reproduce
-from caq.errors import CaqError, InvalidInput, is_out_of_space
 
 app = typer.Typer(
     help="Quantize an aligned language model to 4 bits, keep its alignment, and prove it.",
@@ -25,38 +23,13 @@ app = typer.Typer(
 )
 testbed = typer.Typer(help="The bundled pair: a tiny base model and the model aligned from it.", no_args_is_help=True)
 app.add_typer(testbed, name="testbed")
+app.add_typer(cache, name="cache")
 
-INTERRUPTED = 130
 
-
-def main() -> None:
-    """Run the command line; deliberate errors are printed without a traceback."""
+def run() -> None:
+    """Run the command that the command line names."""
     option.silence_libraries(os.environ)
-    try:
-        app()
-    except CaqError as error:
-        for line in error.shown if isinstance(error, InvalidInput) else (str(error),):
-            print(f"error: {line}", file=sys.stderr)
-        for note in getattr(error, "__notes__", ()):
-            print(note, file=sys.stderr)
-        sys.exit(error.status)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # Inside a command, typer has turned the one into the other.
-        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
-            raise
-        _stopped("\nInterrupted. What is done is kept; go on with:", INTERRUPTED)
-    except Exception as error:
-        if not is_out_of_space(error):
-            raise
-        reason = f"error: {error}\nThe disk is full. What is done is kept; free some space and go on with:"
-        _stopped(reason, CaqError.status)
-
-
-def _stopped(reason: str, status: int) -> NoReturn:
-    # --restart would throw away what is kept.
-    again = shlex.join(["caq", *(word for word in sys.argv[1:] if word != "--restart")])
-    print(f"{reason}\n  {again}", file=sys.stderr)
-    sys.exit(status)
+    app()
 
 
 for command in (quantize, evaluate, compare, verify, card, push, demo, reproduce):

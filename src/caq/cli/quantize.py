@@ -75,7 +75,7 @@ def quantize(
         from caq.publish.evaluate import evaluation_tasks
         from caq.report.types import EXIT
 
-        tasks = evaluation_tasks(model, *measures, window)
+        tasks = evaluation_tasks(model, *measures, window, output.expanduser().resolve())
     result = run(
         model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet, i_know=i_know
     )

@@ -25,8 +25,9 @@ from caq.data.prompts import calibration_prompts
 from caq.errors import InvalidInput, refuse
 from caq.families import Bound
 from caq.files.cache import digest
+from caq.files.kept import used
 from caq.files.lock import turn
-from caq.files.whole import write_text
+from caq.files.seals import SealedObject
 from caq.progress import progress
 from caq.recipe.sections import DataRecipe
 
@@ -155,17 +156,21 @@ def _conversations(
 ) -> Generator[list[int], None, None]:
     """Yield conversations; the model is loaded at the first round that is not kept."""
     bound: Bound | None = None
+    used(directory)
     for number, prompts in enumerate(rounds):
-        kept = directory / f"{number:05d}.json"
-        if not kept.exists():
+        file = SealedObject(directory / f"{number:05d}.json", f"{directory.name}/{number}")
+        kept = file.peek()
+        if kept is None:
             with turn(directory):
                 # Another run may have answered in the meantime.
-                if not kept.exists():
+                kept = file.read()
+                if kept is None:
                     bound = bound or responder.load()
                     own_seed = int(digest(str(seed), str(number))[:15], 16)
                     answers = _answers(bound, responder, prompts, sampling, own_seed)
-                    write_text(kept, json.dumps([[*p, *a] for p, a in zip(prompts, answers, strict=True)]))
-        yield from json.loads(kept.read_text(encoding="utf-8"))
+                    kept = {"conversations": [[*p, *a] for p, a in zip(prompts, answers, strict=True)]}
+                    file.write(kept)
+        yield from kept["conversations"]
 
 
 def _answers(

@@ -7,22 +7,20 @@ the next run needs no network.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from caq.data.documents import KINDS
 from caq.data.files import holds_records, read_file, read_rows
-from caq.errors import InvalidInput, attempt, first_line, nearest
+from caq.errors import InvalidInput, first_line, nearest
 from caq.files.cache import cache_root
+from caq.files.kept import used
 from caq.files.lock import turn
-from caq.files.records import Record, read_records
-from caq.files.whole import write_text
-from caq.progress import remark
+from caq.files.records import Record
+from caq.files.seals import SealedObject
 from caq.recipe.sections import SELF
 
 #: Documents that are streamed and kept together: at some 450 tokens a document, one batch of C4 fills 128 × 2,048.
@@ -124,39 +122,43 @@ def _named_text(name: str, source: Named, cache_dir: str | Path | None) -> str:
     if source.joined is None:
         running = ", ".join(known for known, named in SOURCES.items() if named.joined is not None)
         raise InvalidInput(f"{name}: holds documents, not one running text; give a file, or one of {running}")
-    kept = cache_root(cache_dir) / "texts" / f"{name}.txt"
-    if not kept.exists():
-        text = source.joined.join(row["text"] for row in _download(name, source, 0, source.first))
-        with turn(kept.parent):
-            write_text(kept, text)
-    return read_file(kept)
+
+    joined = source.joined
+
+    def made() -> dict[str, object]:
+        return {"text": joined.join(row["text"] for row in _download(name, source, 0, source.first))}
+
+    texts = cache_root(cache_dir) / "texts"
+    return str(_kept(texts / f"{name}.json", name, texts, made)["text"])
 
 
 def _named_batches(name: str, source: Named, directory: Path) -> Iterator[Sequence[Record]]:
     for number in count():
-        kept = directory / f"{number:05d}.jsonl"
-        records = _kept_batch(kept)
-        if records is None:
-            rows = _download(name, source, number * BATCH, BATCH)
-            # One turn for all texts: the sweep reaches into every directory.
-            with turn(directory.parent):
-                write_text(kept, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-            records = read_records(kept)[0]
-        yield records
-        if len(records) < BATCH:
+
+        def made(skipped: int = number * BATCH) -> dict[str, object]:
+            return {"rows": _download(name, source, skipped, BATCH)}
+
+        # One turn for all texts: the sweep reaches into every directory.
+        rows = _kept(directory / f"{number:05d}.json", f"{name} {number}", directory.parent, made)["rows"]
+        start = number * BATCH + 1
+        yield [Record(f"{name}: document {place:,}", row) for place, row in enumerate(rows, start)]
+        if len(rows) < BATCH:
             return
 
 
-def _kept_batch(kept: Path) -> Sequence[Record] | None:
-    """Return a batch that is there whole, or None; the one behind a set's last row is empty."""
-    if not kept.exists():
-        return None
-    problems: list[str] = []
-    records = attempt(problems, partial(read_rows, kept))
-    if problems and kept.stat().st_size:
-        remark(f"{kept}: is damaged; it is downloaded again")
-        return None
-    return records or ()
+def _kept(path: Path, identity: str, held: Path, make: Callable[[], dict[str, object]]) -> dict[str, Any]:
+    """Return what is kept of a name, or else make it while a directory is held; what is damaged is made again."""
+    file = SealedObject(path, f"text {identity}")
+    kept = file.peek()
+    if kept is None:
+        with turn(held):
+            # Another run may have made it in the meantime.
+            kept = file.read()
+            if kept is None:
+                kept = make()
+                file.write(kept)
+    used(path)
+    return kept
 
 
 def _download(name: str, source: Named, skipped: int, wanted: int | None) -> list[dict[str, Any]]:

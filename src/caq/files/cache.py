@@ -6,10 +6,25 @@ import hashlib
 import os
 from pathlib import Path
 
+from caq.errors import InvalidInput
+from caq.files.place import require_possible
+
+OTHER_CACHE = "choose another cache, by --cache or $CAQ_CACHE"
+
 
 def cache_root(given: str | Path | None = None) -> Path:
-    """Return `given`, or else `$CAQ_CACHE`, or else `~/.cache/caq`."""
-    return Path(given or os.environ.get("CAQ_CACHE") or "~/.cache/caq").expanduser()
+    """Return `given`, or else `$CAQ_CACHE`, or else `~/.cache/caq`; it may be one that is for reading only.
+
+    Raises:
+        InvalidInput: it can be no directory.
+    """
+    root = Path(given or os.environ.get("CAQ_CACHE") or "~/.cache/caq")
+    try:
+        root = root.expanduser()
+    except RuntimeError as error:
+        raise InvalidInput(f"{root}: {error}; {OTHER_CACHE}") from error
+    require_possible(root, OTHER_CACHE)
+    return root
 
 
 def digest(*parts: str | bytes) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, SchemaValidator, core_schema
 
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, shown
 
 T = TypeVar("T")
 
@@ -102,13 +102,8 @@ def _sentence(name: str, problem: ErrorDetails) -> str:
     if problem["type"] == "unexpected_keyword_argument":
         return f"{_where(name, parents[:-1])} has a field {parents[-1]!r} that this version does not know"
     message = problem["msg"]
-    return f"{_where(name, parents)} is {_short(problem['input'])}: {message[0].lower()}{message[1:]}"
+    return f"{_where(name, parents)} is {shown(problem['input'])}: {message[0].lower()}{message[1:]}"
 
 
 def _where(name: str, parts: Sequence[int | str]) -> str:
     return name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

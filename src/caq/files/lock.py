@@ -11,10 +11,12 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from caq.errors import InvalidInput
+from caq.files.cache import OTHER_CACHE
+from caq.files.place import require_directory
 from caq.files.whole import sweep_directory
 
 #: Some network file systems cannot lock.
@@ -51,8 +53,12 @@ def turn(directory: Path) -> Iterator[None]:
     """Wait until no other process writes in a directory of the cache, then hold it, free of what killed writers left.
 
     Where the file system cannot lock, nobody waits: files that appear whole are still right, only written twice.
+
+    Raises:
+        InvalidInput: nothing can be written there.
     """
     lock = directory / ".lock"
+    require_directory(directory, OTHER_CACHE)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = _acquire(lock, fcntl.LOCK_EX)
@@ -66,6 +72,37 @@ def turn(directory: Path) -> Iterator[None]:
         yield
     finally:
         _release(lock, descriptor)
+
+
+class Hold:
+    """Keeps a directory of the cache from being cleared, for as long as this object lives."""
+
+    def __init__(self, directory: Path) -> None:
+        self._descriptor = os.open(directory, os.O_RDONLY)
+        with suppress(OSError):
+            # Where the file system cannot lock, nothing is held.
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Yield whether nobody holds or writes an entry of the cache, a directory or a file; nobody comes in meanwhile."""
+    with ExitStack() as held:
+        yield all(_free(place, held) for place in (path, path / ".lock") if place.exists())
+
+
+def _free(path: Path, held: ExitStack) -> bool:
+    """Lock what is there, for as long as the stack lasts; return whether that could be done."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        held.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _acquire(lock: Path, operation: int) -> int:

@@ -52,8 +52,17 @@ class SealedFile:
 
     def read(self) -> Contents | None:
         """Return what was written; None, with a remark, if it was damaged or is another run's, and None if missing."""
-        if not self.path.exists():
-            return None
+        contents, problem = self._open()
+        if problem and self.path.exists():
+            remark(f"{self.path}: {problem}; it is made again")
+        return contents
+
+    def is_intact(self) -> bool:
+        """Return whether the file is there as it was written; in silence."""
+        return self._open()[0] is not None
+
+    def _open(self) -> tuple[Contents | None, str]:
+        """Return what was written, or why it cannot be had."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 seal = json.loads(file.metadata()[_SEAL])
@@ -61,10 +70,11 @@ class SealedFile:
             intact = seal["sha256"] == _sha256(seal["identity"], seal["note"], tensors)
         except (SafetensorError, OSError, ValueError, LookupError, TypeError):
             intact = False
-        if intact and seal["identity"] == self.identity:
-            return Contents(tensors, seal["note"])
-        remark(f"{self.path}: {'belongs to another run' if intact else 'is damaged'}; it is made again")
-        return None
+        if not intact:
+            return None, "is damaged"
+        if seal["identity"] != self.identity:
+            return None, "belongs to another run"
+        return Contents(tensors, seal["note"]), ""
 
     def require(self) -> Contents:
         """Return what was written.

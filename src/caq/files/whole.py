@@ -7,6 +7,7 @@ for whoever holds the place alone.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import hashlib
 import json
@@ -57,6 +58,11 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
 
 
+def is_partial(path: Path) -> bool:
+    """Return whether a name is one that a writer gives to what is not whole yet."""
+    return fnmatch.fnmatchcase(path.name, f".*.{_PARTIAL}")
+
+
 def flush(path: Path) -> None:
     """Wait until a file's content, or a directory's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -70,6 +76,15 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's content, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def contents_of(path: Path) -> str:
+    """Return a hash of a file's content, or of the names and contents of a directory's files; "" for neither."""
+    if path.is_file():
+        return sha256_of(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    named = [f"{file.relative_to(path)} {sha256_of(file)}" for file in files]
+    return hashlib.sha256("\n".join(named).encode(errors="surrogateescape")).hexdigest() if named else ""
 
 
 def sweep(target: Path) -> None:

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from caq.errors import InvalidInput
 from caq.files.cache import cache_root
+from caq.files.lock import turn
 from caq.files.whole import write_bytes
 
 DIRECTORY_VARIABLE = "CAQ_SAFETYBENCH"
@@ -60,7 +61,8 @@ def kept_answers(name: str) -> Path:
     """
     kept = cache_root() / "safetybench" / name
     if not kept.exists():
-        write_bytes(kept, download_answers(name))
+        with turn(kept.parent):
+            write_bytes(kept, download_answers(name))
     elif not _is_published(name, kept.read_bytes()):
         raise InvalidInput(f"{kept}: was damaged or changed after it was downloaded; delete it, and {WAY_OUT}")
     return kept

@@ -47,7 +47,7 @@ def read_comparison(output: Path) -> Comparison:
     manifest = read_manifest(output)
     if manifest is None:
         raise InvalidInput(f"{output}: holds no comparison to draw again; name a model and its --reference")
-    return assemble(output, manifest, read_items(output))
+    return assemble(output, manifest, read_items(output, manifest.group))
 
 
 def assemble(output: Path, manifest: Manifest, items: Items) -> Comparison:
@@ -171,4 +171,4 @@ def _decoded(kind: type[T], row: Any, path: Path) -> T:
 
 
 def _reason(path: Path) -> str:
-    return unmeasured_note(path).read_text(encoding="utf-8").strip()
+    return str(read_object(unmeasured_note(path))["reason"])

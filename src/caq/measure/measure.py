@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,13 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from caq.chat import encode_chat
 from caq.errors import CaqError, InvalidInput, TooLong
-from caq.files.codec import encode
-from caq.files.whole import write_text
 from caq.measure.answers import Answer, answer, choose_facts, respond
 from caq.measure.distances import read_passages, windows_of
 from caq.measure.questionnaire import CHAT_TOKENS, Questionnaire
 from caq.measure.record import Ability, Distances, Role
-from caq.measure.store import Row, fill, filled, read_rows
+from caq.measure.store import Row, fill, filled, read_rows, stored_object
 from caq.runners import runner_module
 from caq.runners.base import Passage, Runner, Running, Source
 from caq.runners.reference import is_saved, open_reference, save_reference
@@ -92,13 +89,14 @@ def measure_arm(arm: Arm, plan: Plan) -> None:
         return
     with runner_module(arm.source.runner).running(arm.source, arm.tokenizer, plan.how) as runner:
         for part in missing:
+            unmeasured_note(part.path).unlink(missing_ok=True)
             try:
                 part.make(runner)
             except CaqError as error:
                 error.add_note(f"in {arm.name}")
                 if arm.role != "quantized":
                     raise
-                write_text(unmeasured_note(part.path), f"{error}\n")
+                stored_object(unmeasured_note(part.path)).write({"reason": str(error).strip()})
 
 
 def unmeasured_note(path: Path) -> Path:
@@ -125,7 +123,7 @@ class _Part:
     make: Callable[[Runner], None]
 
     def done(self) -> bool:
-        return self.whole() or unmeasured_note(self.path).exists()
+        return self.whole() or stored_object(unmeasured_note(self.path)).peek() is not None
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ class _ArmRun:
             parts.append(self._distances(CHAT, partial(self._chat, aligned)))
         if self.plan.abilities is not None:
             path = abilities_file(self.arm.directory, self.plan.abilities.identity)
-            parts.append(_Part(path, path.exists, partial(_store, path, self.plan.abilities)))
+            parts.append(_Part(path, partial(_stored, path), partial(_store, path, self.plan.abilities)))
         return parts
 
     def _lines(self, name: str, names: Sequence[str], answer: Callable[[Runner, slice], Sequence[Row]]) -> _Part:
@@ -183,7 +181,7 @@ class _ArmRun:
         path = distances_file(self.arm.directory, kind, self.plan.distances)
         return _Part(
             path,
-            lambda: path.exists() and (not self.refers or is_saved(self.arm.directory / STATES, kind)),
+            lambda: _stored(path) and (not self.refers or is_saved(self.arm.directory / STATES, kind)),
             partial(_store, path, make),
         )
 
@@ -251,7 +249,11 @@ class _ArmRun:
 
 
 def _store(path: Path, make: Callable[[Runner], Mapping[str, object]], runner: Runner) -> None:
-    write_text(path, json.dumps(encode(make(runner)), indent=1) + "\n")
+    stored_object(path).write(make(runner))
+
+
+def _stored(path: Path) -> bool:
+    return stored_object(path).read() is not None
 
 
 def _answer(given: Answer) -> Row:

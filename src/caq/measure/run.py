@@ -30,7 +30,7 @@ from caq.runners import find_source, runner_module
 from caq.runners.base import Running, Source
 from caq.runners.transformers import NAME as TRANSFORMERS
 from caq.runners.transformers import checkpoint_mismatch
-from caq.world import find_device
+from caq.world import computed_on, find_device
 
 #: Under which role, which model: a directory, a file or a hub name; None takes no part.
 Named = Sequence[tuple[Role, str | Path | None]]
@@ -156,7 +156,8 @@ def place_arms(setup: Setup, output: Path, earlier: Manifest | None = None) -> t
     """
     known = {} if earlier is None else {(arm.role, arm.provenance["source"]): arm.name for arm in earlier.arms}
     names = _names(setup.entrants, known)
-    conditions = (setup.how.device.type, *(f"{name} {number}" for name, number in _versions().items()))
+    computed = {**_versions(), **computed_on(setup.how.device)}
+    conditions = [f"{name} {number}" for name, number in computed.items()]
     arms = output / ARMS
     return tuple(
         Arm(name, entrant.role, entrant.source, entrant.tokenizer, arms / _directory(entrant, setup, conditions))
@@ -188,7 +189,7 @@ def _directory(entrant: Entrant, setup: Setup, conditions: Sequence[str]) -> str
 
 def _versions() -> dict[str, str]:
     """Return the versions of what computes."""
-    return {name: version(name) for name in ("caq", "transformers", "torch")}
+    return {name: version(name) for name in ("caq", "transformers", "torch", "compressed-tensors")}
 
 
 def measure_arms(
@@ -260,4 +261,5 @@ def _references(arms: Sequence[Arm]) -> dict[Role, Arm]:
 def _stored(arm: Arm, device: torch.device) -> StoredArm:
     computed = "float32" if device.type == "cpu" else "the stored dtype"
     facts = {"computed": f"in {computed} on {device.type}", **arm.source.facts, **_versions()}
+    facts["threads"] = computed_on(device)["threads"]
     return StoredArm(arm.name, arm.role, arm.directory.name, facts, arm.source.ledger)

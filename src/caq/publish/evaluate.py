@@ -12,23 +12,38 @@ from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
 from caq.loading import load_tokenizer
 from caq.measure.questionnaire import read_questionnaire
+from caq.measure.store import require_reports
 from caq.publish.readme import write_card
+from caq.report.render import REPORTS
 from caq.report.types import Report
 
 
 def evaluation_tasks(
-    model: str, perplexity_text: str | None, safety: str | None, facts: Path | None, prompts: Path | None, window: int
+    model: str,
+    perplexity_text: str | None,
+    safety: str | None,
+    facts: Path | None,
+    prompts: Path | None,
+    window: int,
+    checkpoint: Path,
 ) -> Tasks:
     """Return what is to be measured, read once, so that a mistake shows before the hours of a quantization.
 
     Raises:
-        InvalidInput: nothing that decides is asked for, or every problem of the files.
+        InvalidInput: nothing that decides is asked for, every problem of the files, or the report cannot be written
+            beside the checkpoint.
     """
+    require_reports(report_directory(checkpoint), REPORTS)
     if safety is None and prompts is None:
         raise InvalidInput("--evaluate: nothing is asked that decides; add --safety safetybench-en, or --prompts FILE")
     tasks = task_files(perplexity_text, SafetyTask(Path(safety)) if safety else None, facts, prompts, window)
     read_questionnaire(tasks, load_tokenizer(resolve(model)))
     return tasks
+
+
+def report_directory(checkpoint: Path) -> Path:
+    """Return where a checkpoint's report goes."""
+    return checkpoint.with_name(f"{checkpoint.name}-report")
 
 
 def evaluate(
@@ -39,7 +54,7 @@ def evaluate(
     Raises:
         CaqError: the comparison's; a note says that the checkpoint is there.
     """
-    output = checkpoint.with_name(f"{checkpoint.name}-report")
+    output = report_directory(checkpoint)
     try:
         report = compare(
             [checkpoint], reference=model, base=base, tasks=tasks, output=output, device=device, quiet=quiet

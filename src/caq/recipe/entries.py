@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from caq.errors import InvalidInput, attempt, nearest, refuse
+from caq.errors import InvalidInput, attempt, nearest, refuse, shown
 from caq.options import Options, inside
 
 Registry = Mapping[str, type[Any]]
@@ -99,7 +99,8 @@ def _read_item(section: str, item: object, registry: Registry) -> Options:
     options = as_mapping(item)
     if options is None or "name" not in options:
         raise InvalidInput(f"{section}: an entry is a name, or a mapping with a name, {_shown(item)}")
-    return _read(f"{section}.{options['name']}", section, options, registry)
+    name = options["name"]
+    return _read(f"{section}.{name if isinstance(name, str) else shown(name)}", section, options, registry)
 
 
 def _read(section: str, named_by: str, options: Mapping[str, Any], registry: Registry) -> Options:
@@ -107,7 +108,8 @@ def _read(section: str, named_by: str, options: Mapping[str, Any], registry: Reg
     if isinstance(name, str) and name in registry:
         entry: Options = read_section(section, registry[name], options)
         return entry
-    problems = [f"{named_by}: {name!r} is unknown{nearest(str(name), registry)}"]
+    likely_meant = nearest(name if isinstance(name, str) else shown(name), registry)
+    problems = [f"{named_by}: {shown(name)} is unknown{likely_meant}"]
     # The other mistakes are reported too, checked against the entry that has most of these options.
     likely = max(registry, key=lambda known: len(registry[known].model_fields.keys() & options.keys()))
     attempt(problems, lambda: read_section(section, registry[likely], {**options, "name": likely}))
@@ -115,4 +117,4 @@ def _read(section: str, named_by: str, options: Mapping[str, Any], registry: Reg
 
 
 def _shown(value: object) -> str:
-    return f"is {value!r} ({type(value).__name__})"
+    return f"is {shown(value)} ({type(value).__name__})"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
 
-from caq.errors import attempt
+from caq.errors import attempt, shown
 from caq.objectives import OBJECTIVES
 from caq.options import Options
 from caq.quantizers import QUANTIZERS
@@ -60,7 +60,7 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if "training" in values:
         training = sections.pop("training")
         if not isinstance(training, Mapping):
-            return sections, [*problems, f"training: should be a mapping of keys, is {training!r}"]
+            return sections, [*problems, f"training: should be a mapping of keys, is {shown(training)}"]
         if "dtype" in training:
             sections["dtype"] = training["dtype"]
         options = {key: value for key, value in training.items() if key != "dtype"}

@@ -12,6 +12,9 @@ from caq.recipe.text import parse_yaml
 
 Registries = Mapping[str, Registry]
 
+#: Characters of an override by which messages name it.
+_NAMED = 100
+
 
 def parse_override(text: str) -> tuple[str, object]:
     """Split ``objective.alpha=0.5`` into the key and its value, read as YAML.
@@ -21,8 +24,8 @@ def parse_override(text: str) -> tuple[str, object]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise InvalidInput(f"{text}: an override is written key=value, such as objective.alpha=0.5")
-    return key.strip(), parse_yaml(f"value: {value}", text)["value"]
+        raise InvalidInput(f"{text[:_NAMED]}: an override is written key=value, such as objective.alpha=0.5")
+    return key.strip(), parse_yaml(f"value: {value}", text[:_NAMED])["value"]
 
 
 def override(

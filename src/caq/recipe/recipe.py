@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from caq.errors import InvalidInput, attempt, nearest
+from caq.errors import InvalidInput, attempt, nearest, shown
 from caq.export import FORMATS
 from caq.numerics.options import SchemeRecipe
 from caq.objectives import OBJECTIVES, Objective
@@ -24,7 +24,7 @@ from caq.recipe.contradictions import contradictions
 from caq.recipe.entries import Entry, read_entries, read_entry, read_section, read_set
 from caq.recipe.overrides import override
 from caq.recipe.sections import DataRecipe
-from caq.recipe.text import dump_yaml, parse_yaml
+from caq.recipe.text import LONGEST, dump_yaml, parse_yaml
 from caq.train import LEARNERS, Learner
 from caq.train.end_to_end import EndToEnd
 from caq.transforms import TRANSFORMS
@@ -88,7 +88,7 @@ class Recipe(Options):
     def _explain(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
         """Build section by section, so that a mistake in one does not hide those of the others."""
         if not isinstance(values, Mapping):
-            raise InvalidInput(f"recipe: should be a mapping of sections, is {values!r}")
+            raise InvalidInput(f"recipe: should be a mapping of sections, is {shown(values)}")
         sections, problems = legacy.translated(values)
         for name in _READERS.keys() & sections.keys():
             try:
@@ -115,8 +115,10 @@ class Recipe(Options):
         if isinstance(source, str) and ("\n" in source or ":" in source or not source.strip()):
             return cls.model_validate(parse_yaml(source, "recipe"))
         try:
-            text = Path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            with Path(source).open(encoding="utf-8") as file:
+                # No more than `parse_yaml` reads: what was named may be a model's weights.
+                text = file.read(LONGEST + 1)
+        except (OSError, ValueError) as error:
             problem = f"not a readable recipe file ({error}); presets: {', '.join(PRESETS)}"
             raise InvalidInput(f"{source}: {problem}") from error
         return cls.model_validate(parse_yaml(text, str(source)))
@@ -164,7 +166,7 @@ _ENTRIES: Mapping[str, Mapping[str, type[Any]]] = {"objective": OBJECTIVES, "qua
 
 def _format(value: object) -> object:
     if isinstance(value, str) and value not in FORMATS:
-        raise InvalidInput(f"format: {value!r} is unknown{nearest(value, FORMATS)}")
+        raise InvalidInput(f"format: {shown(value)} is unknown{nearest(value, FORMATS)}")
     return value
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from caq.errors import InvalidInput, nearest
+from caq.errors import InvalidInput, nearest, refuse
+from caq.files.place import require_directory
 from caq.items.tasks import Tasks
 from caq.measure.store import locked
 from caq.report.experiment import ExperimentTable
 from caq.report.measures import numbers
 from caq.report.table import rich_table, wide_console
 from caq.reproduce.experiments import EXPERIMENTS
-from caq.reproduce.grid import FULL_PRECISION, Cell, Grid, cells, open_bench
+from caq.reproduce.grid import CELLS, FULL_PRECISION, Cell, Grid, cells, open_bench
 from caq.reproduce.pairs import open_source, recipe_for
 from caq.reproduce.plots import draw
 from caq.reproduce.report import Finished, summarise, write_report
@@ -85,8 +86,22 @@ def run(request: Request, *, quiet: bool = False) -> ExperimentTable:
     """
     if request.table not in EXPERIMENTS:
         raise InvalidInput(f"{request.table}: no such table{nearest(request.table, EXPERIMENTS)}")
+    require_tables(request.directory, request.table)
     with locked(request.directory):
         return _run(request, quiet=quiet)
+
+
+def require_tables(directory: Path, table: str) -> None:
+    """Check that a table can be written into a directory, which need not exist yet, and would replace no other files.
+
+    Raises:
+        InvalidInput: nothing can be written there; or the table's folder has files, and no cell is beside it.
+    """
+    folder = directory / table
+    require_directory(folder, "choose a directory for the tables")
+    if folder.is_dir() and not (directory / CELLS).is_dir():
+        files = sorted(folder.iterdir())
+        refuse([f"{file}: is not of CAQ's and might be replaced; choose another directory" for file in files])
 
 
 def _run(request: Request, *, quiet: bool) -> ExperimentTable:

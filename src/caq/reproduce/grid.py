@@ -8,7 +8,6 @@ one cache.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -22,9 +21,10 @@ import torch
 
 from caq.errors import CaqError, Diverged, OtherRun
 from caq.families import Bound
-from caq.files.cache import digest
-from caq.files.codec import decode, encode, parse
-from caq.files.whole import write_text
+from caq.files.cache import cache_root, digest
+from caq.files.codec import decode, encode
+from caq.files.seals import SealedObject
+from caq.files.whole import contents_of
 from caq.inputs import Pair, check_recipe, open_pair
 from caq.items.tasks import Tasks
 from caq.lm_eval.harness import Benchmarks
@@ -43,6 +43,8 @@ from caq.runners import find_source
 BASE = "Base"
 ALIGNED = "Aligned"
 FULL_PRECISION = (BASE, ALIGNED)
+#: Where in a grid's directory its cells are.
+CELLS = "cells"
 
 Overrides = Mapping[str, object]
 
@@ -106,7 +108,8 @@ class Bench:
         load: loads models to be quantized.
         pair: the checked checkpoints.
         setup: how cells are measured; the aligned model and the base are its entrants.
-        identity: hash of what decides a cell besides its recipe.
+        identity: hash of what decides a cell besides its recipe and what that names.
+        contents: hashes of the calibration files and directories that recipes name, which may be changed.
     """
 
     grid: Grid
@@ -114,6 +117,7 @@ class Bench:
     pair: Pair
     setup: Setup
     identity: str
+    contents: Mapping[str, str]
 
 
 def open_bench(grid: Grid) -> Bench:
@@ -122,6 +126,7 @@ def open_bench(grid: Grid) -> Bench:
     Raises:
         InvalidInput: every problem of the checkpoints, of a recipe or of the task files, before any compute.
     """
+    cache_root(grid.directory / "cache")
     pair = open_pair(grid.model, grid.base)
     assert pair.base is not None
     for arm in grid.arms:
@@ -134,7 +139,9 @@ def open_bench(grid: Grid) -> Bench:
     # models, what they are asked, the device and the versions.
     names = (arm.directory.name for arm in place_arms(setup, grid.directory))
     identity = digest(*names, setup.judge.card.name, "" if abilities is None else abilities.identity)
-    return Bench(grid, _shared(load_bound), pair, setup, identity)
+    data = [grid.cell_recipe(arm, seed).data for arm in grid.arms for seed in grid.seeds[:1]]
+    contents = {name: contents_of(Path(name)) for one in data for name in (one.text, one.prompts) if name}
+    return Bench(grid, _shared(load_bound), pair, setup, identity, contents)
 
 
 def cells(bench: Bench, *, quiet: bool = False) -> Iterator[Cell]:
@@ -145,11 +152,13 @@ def cells(bench: Bench, *, quiet: bool = False) -> Iterator[Cell]:
     grid = bench.grid
     roles: tuple[Role, Role] = ("base", "aligned")
     for name, role in zip(FULL_PRECISION, roles, strict=True):
-        yield _cell(bench, name, 0, "", partial(_full_precision, bench, role))
+        yield _cell(bench, Cell(name, 0, "", None), name, partial(_full_precision, bench, role))
     for seed in grid.seeds:
         for arm in grid.arms:
             recipe = grid.cell_recipe(arm, seed)
-            yield _cell(bench, arm, seed, recipe.fingerprint(), partial(_quantized, bench, recipe, arm, quiet))
+            named = "".join(bench.contents[name] for name in (recipe.data.text, recipe.data.prompts) if name)
+            empty = Cell(arm, seed, recipe.fingerprint(), None)
+            yield _cell(bench, empty, empty.recipe + named, partial(_quantized, bench, recipe, arm, quiet))
 
 
 def _shared(load: Load) -> Load:
@@ -165,21 +174,23 @@ def _shared(load: Load) -> Load:
     return again
 
 
-def _cell(bench: Bench, arm: str, seed: int, recipe: str, run: Callable[[], ArmRecord]) -> Cell:
-    """Read a cell's record, or run the cell and write it."""
-    path = bench.grid.directory / "cells" / f"{digest(bench.identity, recipe or arm)}.json"
-    if path.exists():
+def _cell(bench: Bench, cell: Cell, decided_by: str, run: Callable[[], ArmRecord]) -> Cell:
+    """Return a cell with its record, which is read, or else made and written."""
+    arm, seed, key = cell.arm, cell.seed, digest(bench.identity, decided_by)
+    file = SealedObject(bench.grid.directory / CELLS / f"{key}.json", key)
+    kept = file.read()
+    if kept is not None:
         # Tables share cells, and each calls them by its own names.
-        earlier = decode(Cell, parse(path.read_text(encoding="utf-8")), path.name)
+        earlier = decode(Cell, kept, file.path.name)
         return replace(earlier, arm=arm, seed=seed, record=_called(earlier.record, arm, seed), seconds=None)
     started = time.monotonic()
     try:
         with _told(f"in arm {arm}, seed {seed}"):
-            cell = Cell(arm, seed, recipe, _called(run(), arm, seed))
+            cell = replace(cell, record=_called(run(), arm, seed))
     except Diverged as error:
-        cell = Cell(arm, seed, recipe, None, str(error))
+        cell = replace(cell, diverged=str(error))
     cell = replace(cell, seconds=time.monotonic() - started)
-    write_text(path, json.dumps(encode(cell)) + "\n")
+    file.write(encode(cell))
     return cell
 
 

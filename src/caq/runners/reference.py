@@ -6,7 +6,6 @@ Only Transformers' models can be cut at the head; nothing is measured from other
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from caq.checkpoint.write import require_space
-from caq.files.whole import whole, write_text
+from caq.errors import CaqError
+from caq.files.seals import SealedObject
+from caq.files.whole import sha256_of, whole
+from caq.progress import remark
 from caq.runners.base import Passage
 from caq.runners.states import head_weight, inference, logits
 from caq.runners.transformers import TransformersRunner, counted_states
@@ -56,9 +58,9 @@ def save_reference(runner: TransformersRunner, passages: Sequence[Passage], dire
         shape = (sum(passage.counted for passage in passages), weight.shape[1])
         require_space(directory, (math.prod(shape) + weight.numel()) * weight.element_size())
         directory.mkdir(parents=True, exist_ok=True)
-        note = directory / f"{name}.json"
+        note = _note(directory, name)
         # A damaged file is whole in length as soon as it is opened, and must not pass for one if this run is stopped.
-        note.unlink(missing_ok=True)
+        note.path.unlink(missing_ok=True)
         states = _mapped(directory, name, shape, weight.dtype, written=True)
         row = 0
         for batch, _ in counted_states(cut, passages, runner.how.tokens):
@@ -67,18 +69,32 @@ def save_reference(runner: TransformersRunner, passages: Sequence[Passage], dire
         with whole(directory / HEAD) as partial:
             save_file({key: tensor.cpu() for key, tensor in cut.head.state_dict().items()}, partial)
     # Last, for it says that the others are whole.
-    write_text(note, json.dumps({"shape": shape, "bytes": _sizes(directory, name)}) + "\n")
+    hashes = {file: sha256_of(directory / file) for file in (HEAD, f"{name}.bin")}
+    note.write({"shape": shape, "sha256": hashes})
 
 
 def is_saved(directory: Path, name: str) -> bool:
-    """Whether a directory holds what a reference left of the passages of that name, in full length."""
-    note = directory / f"{name}.json"
-    return note.exists() and json.loads(note.read_text(encoding="utf-8")).get("bytes") == _sizes(directory, name)
+    """Whether a directory holds what a reference left of the passages of that name, as it was written."""
+    note = _note(directory, name).read()
+    if note is None:
+        return False
+    files = ((directory / file, sha256) for file, sha256 in note["sha256"].items())
+    damaged = [file for file, sha256 in files if not file.is_file() or sha256_of(file) != sha256]
+    for file in damaged:
+        remark(f"{file}: is damaged; it is made again")
+    return not damaged
 
 
 def open_reference(directory: Path, name: str) -> Reference:
-    """Return what `save_reference` left."""
-    shape = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))["shape"]
+    """Return what `save_reference` left.
+
+    Raises:
+        CaqError: it is not there.
+    """
+    note = _note(directory, name).read()
+    if note is None:
+        raise CaqError(f"{directory}: lacks the states of {name}; run the same command again")
+    shape = note["shape"]
     weights = load_file(directory / HEAD)
     dtype = weights["weight"].dtype
     rows, columns = weights["weight"].shape
@@ -87,8 +103,9 @@ def open_reference(directory: Path, name: str) -> Reference:
     return Reference(_mapped(directory, name, tuple(shape), dtype), head.requires_grad_(False))
 
 
-def _sizes(directory: Path, name: str) -> dict[str, int]:
-    return {file: (directory / file).stat().st_size for file in (HEAD, f"{name}.bin") if (directory / file).exists()}
+def _note(directory: Path, name: str) -> SealedObject:
+    # The directory above is the model's, and its name hashes all that decides the states.
+    return SealedObject(directory / f"{name}.json", f"{directory.parent.name}/{name}")
 
 
 def _mapped(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from caq.errors import InvalidInput
-from caq.files.whole import write_bytes
+from caq.errors import refuse
+from caq.files.lock import locked
+from caq.files.place import require_directory
+from caq.files.whole import is_partial, sweep, write_bytes
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
 
@@ -17,14 +21,27 @@ CONTEXT = 256
 def export(out_dir: Path) -> None:
     """Write `aligned/`, `base/` and the data files into `out_dir`, which is made where it is missing.
 
+    What a killed export left goes on.
+
     Raises:
-        InvalidInput: a target exists already; all of them are named, and nothing is written.
+        InvalidInput: other files have these names, all of which are told; or nothing can be written there. Nothing is
+            written then.
     """
+    require_directory(out_dir, "choose another directory")
     with as_file(files("caq.testbed") / "pair") as pair:
-        taken = [source.name for source in sorted(pair.iterdir()) if (out_dir / source.name).exists()]
-        if taken:
-            raise InvalidInput([f"{out_dir / name} exists: choose an empty directory or remove it" for name in taken])
-    complete(out_dir)
+        there = ((source, out_dir / source.name) for source in sorted(pair.iterdir()))
+        taken = [target for source, target in there if os.path.lexists(target) and not _is_ours(source, target)]
+        refuse([f"{target} exists: choose an empty directory or remove it" for target in taken])
+    with locked(out_dir, out_dir / ".lock"):
+        complete(out_dir)
+
+
+def _is_ours(source: Path, target: Path) -> bool:
+    """Return whether what is there was written from `source`, as far as it is there."""
+    if not source.is_dir():
+        return source.exists() and target.is_file() and filecmp.cmp(source, target, shallow=False)
+    kept = (path for path in target.iterdir() if not is_partial(path)) if target.is_dir() else ()
+    return target.is_dir() and all(_is_ours(source / path.name, path) for path in kept)
 
 
 def complete(out_dir: Path) -> None:
@@ -32,6 +49,7 @@ def complete(out_dir: Path) -> None:
     with as_file(files("caq.testbed") / "pair") as pair:
         for source in sorted(pair.rglob("*")):
             target = out_dir / source.relative_to(pair)
+            sweep(target)
             if source.is_file() and not target.exists():
                 write_bytes(target, source.read_bytes())
 

@@ -7,18 +7,19 @@ otherwise hold several GB of logits.
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caq.errors import Diverged
+from caq.errors import Diverged, first_line, is_out_of_memory
 from caq.objectives import Objective
-from caq.progress import progress
+from caq.progress import progress, remark
 from caq.student import final_hidden_states, logits
 from caq.train.learner import FitInputs, FitResult
 from caq.train.state import FitState, load_state, save_state
@@ -27,6 +28,8 @@ from caq.transforms.plan import Plan
 
 if TYPE_CHECKING:
     from caq.train.end_to_end import EndToEnd
+
+T = TypeVar("T")
 
 #: The pull term may rise this far above its lowest value before learning is called diverging.
 RISING = 1.5
@@ -61,8 +64,32 @@ def fit(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> Fi
 
 def _start(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitState:
     parameters = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
-    record = {"step": 0.0, **evaluate(options, inputs, parameters, 0.0)}
-    return FitState(step=0, parameters=parameters, best={}, best_step=0, history=(record,)).keep_best()
+    size = options.micro_batch_size
+    state = FitState(step=0, micro_batch=size, parameters=parameters, best={}, best_step=0, history=())
+    state, found = _in_memory(options, inputs, state, lambda sized: evaluate(sized, inputs, parameters, 0.0))
+    return replace(state, history=({"step": 0.0, **found},)).keep_best()
+
+
+def _in_memory(
+    options: EndToEnd, inputs: FitInputs, state: FitState, compute: Callable[[EndToEnd], T]
+) -> tuple[FitState, T]:
+    """Compute under the options with the state's micro-batch, and with smaller ones for as long as memory runs out.
+
+    Raises:
+        Exception: memory runs out with one sequence; or several processes compute, of which the others would wait.
+    """
+    while True:
+        try:
+            return state, compute(options.model_copy(update={"micro_batch_size": state.micro_batch}))
+        except Exception as error:  # every allocator has an error of its own
+            if not is_out_of_memory(error) or state.micro_batch == 1 or inputs.world.size > 1:
+                raise
+            reason = first_line(error)
+        # Here, and not above, where the error still holds what was computed.
+        gc.collect()
+        torch.cuda.empty_cache()
+        state = state.halve(options.batch_size, reason)
+        remark(state.entries[-1].message)
 
 
 def _optimizer(plan: Plan, parameters: Mapping[str, Tensor], options: EndToEnd) -> torch.optim.Adam:
@@ -79,8 +106,13 @@ def _advance(options: EndToEnd, inputs: FitInputs, state: FitState, optimizer: t
     """Take one step; on evaluation steps, judge it."""
     state = replace(state, step=state.step + 1)
     done = state.step / options.steps
-    optimizer.zero_grad()
-    total = accumulate(options, inputs, state.parameters, _batch(options, inputs, state.step), done)
+    batch = _batch(options, inputs, state.step)
+
+    def gradient(sized: EndToEnd) -> float:
+        optimizer.zero_grad()
+        return accumulate(sized, inputs, state.parameters, batch, done)
+
+    state, total = _in_memory(options, inputs, state, gradient)
     if not math.isfinite(total):
         return state.stop("loss-not-finite", f"the loss is {total}", {})
     torch.nn.utils.clip_grad_norm_(state.parameters.values(), options.gradient_clip)
@@ -88,8 +120,8 @@ def _advance(options: EndToEnd, inputs: FitInputs, state: FitState, optimizer: t
     _scaled_step(optimizer, 1 - (state.step - 1) / options.steps)
     if state.step % options.evaluate_every and state.step != options.steps:
         return state
-    record = {"step": float(state.step), **evaluate(options, inputs, state.parameters, done)}
-    return judge(state, record, options)
+    state, found = _in_memory(options, inputs, state, lambda sized: evaluate(sized, inputs, state.parameters, done))
+    return judge(state, {"step": float(state.step), **found}, options)
 
 
 def _scaled_step(optimizer: torch.optim.Adam, factor: float) -> None:
@@ -129,7 +161,8 @@ def _result(options: EndToEnd, objective: Objective, state: FitState) -> FitResu
         )
     parameters = {name: value.detach().cpu() for name, value in state.best.items()}
     back = f"; went back to step {state.best_step}"
-    entries = tuple(replace(entry, message=entry.message + back) for entry in state.entries)
+    stopped = [replace(entry, message=entry.message + back) for entry in state.entries[-1:] if state.stopped]
+    entries = (*state.entries[: len(state.entries) - len(stopped)], *stopped)
     return FitResult(options.name, parameters, state.best_step, state.history, entries)
 
 
@@ -144,7 +177,8 @@ def _batch(options: EndToEnd, inputs: FitInputs, step: int) -> list[int]:
 
 
 def _shuffled(samples: int, seed: int, epoch: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    # The generator takes 64 bits.
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64)
     return torch.randperm(samples, generator=generator).tolist()
 
 

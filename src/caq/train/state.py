@@ -15,9 +15,10 @@ from caq.ledger import Entry
 
 @dataclass(frozen=True)
 class FitState:
-    """Where a fit stands after `step` steps."""
+    """Where a fit stands after `step` steps; `micro_batch` is how many sequences memory holds at once."""
 
     step: int
+    micro_batch: int
     parameters: dict[str, Tensor]
     best: dict[str, Tensor]
     best_step: int
@@ -38,6 +39,14 @@ class FitState:
         entry = Entry("fit", event, f"step {self.step}: {reason}", numbers)
         return replace(self, stopped=True, entries=(*self.entries, entry))
 
+    def halve(self, batch: int, reason: str) -> FitState:
+        """Return the state with at most half the micro-batch, a divisor of the batch, and why in its ledger."""
+        smaller = max(size for size in range(1, self.micro_batch // 2 + 1) if batch % size == 0)
+        message = f"step {self.step}: out of memory with {self.micro_batch} sequences at once; went on with {smaller}"
+        numbers = {"step": self.step, "from": self.micro_batch, "to": smaller, "reason": reason}
+        entry = Entry("fit", "smaller-micro-batch", message, numbers)
+        return replace(self, micro_batch=smaller, entries=(*self.entries, entry))
+
     def history_at(self, step: int) -> dict[str, float]:
         """Return the record of an evaluated step."""
         return next(record for record in self.history if record["step"] == step)
@@ -52,6 +61,7 @@ def save_state(state: FitState, optimizer: torch.optim.Optimizer, file: SealedFi
         tensors |= {f"moment/{index}/{name}": value for name, value in entry.items()}
     record = {
         "step": state.step,
+        "micro_batch": state.micro_batch,
         "best_step": state.best_step,
         "history": state.history,
         "entries": [entry.as_dict() for entry in state.entries],
@@ -76,6 +86,7 @@ def load_state(file: SealedFile, order: Iterable[str], device: torch.device) -> 
             moments.setdefault(int(index), {})[moment] = value
     return FitState(
         step=record["step"],
+        micro_batch=record["micro_batch"],
         parameters={name: tensors[f"parameter/{name}"].to(device).requires_grad_() for name in order},
         best={name.removeprefix("best/"): best for name, best in tensors.items() if name.startswith("best/")},
         best_step=record["best_step"],

@@ -9,25 +9,31 @@ Layout: `{root}/{key}/{sample:05d}.safetensors`, one file per calibration sequen
 a hash of all that decides the content, so that runs with the same model, data and objective share files, and a killed
 run resumes where it stopped. Of runs at the same time, one writes an entry; the others wait and read. The processes of
 one run each compute their share of its sequences.
+
+Every file is sealed. A run checks each once, when it opens the entry, and makes again what is damaged: an epoch after
+that reads without hashing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from caq.errors import CaqError, first_line
 from caq.families import Bound
 from caq.files.cache import digest
-from caq.files.lock import turn
-from caq.files.whole import whole
+from caq.files.kept import used
+from caq.files.lock import Hold, turn
+from caq.files.sealed import SealedFile
 from caq.objectives import Objective
 from caq.progress import progress
 from caq.walk import final_hidden
@@ -43,30 +49,38 @@ class SequenceFiles:
 
     A teacher's final hidden states have the key `hidden`, [length, hidden], and the head that turns them into logits
     in a file of its own beside them.
+
+    Attributes:
+        directory: the entry of the cache.
+        hold: keeps the entry from being cleared meanwhile.
     """
 
     directory: Path
+    hold: Hold | None = field(default=None, compare=False)
 
-    def path(self, sample: int) -> Path:
+    def file(self, sample: int) -> SealedFile:
         """Return where `sample`'s tensors are."""
-        return self.directory / f"{sample:05d}.safetensors"
+        return self._sealed(f"{sample:05d}")
 
     def read(self, sample: int) -> dict[str, Tensor]:
-        """Return `sample`'s tensors, one row per token."""
-        return load_file(self.path(sample))
+        """Return `sample`'s tensors, one row per token, of a file that was checked when the entry was opened.
 
-    def write(self, sample: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write `sample`'s tensors; a reader never sees half a file."""
-        _write(self.path(sample), tensors)
+        Raises:
+            CaqError: it is gone, or cut off.
+        """
+        path = self.file(sample).path
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CaqError(f"{path}: was changed during the run ({first_line(error)}); run again") from error
 
     @property
-    def head(self) -> Path:
+    def head(self) -> SealedFile:
         """Where a teacher's head is: `head`, [vocab, hidden]."""
-        return self.directory / "head.safetensors"
+        return self._sealed("head")
 
-    def missing(self, samples: int, world: World) -> list[int]:
-        """Return this process's share of the sequences, without those that are there already."""
-        return [sample for sample in world.share(range(samples)) if not self.path(sample).exists()]
+    def _sealed(self, name: str) -> SealedFile:
+        return SealedFile(self.directory / f"{name}.safetensors", f"{self.directory.name}/{name}")
 
 
 @dataclass(frozen=True)
@@ -111,17 +125,20 @@ def cache_hidden(
     weights, the tokens and the dtype of the computation; `name` is for progress.
     """
     files = SequenceFiles(root / f"hidden-{digest(fingerprint, _bytes(ids), str(dtype))}")
-    with _completing(files, len(ids), world, files.head) as missing:
-        if missing or (world.first and not files.head.exists()):
+    share = {files.file(sample): sample for sample in world.share(range(len(ids)))}
+    with _completing(files.directory, (*share, *([files.head] if world.first else [])), world) as missing:
+        if missing:
             bound = load()
-            if world.first:
-                _write(files.head, {"head": bound.head.weight.detach()})
             device = bound.embedding.weight.device
             with progress(f"teacher: {name}", len(missing), quiet=quiet) as advance:
-                for sample in missing:
-                    files.write(sample, {"hidden": final_hidden(bound, ids[sample][None].to(device))[0].cpu()})
+                for file in missing:
+                    if file in share:
+                        hidden = final_hidden(bound, ids[share[file]][None].to(device))[0]
+                        file.write({"hidden": hidden}, None)
+                    else:
+                        file.write({"head": bound.head.weight}, None)
                     advance()
-    return files
+    return replace(files, hold=Hold(files.directory))
 
 
 def cache_targets(
@@ -140,38 +157,40 @@ def cache_targets(
     the heads are applied on the world's device.
     """
     teachers = {"aligned": aligned} | ({"negative": negative} if negative and objective.needs_base else {})
-    heads = {name: load_file(files.head)["head"].to(world.device) for name, files in teachers.items()}
+    heads = {name: files.head.require().tensors["head"].to(world.device) for name, files in teachers.items()}
     if objective.needs_full:
         return TeacherCache(teachers, heads)
     keys = [files.directory.name for files in teachers.values()]
     options = {option: getattr(objective, option) for option in objective.targets_options}
     description = json.dumps([objective.name, options], sort_keys=True)
     targets = SequenceFiles(root / f"targets-{digest(*keys, description)}")
+    share = {targets.file(sample): sample for sample in world.share(range(samples))}
     with (
-        _completing(targets, samples, world) as missing,
+        _completing(targets.directory, tuple(share), world) as missing,
         progress("teacher: targets", len(missing), quiet=quiet) as advance,
     ):
-        for sample in missing:
-            hidden = {name: files.read(sample)["hidden"].to(world.device) for name, files in teachers.items()}
-            targets.write(sample, _targets(objective, hidden, heads))
+        for file in missing:
+            hidden = {name: files.read(share[file])["hidden"].to(world.device) for name, files in teachers.items()}
+            file.write(_targets(objective, hidden, heads), None)
             advance()
-    return TeacherCache({"targets": targets}, {})
+    return TeacherCache({"targets": replace(targets, hold=Hold(targets.directory))}, {})
 
 
 @contextmanager
-def _completing(files: SequenceFiles, samples: int, world: World, *others: Path) -> Iterator[list[int]]:
-    """Hold an entry for all processes of this run; yield this one's share of the sequences that are missing in it.
+def _completing(directory: Path, files: Sequence[SealedFile], world: World) -> Iterator[list[SealedFile]]:
+    """Hold an entry for all processes of this run; yield those of this one's files that are missing or damaged.
 
-    A complete entry, with its other files, is not held: it may be where nothing can be written.
+    A whole entry is not held: it may be where nothing can be written.
     """
-    lacking = len(files.missing(samples, world)) + sum(not path.exists() for path in others)
-    if not world.sum(torch.tensor(lacking, device=world.device)):
+    used(directory)
+    lacking = [file for file in files if not file.is_intact()]
+    if not world.sum(torch.tensor(len(lacking), device=world.device)):
         yield []
         return
-    with turn(files.directory) if world.first else nullcontext():
+    with turn(directory) if world.first else nullcontext():
         world.wait()
         # Read inside: another run may have made them while this one waited.
-        yield files.missing(samples, world)
+        yield [file for file in lacking if file.read() is None]
         world.wait()
 
 
@@ -186,8 +205,3 @@ def _targets(objective: Objective, hidden: Mapping[str, Tensor], heads: Mapping[
 
 def _bytes(ids: Int[Tensor, "samples length"]) -> bytes:
     return str(tuple(ids.shape)).encode() + ids.to(torch.int64).cpu().numpy().tobytes()
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    with whole(path) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)

@@ -23,13 +23,16 @@ RENDERERS: dict[str, tuple[str, Renderer]] = {
     "junit": ("junit.xml", render_junit),
 }
 
+#: The files of all formats.
+REPORTS = tuple(file for file, _ in RENDERERS.values())
+
 
 def write_report(output: Path, report: Report, comparison: Comparison, formats: Sequence[str]) -> None:
     """Draw a report; a format that is not asked for does not stay behind with an older verdict."""
     drawn: Mapping[str, str] = {
         name: render(report, comparison) for key, (name, render) in RENDERERS.items() if key in formats
     }
-    for name, _ in RENDERERS.values():
+    for name in REPORTS:
         if name in drawn:
             write_text(output / name, drawn[name])
         else:
