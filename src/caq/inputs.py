@@ -8,7 +8,7 @@ from functools import partial, reduce
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from caq.checkpoint.inspect import Checkpoint, inspect
 from caq.checkpoint.pair import check_pair
@@ -16,9 +16,9 @@ from caq.checkpoint.scan import scan
 from caq.checkpoint.source import resolve as resolve_source
 from caq.errors import InvalidInput, attempt, refuse
 from caq.export import format_for
-from caq.families import Shape, find_family, shape_of
+from caq.families import find_family, shape_of
 from caq.ledger import Entry
-from caq.numerics.scheme import resolve
+from caq.numerics.scheme import resolve, undivided
 from caq.recipe import Recipe
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -77,24 +77,21 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
             f"objective {recipe.objective.name} pushes away from the base model: "
             "give --base, or choose --objective kl-top"
         )
-    shape = _shape(pair.aligned)
-    numerics = resolve(recipe.scheme, shape.head_dim)
-    format_for(recipe.format, numerics, recipe.transforms)
-    inputs = {"hidden": shape.hidden, "o_proj's input": shape.heads * shape.head_dim, "MLP": shape.intermediate}
-    sizes = {args.group_size for args in (numerics.linear.weights, numerics.linear.input_activations) if args}
-    problems += [
-        f"scheme {recipe.scheme.preset}: groups of {size} do not divide the model's {name} size of {features}; "
-        "choose a scheme without groups, such as W4A4 or W8A8"
-        for size in sizes - {None}
-        for name, features in inputs.items()
-        if features % size
-    ]
+    config = _config(pair.aligned)
+    inputs = find_family(config.model_type).inputs(config)
+    problems += undivided(recipe.scheme, inputs)
+    context, length = getattr(config, "max_position_embeddings", None), recipe.data.length
+    if isinstance(context, int) and length > context:
+        problems.append(f"data.length: the model reads {context:,} tokens, and {length:,} are asked for; lower it")
+    format_for(recipe.format, resolve(recipe.scheme, shape_of(config).head_dim, inputs), recipe.transforms)
     refuse(problems)
 
 
-def _shape(checkpoint: Checkpoint) -> Shape:
+def _config(checkpoint: Checkpoint) -> PretrainedConfig:
     try:
-        return shape_of(AutoConfig.from_pretrained(checkpoint.path, local_files_only=True))
+        config: PretrainedConfig = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
+        shape_of(config)
+        return config
     except Exception as error:  # every family's configuration checks itself in its own way
         told = " ".join(str(error).split())
         raise InvalidInput(f"{checkpoint.path / 'config.json'}: {told}; download it again") from error

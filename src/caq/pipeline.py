@@ -29,7 +29,7 @@ from caq.files.cache import cache_root, digest
 from caq.inputs import Pair, check_recipe, compute_dtype, open_pair, widened
 from caq.ledger import Entry
 from caq.loading import load_bound
-from caq.numerics.scheme import Numerics, resolve
+from caq.numerics.scheme import Numerics, regrouped, resolve
 from caq.observe import observe
 from caq.preservation import check_preserved
 from caq.progress import progress
@@ -173,6 +173,7 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     rounded = _quantize_blocks(run, student, folded, stored, ids)
     ledger = (
         *widened(run.pair.aligned, recipe),
+        *regrouped(recipe.scheme, bound.family.inputs(bound.model.config)),
         *data.entries,
         *(entry for fit in fits for entry in fit.entries),
         *rounded,
@@ -205,7 +206,8 @@ def teach(run: Run, ids: Int[Tensor, "samples length"]) -> TeacherCache | None:
 def plan_student(run: Run) -> tuple[Student, Numerics]:
     """Load the aligned model and lay out its transforms and number formats."""
     bound = run.load_model(run.pair.aligned)
-    numerics = resolve(run.recipe.scheme, bound.shape.head_dim)
+    inputs = bound.family.inputs(bound.model.config)
+    numerics = resolve(run.recipe.scheme, bound.shape.head_dim, inputs)
     plan = make_plan(bound, run.recipe.transforms, numerics, seed=run.recipe.seed)
     return Student(bound, plan, tuple(activation_steps(bound, numerics)), numerics.linear.weights), numerics
 

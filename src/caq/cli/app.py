@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -33,7 +34,7 @@ def main() -> None:
     """Run the command line; deliberate errors are printed without a traceback."""
     option.silence_libraries(os.environ)
     try:
-        app()
+        app(_at_home(sys.argv[1:]))
     except CaqError as error:
         for line in error.problems if isinstance(error, InvalidInput) else (str(error),):
             print(f"error: {line}", file=sys.stderr)
@@ -50,6 +51,15 @@ def main() -> None:
             raise
         reason = f"error: {error}\nThe disk is full. What is done is kept; free some space and go on with:"
         _stopped(reason, CaqError.status)
+
+
+def _at_home(words: Iterable[str]) -> list[str]:
+    """Return the words of a command with `~` expanded behind `=`, where shells leave it alone, as behind a space."""
+    parts = (word.partition("=") for word in words)
+    return [
+        option + sign + os.path.expanduser(value) if sign else os.path.expanduser(option)
+        for option, sign, value in parts
+    ]
 
 
 def _stopped(reason: str, status: int) -> NoReturn:
