@@ -30,7 +30,7 @@ def said(**fields: object) -> object:
 
 def blocks(path: Path, rows: list[dict[str, Any]], tokenizer: Any, samples: int = 2) -> Calibration:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return token_blocks(DataRecipe(text=str(path), samples=samples, length=4), tokenizer, 0)
+    return token_blocks(DataRecipe(text=str(path), samples=samples, length=4, allow_short=True), tokenizer, 0)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_documents_that_say_nothing_or_are_refused_are_passed_over_and_counted(t
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = STRICT + tokenizer.chat_template
     rows = [{"messages": CHAT}] * 4 + [{"messages": []}] * 3 + [{"messages": CHAT[1:]}] * 2 + [{"messages": CHAT[:1]}]
-    found = blocks(tmp_path / "rows.jsonl", rows, tokenizer, samples=7)
-    (entry,) = found.entries
+    found = blocks(tmp_path / "rows.jsonl", rows, tokenizer, samples=100)
+    _, entry = found.entries
     assert entry.event == "documents-passed-over"
     assert entry.details == {"empty": 3, "refused": 2, "used": 5}
     assert "passed over 3 documents that say nothing and 2 that the chat template refuses" in entry.message

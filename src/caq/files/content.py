@@ -37,9 +37,17 @@ _MARKS = {
 }
 
 
-def located(path: str | Path) -> Path:
+def at_home(path: str) -> str:
     """Return a path with `~` as the home directory, which no shell expands in a recipe; an unknown one stays."""
-    return Path(os.path.expanduser(path))  # Path's own raises where there is no such home
+    try:
+        return os.path.expanduser(path)
+    except ValueError:  # no name of a user
+        return path
+
+
+def located(path: str | Path) -> Path:
+    """Return a path with `~` as the home directory; unlike `Path.expanduser`, it leaves an unknown one as it is."""
+    return Path(at_home(str(path)))
 
 
 def kind_of(path: Path) -> Kind:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from caq.files.content import at_home
 from caq.options import Options, Positive
 
 #: As `data.text`: the aligned model's own responses.
 SELF = "self"
 
 #: A name or a path, with `~` as the home directory: no shell expands it in a recipe.
-Source = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+Source = Annotated[str, Field(min_length=1), AfterValidator(at_home)]
 
 
 class DataRecipe(Options):
