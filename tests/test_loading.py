@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,7 +138,7 @@ def test_the_reloaded_model_computes_exactly_what_the_student_computed(name: str
 
 
 #: Sizes that groups of 128 do not divide, and what is taken: 48 and 56 inputs have no common group of 16.
-UNDIVIDED: dict[int | None, dict[str, int]] = {
+UNDIVIDED: dict[int | None, dict[str, Any]] = {
     32: {
         "hidden_size": 96,
         "intermediate_size": 192,

@@ -18,6 +18,7 @@ from caq.cli.publish import card, push, verify
 from caq.cli.quantize import quantize
 from caq.cli.reproduce import demo, reproduce
 from caq.errors import CaqError, InvalidInput, is_out_of_space
+from caq.files.content import at_home
 
 app = typer.Typer(
     help="Quantize an aligned language model to 4 bits, keep its alignment, and prove it.",
@@ -54,12 +55,9 @@ def main() -> None:
 
 
 def _at_home(words: Iterable[str]) -> list[str]:
-    """Return the words of a command with `~` expanded behind `=`, where shells leave it alone, as behind a space."""
-    parts = (word.partition("=") for word in words)
-    return [
-        option + sign + os.path.expanduser(value) if sign else os.path.expanduser(option)
-        for option, sign, value in parts
-    ]
+    """Return the words of a command with `~/` as the home directory behind `=`, too, where shells leave it alone."""
+    parts = (word.rpartition("=") for word in words)
+    return [option + sign + (at_home(value) if "/" in value else value) for option, sign, value in parts]
 
 
 def _stopped(reason: str, status: int) -> NoReturn:
