@@ -76,7 +76,8 @@ def _linked(directory: Path) -> Iterator[Path]:
             inside = Path(place, os.path.relpath(found, directory.resolve()))
             inside.mkdir(exist_ok=True)
             for name in files:
-                (inside / name).symlink_to(Path(found, name))
+                if Path(found, name).is_file():
+                    (inside / name).symlink_to(Path(found, name))
         yield Path(place)
 
 

@@ -1,4 +1,4 @@
-"""Harmful and harmless prompts from files: JSON Lines of `prompt` and `harmful`, or the CSV of a published benchmark.
+"""Harmful and harmless prompts from files: rows of `prompt` and `harmful`, or the CSV of a published benchmark.
 
 A CSV is known by its columns. HarmBench's contextual behaviours are asked as its authors do, with the context first.
 """
@@ -29,12 +29,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns that a benchmark's CSV is known by, and what a row holds; `harmful` is None if it does not say."""
+    """The columns that a CSV is known by, and what a row holds; `harmful` is None if it does not say, as `says` does."""
 
     columns: tuple[str, ...]
     prompt: Callable[[Row], str]
     category: Callable[[Row], str]
     harmful: Callable[[Row], bool | None] = lambda row: True
+    says: str = ""
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -43,11 +44,19 @@ LAYOUTS: Mapping[str, Layout] = {
         lambda row: row["prompt"],
         lambda row: row["type"],
         lambda row: {"safe": False, "unsafe": True}.get(row["label"]),
+        "`label` must be safe or unsafe",
     ),
     "HarmBench": Layout(
         ("Behavior", "SemanticCategory", "ContextString"),
         lambda row: "\n\n---\n\n".join(filter(None, (row["ContextString"], row["Behavior"]))),
         lambda row: row["SemanticCategory"],
+    ),
+    "one's own": Layout(
+        ("prompt", "harmful"),
+        lambda row: row["prompt"],
+        lambda row: row.get("category", row.get("type", "")),
+        lambda row: {"false": False, "true": True}.get(row["harmful"].strip().lower()),
+        "`harmful` must be true or false",
     ),
     "AdvBench": Layout(("goal", "target"), lambda row: row["goal"], lambda row: ""),
     "SimpleSafetyTests": Layout(
@@ -100,7 +109,7 @@ def _from_csv(path: Path) -> tuple[Prompt, ...]:
         if not layout.prompt(row).strip():
             problems.append(f"{where}: the prompt must not be empty")
         if harmful is None:
-            problems.append(f"{where}: `label` must be safe or unsafe and is {row['label']!r}")
+            problems.append(f"{where}: {layout.says}")
         prompts.append(Prompt(layout.prompt(row), bool(harmful), layout.category(row)))
     refuse(problems)
     if not prompts:
