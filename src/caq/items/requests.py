@@ -29,7 +29,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns that a CSV is known by, and what a row holds; `harmful` is None if it does not say, as `says` does."""
+    """The columns that a CSV is known by, and what a row holds; `harmful` is None if it does not say."""
 
     columns: tuple[str, ...]
     prompt: Callable[[Row], str]
