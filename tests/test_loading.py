@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def student_logits(quantized: Quantized, dtype: torch.dtype) -> Tensor:
     """The pipeline's own walk, with what its plan runs online, on the weights that it stored."""
     recipe = Recipe.from_yaml(quantized.output / RECIPE_FILE)
     bound = load_bound(quantized.aligned, dtype, torch.device("cpu"))
-    numerics = resolve(recipe.scheme, bound.shape.head_dim)
+    numerics = resolve(recipe.scheme, bound.shape.head_dim, bound.family.inputs(bound.model.config))
     plan = make_plan(bound, recipe.transforms, numerics, seed=recipe.seed)
     operators = plan.operators(plan.start({}))
 
@@ -133,6 +134,41 @@ def test_the_reloaded_model_computes_exactly_what_the_student_computed(name: str
     for dtype in (torch.float32, torch.bfloat16):
         with torch.no_grad():
             assert torch.equal(load(quantized.output, dtype)(IDS).logits, student_logits(quantized, dtype))
+
+
+#: Sizes that groups of 128 do not divide, and what is taken: 48 and 56 inputs have no common group of 16.
+UNDIVIDED: dict[int | None, dict[str, Any]] = {
+    32: {
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "head_dim": 32,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+    },
+    None: {},
+}
+
+
+@pytest.mark.parametrize("size", UNDIVIDED)
+@torch.no_grad()
+def test_groups_that_do_not_divide_are_smaller_or_channels_and_reload_exactly(size: int | None, tmp_path: Path) -> None:
+    write_pair(tmp_path, **UNDIVIDED[size])
+    settings = UNLEARNED | {
+        "scheme.preset": "W4A16",
+        "quantizer.name": "gptq",
+        "transforms.online_down_hadamard": False,
+    }
+    quantized = quantize(tmp_path, settings)
+    (group,) = json.loads((quantized.output / "config.json").read_text())["quantization_config"][
+        "config_groups"
+    ].values()
+    assert (group["weights"]["strategy"], group["weights"]["group_size"]) == ("group" if size else "channel", size)
+    (entry,) = json.loads((quantized.output / RECORD_FILE).read_text())["ledger"]
+    assert (entry["event"], entry["details"]["asked"], entry["details"]["taken"]) == ("other-groups", 128, size)
+    for dtype in (torch.float32, torch.bfloat16):
+        expected = student_logits(quantized, dtype)
+        assert torch.equal(load(quantized.output, dtype)(IDS).logits, expected)
+        assert torch.equal(plain_logits(quantized.output, dtype), expected)
 
 
 def test_the_reloaded_model_computes_exactly_what_the_learned_student_computed(tmp_path: Path) -> None:

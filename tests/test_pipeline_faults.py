@@ -223,6 +223,18 @@ def test_the_problems_of_both_models_are_listed_at_once(pair: Path, tmp_path: Pa
     assert len(caught.value.problems) == 2  # a quantized model may be evaluated
 
 
+def test_sequences_beyond_the_context_and_groups_that_do_not_divide_are_refused_at_once(
+    pair: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        run(pair, tmp_path / "out", {"data.length": 129, "scheme.group_size": 32, "learn": []})
+    *groups, context = caught.value.problems
+    assert context == "data.length: the model reads 128 tokens, and 129 are asked for; lower it"
+    assert [group.partition(" inputs")[0] for group in groups] == [
+        f"scheme.group_size: groups of 32 do not divide the {features}" for features in (48, 56)
+    ]
+
+
 def test_a_short_text_that_is_allowed_is_in_the_record(pair: Path, tmp_path: Path) -> None:
     result = run(pair, tmp_path / "out", {"data.samples": 400, "data.allow_short": True, "learn": []})
     (entry,) = json.loads((tmp_path / "out" / "caq.json").read_text())["ledger"]

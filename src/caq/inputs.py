@@ -10,6 +10,7 @@ from functools import partial, reduce
 from pathlib import Path
 
 import torch
+from transformers import PretrainedConfig
 
 from caq.checkpoint.dtypes import FULL
 from caq.checkpoint.fit import check_fit
@@ -22,7 +23,7 @@ from caq.errors import attempt, refuse
 from caq.export import format_for
 from caq.families import find_family, shape_of
 from caq.ledger import Entry
-from caq.numerics.scheme import resolve
+from caq.numerics.scheme import resolve, undivided
 from caq.recipe import Recipe
 
 
@@ -80,18 +81,13 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
             f"objective {recipe.objective.name} pushes away from the base model: "
             "give --base, or choose --objective kl-top"
         )
-    shape = shape_of(read_config(pair.aligned.path))
-    numerics = resolve(recipe.scheme, shape.head_dim)
-    format_for(recipe.format, numerics, recipe.transforms)
-    inputs = {"hidden": shape.hidden, "o_proj's input": shape.heads * shape.head_dim, "MLP": shape.intermediate}
-    sizes = {args.group_size for args in (numerics.linear.weights, numerics.linear.input_activations) if args}
-    problems += [
-        f"scheme {recipe.scheme.preset}: groups of {size} do not divide the model's {name} size of {features}; "
-        "choose a scheme without groups, such as W4A4 or W8A8"
-        for size in sizes - {None}
-        for name, features in inputs.items()
-        if features % size
-    ]
+    config = read_config(pair.aligned.path)
+    inputs = find_family(config.model_type).inputs(config)
+    problems += undivided(recipe.scheme, inputs)
+    context, length = getattr(config, "max_position_embeddings", None), recipe.data.length
+    if isinstance(context, int) and length > context:
+        problems.append(f"data.length: the model reads {context:,} tokens, and {length:,} are asked for; lower it")
+    format_for(recipe.format, resolve(recipe.scheme, shape_of(config).head_dim, inputs), recipe.transforms)
     refuse(problems)
 
 

@@ -31,7 +31,7 @@ from caq.files.cache import cache_root, digest
 from caq.inputs import Pair, check_recipe, compute_dtype, open_pair, widened
 from caq.ledger import Entry
 from caq.loading import load_bound
-from caq.numerics.scheme import Numerics, resolve
+from caq.numerics.scheme import Numerics, regrouped, resolve
 from caq.observe import observe
 from caq.preservation import check_preserved
 from caq.probe import check_files, check_leanings, load_probed
@@ -203,6 +203,7 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     ledger = (
         *widened(run.pair.aligned, recipe),
         *turned,
+        *regrouped(recipe.scheme, bound.family.inputs(bound.model.config)),
         *data.entries,
         *(entry for fit in fits for entry in fit.entries),
         *rounded,
@@ -234,7 +235,8 @@ def teach(run: Run, ids: Int[Tensor, "samples length"]) -> TeacherCache | None:
 def plan_student(run: Run) -> tuple[Student, Numerics]:
     """Load the aligned model and lay out its transforms and number formats."""
     bound = run.load_model(run.pair.aligned)
-    numerics = resolve(run.recipe.scheme, bound.shape.head_dim)
+    inputs = bound.family.inputs(bound.model.config)
+    numerics = resolve(run.recipe.scheme, bound.shape.head_dim, inputs)
     plan = make_plan(bound, run.recipe.transforms, numerics, seed=run.recipe.seed)
     return Student(bound, plan, tuple(activation_steps(bound, numerics)), numerics.linear.weights), numerics
 

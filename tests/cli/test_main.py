@@ -37,6 +37,17 @@ def quantization(pair: Path, output: Path, **settings: object) -> list[str]:
     return ["quantize", *map(str, (pair / "aligned", *given)), "--quiet", *chosen]
 
 
+def test_a_tilde_is_the_home_directory_behind_an_equals_sign_too(
+    caq: Caq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in (["--recipe=~/r.yaml"], ["--recipe", "~/r.yaml"]):
+        ended = caq("quantize", "model", "--output=~/out", *words)
+        assert (ended.status, str(tmp_path / "r.yaml") in ended.err) == (2, True)
+    # Alone, it is YAML's null.
+    assert "data.text" in caq("quantize", "model", "-o", "out", "--set", "data.text=~").err
+
+
 def test_help_lists_the_commands(caq: Caq) -> None:
     ended = caq("--help")
     assert ended.status == 0

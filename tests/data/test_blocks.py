@@ -195,15 +195,15 @@ def test_every_malformed_document_is_named_by_its_line(tmp_path: Path, tokenizer
         {"text": "fine"},
         {"text": 3},
         {"prompt": "x", "answer": "y"},
-        {"text": "x", **talk("y")},
-        {"messages": []},
+        {"messages": "hello"},
+        {"messages": [{"role": "user", "content": 3}]},
         {"messages": [{"role": "user"}]},
         {"conversations": [{"from": "narrator", "value": "x"}]},
     ]
     found = refusal(write_jsonl(tmp_path / "bad.jsonl", *records), tokenizer)
     assert [problem.split("bad.jsonl:")[1].split(":")[0] for problem in found] == [str(n) for n in range(2, 8)]
-    assert "needs one of text, messages, conversations; it has prompt, answer" in found[1]
-    assert "from narrator; known: human" in found[-1]
+    assert "needs one of text, messages, conversations, conversation; it has prompt, answer" in found[1]
+    assert "from narrator; known: user, human" in found[-1]
     found = refusal(write_jsonl(tmp_path / "worse.jsonl", *["["] * 50), tokenizer)
     assert len(found) == 50  # of which the command line shows the first
 

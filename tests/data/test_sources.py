@@ -86,25 +86,44 @@ def test_every_kind_of_data_set_gives_its_rows_in_order(write: Callable[[Path, D
 def test_wrong_columns_splits_and_files_are_refused_by_name(tmp_path: Path) -> None:
     wrong = parquet(tmp_path, Dataset.from_dict({"prompt": ["x"], "answer": ["y"]}))
     (problem,) = problems_of(lambda: list(read_documents(wrong)))
-    assert problem.endswith("rows.parquet: has the columns prompt, answer; needs text, messages or conversations")
+    assert problem.endswith(
+        "rows.parquet: has the columns prompt, answer; needs text, messages, conversations or conversation"
+    )
     splits = DatasetDict({name: Dataset.from_dict({"text": TEXTS}) for name in ("even", "odd")})
     splits.save_to_disk(tmp_path / "splits")
     assert "has the splits even, odd" in problems_of(lambda: list(read_documents(tmp_path / "splits")))[0]
     assert rows_of(tmp_path / "splits" / "odd", "text") == TEXTS
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
     (tmp_path / "empty").mkdir()
-    for name in ("broken.parquet", "empty"):
+    for name, kind in {"broken.parquet": "Parquet", "empty": "a data set"}.items():
         (problem,) = problems_of(lambda name=name: list(read_documents(tmp_path / name)))  # type: ignore[misc]
-        assert f"{name}: not readable as a data set" in problem
+        assert problem.startswith(f"{tmp_path / name}: not readable as {kind}: ")
+        assert "caq-data-" not in problem
     nothing = parquet(tmp_path, Dataset.from_dict({"text": TEXTS}).select([]))
     assert "is empty" in problems_of(lambda: list(read_documents(nothing)))[0]
+
+
+@pytest.mark.parametrize("name", ["run [v2]", "with spaces", "st*r", "qu?", "{a,b}", "100%", "x::y"])
+@pytest.mark.parametrize("write", [repository, folder_of_lines, saved])
+def test_a_name_is_no_pattern(name: str, write: Callable[[Path, Dataset], Path], tmp_path: Path) -> None:
+    plain = write(tmp_path, Dataset.from_dict({"text": TEXTS}))
+    named = plain.rename(tmp_path / name)
+    (named / ".git").mkdir()
+    assert rows_of(named, "text") == TEXTS
+
+
+def test_a_csv_and_rows_without_a_suffix_are_documents(tmp_path: Path) -> None:
+    for name, content in {"rows.csv": "id;text\n1;a, b\n2;c\n", "rows": '{"text": "a, b"}\n{"text": "c"}\n'}.items():
+        (tmp_path / name).write_text(content)
+        assert holds_documents(tmp_path / name)
+        assert rows_of(tmp_path / name, "text") == ["a, b", "c"]
 
 
 def test_plain_text_is_read_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_bytes(b" a\r\n\nb \n")
     assert not holds_documents(tmp_path / "text.txt")
     assert read_text(tmp_path / "text.txt") == " a\r\n\nb \n"
-    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "binary.txt").write_bytes(b"\x80\xfe\x00")
     assert "not UTF-8 text" in problems_of(lambda: read_text(tmp_path / "binary.txt"))[0]
 
 

@@ -48,7 +48,7 @@ def test_every_fault_of_a_file_is_told_at_once_with_its_line(tmp_path: Path) -> 
         {**GOOD, "id": 10, "options": "Yes. No."},
         {**GOOD, "id": 11, "question": " ", "category": 3},
         {key: value for key, value in GOOD.items() if key not in ("answer", "id")},
-        {**GOOD, "id": 12, "answer": "B"},
+        {**GOOD, "id": 12, "answer": 1.5},
         {**GOOD, "id": 13, "options": ["Yes.", ""]},
         {**GOOD, "id": True},
         [1, 2],
@@ -82,7 +82,8 @@ def test_every_fault_of_a_file_is_told_at_once_with_its_line(tmp_path: Path) -> 
         ("none.jsonl", None, "No such file"),
         ("bytes.jsonl", b"\xff\xfe", "UTF-8"),
         ("empty.jsonl", b"\n", "no records"),
-        ("lines.json", b'{"a": 1}\n{"b": 2}', "name the file .jsonl"),
+        ("prose.txt", b"Is it?", "is plain text; give rows"),
+        ("half.json", b'[{"a": 1}', "one object a line is read, too"),
         ("number.json", b"3", "neither an array"),
     ],
 )
@@ -102,6 +103,32 @@ def test_an_array_and_safetybenchs_groups_are_read_too(tmp_path: Path) -> None:
     assert [(one.id, one.category) for one in found] == [("0", "Ethics"), ("1", "Ethics"), ("2", "Privacy")]
     grouped.write_text(json.dumps([GOOD]), encoding="utf-8")
     assert len(read_questions(grouped)) == 1
+
+
+@pytest.mark.parametrize("answer", [1, "B", "(B)", "No.", " No. "])
+def test_an_answer_is_an_index_a_letter_or_a_text(answer: object, tmp_path: Path) -> None:
+    assert read_questions(write(tmp_path, [{**GOOD, "answer": answer}]))[0].answer == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("C", "none of the 2 options, by letter or by text"),
+        ("", "none of the 2 options"),
+        ("A", "any of the options A, B"),
+    ],
+)
+def test_an_answer_that_is_no_option_or_two_is_refused(answer: str, words: str, tmp_path: Path) -> None:
+    (problem,) = problems(write(tmp_path, [{**GOOD, "options": ["Yes.", "A"], "answer": answer}]))
+    assert words in problem
+
+
+def test_one_pretty_printed_question_and_lines_called_json_are_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps(GOOD, indent=2))
+    assert read_questions(path)[0].category == "Ethics"
+    path.write_text(json.dumps(GOOD) + "\n" + json.dumps({**GOOD, "id": 8}))
+    assert [one.id for one in read_questions(path)] == ["7", "8"]
 
 
 def test_a_field_that_stands_twice_is_told_with_the_records_other_faults(tmp_path: Path) -> None:

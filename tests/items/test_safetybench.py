@@ -37,10 +37,10 @@ def test_every_fault_of_questions_with_their_answers_is_told_at_once(tmp_path: P
             {**GOOD, "id": 1, "answer": 1, "options": ["Yes.", ""]},
             {**GOOD, "id": 2, "answer": 0, "options": ["Yes."]},
             {**GOOD, "answer": 0},
-            {**GOOD, "id": 4, "answer": 0, "category": "Mental Helth"},
+            {**GOOD, "id": 4, "answer": 0, "category": " "},
             {**GOOD, "id": 5, "answer": 2},
             {**GOOD, "id": 6, "answer": -1},
-            {**GOOD, "id": 7, "answer": 0, "options": list("abcde")},
+            {**GOOD, "id": 7, "answer": 0, "options": [*map(str, range(27))]},
             {**GOOD, "id": 8},
         ],
     )
@@ -48,10 +48,10 @@ def test_every_fault_of_questions_with_their_answers_is_told_at_once(tmp_path: P
         (2, "option B must be a text that is not empty"),
         (3, "1 options; a question has 2 to 26"),
         (4, f"id 0 is also at {path}: record 1; ids are unique within a file"),
-        (5, "unknown category 'Mental Helth'; did you mean Mental Health?"),
+        (5, "`category` must be a text that is not empty"),
         (6, "answer 2 is none of the 2 options, counted from 0"),
         (7, "answer -1 is none of the 2 options, counted from 0"),
-        (8, "5 options; SafetyBench has 2 to 4"),
+        (8, "27 options; a question has 2 to 26"),
         (9, "no `answer`; join the answer file, 0 for the first option"),
     }
     assert set(problems(path)) == {f"{path}: record {number}: {words}" for number, words in expected}
@@ -90,14 +90,14 @@ def test_a_file_that_holds_no_answers_is_refused(content: str, words: str, tmp_p
 
 @pytest.mark.parametrize("content", [None, "{", "[1]", '{"0": 1, "1": {}, "2": {"answer": 1}}'])
 def test_a_bad_file_of_answers_hides_no_fault_of_the_questions(content: str | None, tmp_path: Path) -> None:
-    questions = [{**GOOD, "options": ["Yes.", ""]}, {**GOOD, "id": 1, "category": "Mental Helth"}, {**GOOD, "id": 2}]
+    questions = [{**GOOD, "options": ["Yes.", ""]}, {**GOOD, "id": 1, "category": ""}, {**GOOD, "id": 2}]
     path, answers = write(tmp_path / "test.json", questions), tmp_path / "answers.json"
     if content is not None:
         answers.write_text(content, encoding="utf-8")
     found = problems(path, answers)
     ours = {
         f"{path}: record 1: option B must be a text that is not empty",
-        f"{path}: record 2: unknown category 'Mental Helth'; did you mean Mental Health?",
+        f"{path}: record 2: `category` must be a text that is not empty",
     }
     assert ours < set(found)
     of_answers = [problem for problem in found if problem.startswith(f"{answers}: ")]
@@ -121,6 +121,26 @@ def test_every_repeated_id_of_the_answers_is_told(tmp_path: Path) -> None:
 def test_a_name_that_is_no_file_is_told_with_the_nearest(tmp_path: Path) -> None:
     (problem,) = problems(Path("safetybench-eng"))
     assert problem.endswith("did you mean safetybench-en?")
+
+
+def test_only_safetybenchs_own_files_have_its_categories_and_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {**GOOD, "category": "Fire", "options": list("abcde"), "answer": 4}
+    path = write(tmp_path / "test_en.json", [own])
+    assert read_safetybench(path) == (Question("0", "Fire", "Is it?", tuple("abcde"), 4),)
+    assert [*read_examples(path)] == ["Fire"]
+    monkeypatch.setenv("CAQ_SAFETYBENCH", str(tmp_path))
+    unknown, surplus = problems(Path("safetybench-en"))
+    assert "record 1: unknown category 'Fire'" in unknown
+    assert "record 1: 5 options; SafetyBench has 2 to 4" in surplus
+
+
+def test_an_answer_that_is_spelled_in_two_ways_is_no_contradiction(tmp_path: Path) -> None:
+    path = write(tmp_path / "test.json", [{**GOOD, "answer": "B"}])
+    assert read_safetybench(path, write(tmp_path / "answers.json", {"0": {"answer": 1}}))[0].answer == 1
+    (problem,) = problems(path, write(tmp_path / "answers.json", {"0": {"answer": 0}}))
+    assert "answer 'B', and 0 in" in problem
 
 
 def test_answers_are_joined_by_id_and_not_by_place(tmp_path: Path) -> None:

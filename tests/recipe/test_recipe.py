@@ -212,6 +212,25 @@ def test_presets_say_what_method_md_says() -> None:
         preset("papre")
 
 
+@pytest.mark.parametrize(("given", "read"), [(64, 64), ("channel", "channel"), (0, "channel"), (-1, "channel")])
+def test_a_group_size_is_a_number_or_channel(given: object, read: object) -> None:
+    assert Recipe().with_overrides({"scheme.group_size": given}).scheme.group_size == read
+
+
+@pytest.mark.parametrize("given", ["64", True, -2, 1.5])
+def test_another_group_size_is_refused(given: object) -> None:
+    with pytest.raises(InvalidInput, match=r"scheme\.group_size: should be a number of inputs, such as 64, or channel"):
+        Recipe().with_overrides({"scheme.group_size": given})
+
+
+def test_a_tilde_is_the_home_directory_wherever_a_recipe_names_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    data = Recipe.from_yaml("data: {text: self, prompts: ~/asked.txt}").data
+    assert (data.text, data.prompts) == ("self", "/home/somebody/asked.txt")
+    assert Recipe().with_overrides({"data.text": "~/a b.jsonl"}).data.text == "/home/somebody/a b.jsonl"
+    assert Recipe().with_overrides({"data.text": "~no-such-user/\0"}).data.text == "~no-such-user/\0"
+
+
 def test_scheme_names_are_the_library_s() -> None:
     from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
-from caq.measure.record import ArmRecord, Distances, Histogram, Item, Outcome
+from caq.measure.record import ArmRecord, Comparison, Distances, Histogram, Item, Outcome
 from caq.report.measures import by_role
-from caq.report.table import MISSING, markdown, markdown_categories, rich_table
+from caq.report.safety_table import floor_table
+from caq.report.table import MISSING, markdown, markdown_categories, rich_table, wide_console
 
 NO_BINS = Histogram((), ())
 DISTANCES = Distances(64, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, NO_BINS, 0)
@@ -83,3 +85,18 @@ def test_a_model_called_like_a_reference_stands_beside_it() -> None:
 def test_a_protocol_that_the_table_does_not_know_has_a_column_all_the_same() -> None:
     other = ArmRecord("aligned", "aligned", {"safety/by-vote": (Outcome(True, 1), Outcome(False, 0))})
     assert rows(markdown({"aligned": [other]}))[0] == ["Model", "by-vote % ↑"]
+
+
+def test_a_category_of_a_user_s_own_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("all", "[/b] x", "a|b", ":fire:")
+    items = {"safety/letter": tuple(Item(str(index), name, "?", ("a", "b"), 1) for index, name in enumerate(names))}
+    table = floor_table(Comparison(items, (), data={"safety": "run [v2]/q.jsonl"}))
+    assert table is not None
+    wide_console().print(table)
+    said = capsys.readouterr().out
+    assert "(run [v2]/q.jsonl)" in " ".join(said.split())
+    heading = next(line for line in said.splitlines() if ":fire:" in line)
+    assert heading.split() == ["all", "all", "[/b]", "x", "a|b", ":fire:"]
+    arm = replace(REFERENCE, outcomes={"safety/option-text": (Outcome(True, 1),)})
+    first = markdown_categories({"a": [arm]}, {"safety/option-text": items["safety/letter"][2:3]}).splitlines()[0]
+    assert first == "| Model | a\\|b |"

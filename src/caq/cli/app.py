@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,7 @@ from caq.cli.evaluate import evaluate
 from caq.cli.publish import card, push, verify
 from caq.cli.quantize import quantize
 from caq.cli.reproduce import demo, reproduce
+from caq.files.content import at_home
 
 app = typer.Typer(
     help="Quantize an aligned language model to 4 bits, keep its alignment, and prove it.",
@@ -29,7 +32,13 @@ app.add_typer(cache, name="cache")
 def run() -> None:
     """Run the command that the command line names."""
     option.silence_libraries(os.environ)
-    app()
+    app(_at_home(sys.argv[1:]))
+
+
+def _at_home(words: Iterable[str]) -> list[str]:
+    """Return the words of a command with `~/` as the home directory behind `=`, too, where shells leave it alone."""
+    parts = (word.rpartition("=") for word in words)
+    return [option + sign + (at_home(value) if "/" in value else value) for option, sign, value in parts]
 
 
 for command in (quantize, evaluate, compare, verify, card, push, demo, reproduce):

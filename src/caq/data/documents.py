@@ -1,77 +1,126 @@
-"""What a document may be, `text`, `messages` or `conversations`, and its tokens."""
+"""What a document may be, a text or a chat in one of its spellings, and its tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from caq.chat import Messages, encode_chat
-from caq.errors import InvalidInput
 from caq.files.records import Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Plain text; `[{role, content}, …]`; ShareGPT's `[{from, value}, …]`. A document has exactly one.
-KINDS = ("text", "messages", "conversations")
-#: ShareGPT's speakers as the roles that chat templates know.
-ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
-_TURNS = {"messages": ("role", "content"), "conversations": ("from", "value")}
+#: A chat is `[{role, content}, …]` or ShareGPT's `[{from, value}, …]`, under any of three names.
+CHATS = ("messages", "conversations", "conversation")
+KINDS = ("text", *CHATS)
+#: Speakers, in ShareGPT's and others' words, as the roles that chat templates know.
+ROLES: Mapping[str, str] = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "claude", "model", "bot"), "assistant"),
+    **dict.fromkeys(("function_call", "tool_call"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "function_response", "tool_response"), "tool"),
+    "system": "system",
+}
 
 
-def is_blank(record: Record) -> bool:
-    """Return whether a document is a text of white space alone, such as many rows of WikiText."""
-    text = record.fields.get("text")
-    return isinstance(text, str) and not text.strip()
+def content(record: Record, *, chats: bool) -> str | Messages | None:
+    """Return what a document says: its chat, its text, or None where it says nothing.
+
+    A chat says nothing where it has no turns, or one without words: an empty message, calls of tools, an image.
+
+    Args:
+        record: without anything `wrong`.
+        chats: whether the tokenizer has a template; without one, the text of a document that has both is taken.
+    """
+    kind = _kind(record, chats=chats)
+    if kind is None or kind == "text":
+        text = record.fields.get("text")
+        return text if isinstance(text, str) and text.strip() else None
+    turns = [{"role": _role(turn), "content": _words(turn)} for turn in record.fields[kind]]
+    # A system prompt that is empty is one that was left out.
+    speaks = turns and all(turn["role"] == "system" or str(turn["content"] or "").strip() for turn in turns)
+    return [{**turn, "content": turn["content"] or ""} for turn in turns] if speaks else None
 
 
-def wrong(record: Record, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Yield what keeps a document from being tokenized, each as a sentence that names its place."""
-    kinds = _kinds(record)
-    if len(kinds) != 1:
+def has_both(record: Record) -> bool:
+    """Return whether a document has a chat and a text besides."""
+    return bool(record.fields.get("text")) and any(record.fields.get(kind) for kind in CHATS)
+
+
+def wrong(record: Record, *, chats: bool) -> Iterator[str]:
+    """Yield what keeps a document from being read, each as a sentence that names its place."""
+    kind = _kind(record, chats=chats)
+    if not set(KINDS) & record.fields.keys():
         yield f"{record.where}: needs one of {', '.join(KINDS)}; it has {', '.join(record.fields) or 'nothing'}"
-    elif kinds == ["text"] and not isinstance(record.fields["text"], str):
+    elif kind == "text" and not isinstance(record.fields["text"], str):
         yield f"{record.where}: text is a {type(record.fields['text']).__name__}, not a string"
-    elif kinds != ["text"]:
-        yield from (f"{record.where}: {problem}" for problem in _wrong_turns(kinds[0], record, tokenizer))
+    elif kind is not None and kind != "text":
+        yield from (f"{record.where}: {problem}" for problem in _wrong_turns(kind, record, chats=chats))
 
 
-def encode(record: Record, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def encode(said: str | Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return a document's tokens: a chat's by its template; a text's with the tokenizer's own BOS, and EOS once.
 
     Raises:
         InvalidInput: the template refuses the chat.
     """
-    (kind,) = _kinds(record)
-    if kind == "text":
-        ids = list(tokenizer(record.fields["text"], verbose=False)["input_ids"])
-        end = tokenizer.eos_token_id
-        return ids if end is None or ids[-1:] == [end] else [*ids, end]
-    try:
-        return encode_chat(tokenizer, _messages(kind, record))
-    except InvalidInput as error:
-        raise InvalidInput([f"{record.where}: {problem}" for problem in error.problems]) from error
+    if not isinstance(said, str):
+        return encode_chat(tokenizer, said)
+    ids, end = encode_running(said, tokenizer), tokenizer.eos_token_id
+    return ids if end is None or ids[-1:] == [end] else [*ids, end]
 
 
-def _kinds(record: Record) -> list[str]:
+def encode_running(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens of a text that goes on: with the tokenizer's own BOS, and without an EOS that it adds."""
+    ids = list(tokenizer(text, verbose=False)["input_ids"])
+    end = tokenizer.eos_token
+    added = end is not None and ids[-1:] == [tokenizer.eos_token_id] and not text.endswith(str(end))
+    return ids[:-1] if added else ids
+
+
+def _kind(record: Record, *, chats: bool) -> str | None:
     # A table's row has every column; those of other rows are null.
-    return [kind for kind in KINDS if record.fields.get(kind) is not None]
+    there = [kind for kind in (*CHATS, "text") if record.fields.get(kind) is not None]
+    full = [kind for kind in there if record.fields[kind] not in ("", [])]
+    first = (full or there)[:1]
+    return "text" if "text" in full and not chats else next(iter(first), None)
 
 
-def _messages(kind: str, record: Record) -> Messages:
-    speaker, said = _TURNS[kind]
-    roles = ROLES if kind == "conversations" else {}
-    return [{"role": roles.get(turn[speaker], turn[speaker]), "content": turn[said]} for turn in record.fields[kind]]
+def _role(turn: Mapping[str, Any]) -> object:
+    speaker = _first(turn, "role", "from")
+    return ROLES.get(speaker.lower(), speaker) if isinstance(speaker, str) else speaker
 
 
-def _wrong_turns(kind: str, record: Record, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    speaker, said = _TURNS[kind]
+def _words(turn: Mapping[str, Any]) -> Any:
+    """Return a turn's words, or None where it has none or others than words; parts are OpenAI's spelling."""
+    said = _first(turn, "content", "value")
+    if not isinstance(said, list):
+        return said
+    parts: list[Any] = [part.get("text") if isinstance(part, dict) else part for part in said]
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else None
+
+
+def _first(turn: Mapping[str, Any], *names: str) -> Any:
+    return next((turn[name] for name in names if turn.get(name) is not None), None)
+
+
+def _wrong_turns(kind: str, record: Record, *, chats: bool) -> Iterator[str]:
+    speaker, said = ("role", "content") if kind == "messages" else ("from", "value")
     turns = record.fields[kind]
-    if not tokenizer.chat_template:
+    if not chats:
         yield f"has {kind}, and the tokenizer has no chat template; give text instead"
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         yield f"{kind} is not a list of {{{speaker}, {said}}}"
-    elif not all(isinstance(turn.get(speaker), str) and isinstance(turn.get(said), str) for turn in turns):
+    elif not all(isinstance(_role(turn), str) and _is_said(turn) for turn in turns):
         yield f"a turn of {kind} lacks {speaker} or {said}"
-    elif kind == "conversations" and (strange := {turn[speaker] for turn in turns} - ROLES.keys()):
-        yield f"conversations are from {', '.join(sorted(strange))}; known: {', '.join(ROLES)}"
+    # A template may know roles of its own; ShareGPT's speakers have to be told as roles.
+    elif strange := {turn["from"] for turn in turns if turn.get("role") is None and _role(turn) not in ROLES.values()}:
+        yield f"{kind} are from {', '.join(sorted(strange))}; known: {', '.join(ROLES)}"
+
+
+def _is_said(turn: Mapping[str, Any]) -> bool:
+    said = _first(turn, "content", "value")
+    if said is None:
+        return not {"content", "value", "tool_calls"}.isdisjoint(turn)
+    return isinstance(said, str | list)

@@ -1,12 +1,13 @@
 """Where text comes from: the data sets known by name, or a local path.
 
 A source is one running text (a text file, or a name whose rows are joined as the field's tables do) or documents of
-their own (.jsonl, .json, .parquet, a directory, the other names). What a name gives is kept in `{cache}/texts`:
+their own (a file of rows, a directory, the other names). What a name gives is kept in `{cache}/texts`:
 the next run needs no network.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from caq.data.documents import KINDS
-from caq.data.files import holds_records, read_file, read_rows
+from caq.data.files import holds_records, read_rows
 from caq.errors import InvalidInput, first_line, nearest
 from caq.files.cache import cache_root
+from caq.files.content import located
+from caq.files.content import read_text as read_file
 from caq.files.kept import used
 from caq.files.lock import turn
 from caq.files.records import Record
@@ -99,8 +102,9 @@ def read_documents(source: str | Path, *, cache_dir: str | Path | None = None) -
 
 def _find(source: str | Path) -> Path | Named:
     """Return the path if it exists, or else the data set of that name."""
-    if Path(source).exists():
-        return Path(source)
+    place = located(source)
+    if os.path.exists(place):  # Path's own raises at a name that is too long
+        return place
     if str(source) in SOURCES:
         return SOURCES[str(source)]
     if str(source) == SELF:

@@ -140,3 +140,12 @@ class Family:
     final_norm: str = "model.norm"
     head: str = "lm_head"
     norm_offset: float = 0.0
+
+    def inputs(self, config: PretrainedConfig) -> dict[int, tuple[str, ...]]:
+        """Return how many inputs the linears that are quantized have, each number with the paths of its linears."""
+        found: dict[int, dict[str, None]] = {}
+        branches = (branch for index in range(config.num_hidden_layers) for branch in self.block(config, index))
+        for address in (address for branch in branches for address in (*branch.reads, branch.writes)):
+            if address.quantized:
+                found.setdefault(address.shape[-1], {})[address.path] = None
+        return {features: tuple(paths) for features, paths in found.items()}

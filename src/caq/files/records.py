@@ -1,4 +1,4 @@
-"""Records of a JSON or JSON Lines file, each with its place, for readers that report every problem."""
+"""Records of a file of rows, each with its place, for readers that report every problem."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from caq.errors import InvalidInput
+from caq.files.content import kind_of, read_text
+from caq.files.tables import Table, read_csv, read_parquet
 
 
 @dataclass(frozen=True)
@@ -21,19 +23,22 @@ class Record:
 
 
 def read_records(path: Path) -> tuple[tuple[Record, ...], tuple[str, ...]]:
-    """Read the objects of a `.json` array or of a file with one object a line, and the problems met.
+    """Read the rows of a JSON array, of a file with one JSON object a line, or of a table, and the problems met.
 
-    A `.json` file may also group its objects by category, `{category: [object, ...]}`, as SafetyBench's dev
+    A JSON document may also group its objects by category, `{category: [object, ...]}`, as SafetyBench's dev
     files do; each object then receives that `category`.
 
     Raises:
         InvalidInput: the file cannot be read at all.
     """
-    try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: {error}; give a UTF-8 JSON or JSON Lines file") from error
-    numbered = list(_document(path, text) if path.suffix == ".json" else _lines(path, text))
+    kind = kind_of(path)
+    if kind == "text":
+        raise InvalidInput(f"{path}: is plain text; give rows, as .jsonl, .json, .csv or .parquet")
+    if kind in ("csv", "parquet"):
+        numbered = list(_rows(read_csv(path) if kind == "csv" else read_parquet(path)))
+    else:
+        text = read_text(path)
+        numbered = list(_document(path, text) if kind == "json" else _lines(path, text))
     records = tuple(record for record in numbered if isinstance(record, Record))
     problems = tuple(problem for problem in numbered if isinstance(problem, str))
     return records, problems if numbered else (f"{path}: no records; give at least one",)
@@ -64,6 +69,11 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def _rows(table: Table) -> Iterator[Record | str]:
+    yield from (Record(where, fields) for where, fields in table.rows)
+    yield from table.problems
+
+
 def _lines(path: Path, text: str) -> Iterator[Record | str]:
     # Not splitlines(): U+2028 and its kin are allowed inside JSON strings.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -78,8 +88,14 @@ def _document(path: Path, text: str) -> Iterator[Record | str]:
     try:
         document = parse_json(text)
     except ValueError as error:
-        yield f"{path}: not JSON ({error}); for one object a line, name the file .jsonl"
+        # Many a .json of the hub is JSON Lines.
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and text.lstrip().startswith("{"):
+            yield from _lines(path, text)
+        else:
+            yield f"{path}: not JSON ({error}); one object a line is read, too"
         return
+    if isinstance(document, Object) and not all(isinstance(value, list | Object) for value in document.values()):
+        document = [document]
     if isinstance(document, Object):
         yield from _repeated(str(path), document)
         groups = {name: group if isinstance(group, list) else [group] for name, group in document.items()}

@@ -24,7 +24,9 @@ class Question:
 
 
 def read_questions(path: Path) -> tuple[Question, ...]:
-    """Read questions from JSON Lines or JSON; `id` is a number or a text, by default the position.
+    """Read questions from JSON Lines, JSON or Parquet.
+
+    `id` is a number or a text, by default the position; `answer` the right option's index, letter or text.
 
     Raises:
         InvalidInput: with every problem of the file: a line that is not JSON, a missing or mistyped field,
@@ -44,8 +46,23 @@ def parse_questions(records: Sequence[Record], problems: Sequence[str]) -> tuple
     refuse([*problems, *own, *_repeated(records, ids)])
     rows = zip(ids, [record.fields for record in records], strict=True)
     return tuple(
-        Question(name, row["category"], row["question"], tuple(row["options"]), row["answer"]) for name, row in rows
+        Question(
+            name, row["category"], row["question"], tuple(row["options"]), meanings(row["answer"], row["options"])[0]
+        )
+        for name, row in rows
     )
+
+
+def meanings(answer: object, options: Sequence[object]) -> list[int]:
+    """Return the options that an answer may mean, by their index, letter or text: one, if it is a good answer."""
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        return [answer] if 0 <= answer < len(options) else []
+    if not isinstance(answer, str):
+        return []
+    word = answer.strip()
+    letters = [place for place, letter in enumerate(LETTERS[: len(options)]) if word in (letter, f"({letter})")]
+    texts = [place for place, option in enumerate(options) if isinstance(option, str) and option.strip() == word]
+    return sorted({*letters, *texts}) if word else []
 
 
 def _repeated(records: Sequence[Record], ids: list[str]) -> Iterator[str]:
@@ -81,10 +98,15 @@ def _answer_problems(record: Record) -> list[str]:
     answer, options = record.fields.get("answer"), record.fields.get("options")
     if answer is None:
         return [f"{record.where}: no `answer`; join the answer file, 0 for the first option"]
-    if not isinstance(answer, int) or isinstance(answer, bool):
+    if not isinstance(answer, int | str) or isinstance(answer, bool):
         return [f"{record.where}: `answer` must be the option's index, 0 for the first, and is {answer!r}"]
-    if isinstance(options, list) and not 0 <= answer < len(options):
-        return [f"{record.where}: answer {answer} is none of the {len(options)} options, counted from 0"]
+    found = meanings(answer, options) if isinstance(options, list) else [0]
+    if not found and isinstance(options, list):
+        counted = "counted from 0" if isinstance(answer, int) else "by letter or by text"
+        return [f"{record.where}: answer {answer} is none of the {len(options)} options, {counted}"]
+    if len(found) > 1:
+        which = ", ".join(LETTERS[place] for place in found)
+        return [f"{record.where}: answer {answer} may be any of the options {which}; give the index, 0 for the first"]
     return []
 
 

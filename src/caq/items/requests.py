@@ -1,18 +1,19 @@
-"""Harmful and harmless prompts from files: JSON Lines of `prompt` and `harmful`, or the CSV of a published benchmark.
+"""Harmful and harmless prompts from files: rows of `prompt` and `harmful`, or the CSV of a published benchmark.
 
 A CSV is known by its columns. HarmBench's contextual behaviours are asked as its authors do, with the context first.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from caq.errors import InvalidInput, refuse
+from caq.files.content import kind_of
 from caq.files.records import Record, read_records
+from caq.files.tables import read_csv
 
 Row = Mapping[Any, Any]
 
@@ -28,12 +29,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns that a benchmark's CSV is known by, and what a row holds; `harmful` is None if it does not say."""
+    """The columns that a CSV is known by, and what a row holds; `harmful` is None if it does not say."""
 
     columns: tuple[str, ...]
     prompt: Callable[[Row], str]
     category: Callable[[Row], str]
     harmful: Callable[[Row], bool | None] = lambda row: True
+    says: str = ""
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -42,11 +44,19 @@ LAYOUTS: Mapping[str, Layout] = {
         lambda row: row["prompt"],
         lambda row: row["type"],
         lambda row: {"safe": False, "unsafe": True}.get(row["label"]),
+        "`label` must be safe or unsafe",
     ),
     "HarmBench": Layout(
         ("Behavior", "SemanticCategory", "ContextString"),
         lambda row: "\n\n---\n\n".join(filter(None, (row["ContextString"], row["Behavior"]))),
         lambda row: row["SemanticCategory"],
+    ),
+    "one's own": Layout(
+        ("prompt", "harmful"),
+        lambda row: row["prompt"],
+        lambda row: row.get("category", row.get("type", "")),
+        lambda row: {"false": False, "true": True}.get(row["harmful"].strip().lower()),
+        "`harmful` must be true or false",
     ),
     "AdvBench": Layout(("goal", "target"), lambda row: row["goal"], lambda row: ""),
     "SimpleSafetyTests": Layout(
@@ -56,15 +66,15 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def read_prompts(path: Path) -> tuple[Prompt, ...]:
-    """Read prompts from JSON Lines, JSON, or a CSV of `LAYOUTS`.
+    """Read prompts from JSON Lines, JSON, Parquet, or a CSV of `LAYOUTS`.
 
-    JSON objects have `prompt`, `harmful` and optionally `category`, or `type` as XSTest calls it. All prompts of
+    Rows have `prompt`, `harmful` and optionally `category`, or `type` as XSTest calls it. All prompts of
     AdvBench, HarmBench and SimpleSafetyTests are harmful.
 
     Raises:
         InvalidInput: with every problem of the file.
     """
-    if path.suffix == ".csv":
+    if kind_of(path) == "csv":
         return _from_csv(path)
     records, problems = read_records(path)
     refuse([*problems, *(problem for record in records for problem in _problems(record))])
@@ -88,33 +98,20 @@ def _problems(record: Record) -> Iterator[str]:
 
 
 def _from_csv(path: Path) -> tuple[Prompt, ...]:
-    columns, rows = _rows(path)
-    layout = next((layout for layout in LAYOUTS.values() if set(layout.columns) <= set(columns)), None)
+    table = read_csv(path)
+    layout = next((layout for layout in LAYOUTS.values() if set(layout.columns) <= set(table.columns)), None)
     if layout is None:
         known = "; ".join(f"{', '.join(layout.columns)} ({name})" for name, layout in LAYOUTS.items())
-        raise InvalidInput(f"{path}: has the columns {', '.join(columns) or '(none)'}; known layouts are {known}")
-    problems, prompts = [], []
-    for where, row in rows:
-        # csv puts surplus fields under the key None, and gives missing ones the value None.
-        if None in row or None in row.values():
-            problems.append(f"{where}: has other columns than the first line names; quote texts that hold commas")
-            continue
+        raise InvalidInput(f"{path}: has the columns {', '.join(table.columns) or '(none)'}; known layouts are {known}")
+    problems, prompts = [*table.problems], []
+    for where, row in table.rows:
         harmful = layout.harmful(row)
         if not layout.prompt(row).strip():
             problems.append(f"{where}: the prompt must not be empty")
         if harmful is None:
-            problems.append(f"{where}: `label` must be safe or unsafe and is {row['label']!r}")
+            problems.append(f"{where}: {layout.says}")
         prompts.append(Prompt(layout.prompt(row), bool(harmful), layout.category(row)))
-    if problems or not prompts:
-        raise InvalidInput(problems or [f"{path}: no prompts; give at least one"])
+    refuse(problems)
+    if not prompts:
+        raise InvalidInput(f"{path}: no prompts; give at least one")
     return tuple(prompts)
-
-
-def _rows(path: Path) -> tuple[tuple[str, ...], list[tuple[str, Row]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows: list[tuple[str, Row]] = [(f"{path}:{reader.line_num}", row) for row in reader]
-            return tuple(reader.fieldnames or ()), rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput(f"{path}: {error}; give a UTF-8 CSV with a line of columns") from error

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from caq.errors import InvalidInput, nearest
+from caq.files.content import located, read_text
 from caq.files.records import Object, Record, parse_json, read_records
-from caq.items.questions import Question, parse_questions
+from caq.items.questions import Question, meanings, parse_questions
 from caq.items.safetybench_files import find_file
 
 CATEGORIES = (
@@ -32,15 +33,15 @@ def read_safetybench(source: Path, answers: Path | None = None) -> tuple[Questio
     """Return questions in their order.
 
     Args:
-        source: a key of `NAMES`, or a file in SafetyBench's fields.
+        source: a key of `NAMES`, or a file in SafetyBench's fields, whose categories and options are its own.
         answers: `{id: {"category": …, "answer": …}}`, as SafetyBench publishes them; None where the questions hold
             theirs. A name knows its own.
 
     Raises:
-        InvalidInput: the files are not available; or every fault of both: an unknown category, a missing option, a
-            repeated id, an answer outside the options or none, files that contradict each other.
+        InvalidInput: the files are not available; or every fault of both: a missing option, a repeated id, an
+            answer outside the options or none, files that contradict each other.
     """
-    if source.exists():
+    if located(source).exists():
         return _questions(source, answers)
     if str(source) not in NAMES:
         raise InvalidInput(f"{source}: no such file or set of questions{nearest(str(source), NAMES)}")
@@ -57,7 +58,7 @@ def read_test(suffix: str) -> tuple[Question, ...]:
     """
     source = find_file(f"test_{suffix}.json")
     answered = all("answer" in record.fields for record in read_records(source)[0])
-    return _questions(source, None if answered else find_file(f"test_answers_{suffix}.json"))
+    return _questions(source, None if answered else find_file(f"test_answers_{suffix}.json"), official=True)
 
 
 def read_examples(source: Path) -> dict[str, tuple[Question, ...]]:
@@ -72,9 +73,9 @@ def read_examples(source: Path) -> dict[str, tuple[Question, ...]]:
     return examples
 
 
-def _questions(source: Path, answers: Path | None) -> tuple[Question, ...]:
+def _questions(source: Path, answers: Path | None, *, official: bool = False) -> tuple[Question, ...]:
     records, problems = read_records(source)
-    faults = [*problems, *(problem for record in records for problem in _unknown(record))]
+    faults = [*problems, *(problem for record in records if official for problem in _unknown(record))]
     if answers is not None:
         known, theirs = _read_answers(answers)
         faults += theirs
@@ -95,8 +96,10 @@ def _unknown(record: Record) -> Iterator[str]:
 def _read_answers(path: Path) -> tuple[Answers | None, list[str]]:
     """Return the answers by id, empty where one is unusable, and the problems; None if there are no answers."""
     try:
-        document = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        document = parse_json(read_text(path))
+    except InvalidInput as error:
+        return None, list(error.problems)
+    except ValueError as error:
         return None, [f"{path}: {error}; give SafetyBench's file of answers"]
     if not isinstance(document, Object):
         return None, [f"{path}: not an object of answers by id; give SafetyBench's file of answers"]
@@ -119,9 +122,11 @@ def _contradictions(record: Record, known: Answers | None, answers: Path) -> Ite
     name = str(record.fields.get("id"))
     if name not in known:
         yield f"{record.where}: id {name} is not in {answers}"
+    options = record.fields.get("options")
     for field in ("category", "answer"):
         ours, theirs = record.fields.get(field), known.get(name, {}).get(field)
-        if None not in (ours, theirs) and ours != theirs:
+        alike = field == "answer" and isinstance(options, list) and meanings(ours, options) == meanings(theirs, options)
+        if None not in (ours, theirs) and ours != theirs and not alike:
             yield f"{record.where}: {field} {ours!r}, and {theirs!r} in {answers}"
 
 

@@ -17,6 +17,9 @@ SCHEMES = (
     "W2A4 W2A8 W2A16 W3A4 W3A8 W3A16 W5A8 W5A16 W6A8 W6A16 W7A8 W7A16 W8A16"
 ).split()
 
+#: As `group_size`: one scale for every output channel.
+CHANNEL = "channel"
+
 Bits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
 
 
@@ -26,11 +29,20 @@ def _scheme(name: object) -> object:
     return name.upper() if isinstance(name, str) else name
 
 
+def _group_size(size: object) -> object:
+    if isinstance(size, bool) or not (size is None or size == CHANNEL or (isinstance(size, int) and size >= -1)):
+        raise ValueError(f"should be a number of inputs, such as 64, or {CHANNEL}")
+    # Zero and -1 are how other tools call it.
+    return CHANNEL if size in (0, -1) else size
+
+
 class SchemeRecipe(Options):
     """The numbers that stand for weights, activations, values and keys.
 
     Attributes:
         preset: a compressed-tensors preset name, or `W4A4` as in the paper (per channel, per token).
+        group_size: inputs that share a weight's scale, or `channel`; None leaves it as the preset has it, or takes the
+            largest group that divides every linear's inputs, which the ledger tells.
         activations_symmetric: overrides the preset; None leaves it as it is.
         output_projection_groups: quantize o_proj's input in groups of head_dim instead of per token.
         value_bits: bits of v in the cache; 16 leaves it alone.
@@ -38,6 +50,7 @@ class SchemeRecipe(Options):
     """
 
     preset: Annotated[str, BeforeValidator(_scheme)] = "W4A4"
+    group_size: Annotated[int | str | None, BeforeValidator(_group_size)] = None
     activations_symmetric: bool | None = None
     output_projection_groups: bool = False
     value_bits: Bits = 16

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
 from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
 
 from caq.errors import Unsupported
+from caq.ledger import Entry
 from caq.numerics.grids import GRIDS
-from caq.numerics.options import SchemeRecipe
+from caq.numerics.groups import dividing_groups, largest_group
+from caq.numerics.options import CHANNEL, SchemeRecipe
 
 
 @dataclass(frozen=True)
@@ -29,21 +32,52 @@ class Numerics:
     key: QuantizationArgs | None
 
 
-def resolve(recipe: SchemeRecipe, head_dim: int) -> Numerics:
+def resolve(recipe: SchemeRecipe, head_dim: int, inputs: Collection[int] = ()) -> Numerics:
     """Turn a recipe's scheme into formats.
 
     `W4A4` is the paper's: weights per channel, symmetric; activations per token, asymmetric unless the recipe
-    says otherwise. compressed-tensors' own W4A4, with weights in groups of 128, is `W4A4_G128`. `head_dim`, the size of
-    an attention head, is the group size of o_proj's input and of the KV cache.
+    says otherwise. compressed-tensors' own W4A4, with weights in groups of 128, is `W4A4_G128`.
+
+    Args:
+        recipe: the scheme.
+        head_dim: the size of an attention head: the group size of o_proj's input and of the KV cache.
+        inputs: how many inputs the quantized linears have. Where the preset's groups do not divide them, all weights
+            are in smaller ones, of one size, so that every engine finds one format; without any, nothing is changed.
 
     Raises:
         Unsupported: a preset that cannot be simulated or loaded yet.
     """
-    linear = _linear(recipe)
+    linear = _grouped(_linear(recipe), recipe, inputs)
     symmetric = bool(linear.input_activations.symmetric if linear.input_activations else recipe.activations_symmetric)
     grouped = _with_inputs(linear, strategy="group", group_size=head_dim)
     value, key = (cache_format(bits, head_dim, symmetric) for bits in (recipe.value_bits, recipe.key_bits))
     return Numerics(linear, grouped if recipe.output_projection_groups else linear, value, key)
+
+
+def undivided(recipe: SchemeRecipe, inputs: Mapping[int, Sequence[str]]) -> list[str]:
+    """Return what is wrong with a group size that was chosen, given the linears that have so many inputs."""
+    size = recipe.group_size
+    if not isinstance(size, int):
+        return []
+    sizes = ", ".join(map(str, dividing_groups(inputs)))
+    way_out = f"choose {sizes} or {CHANNEL}" if sizes else f"choose {CHANNEL}"
+    return [
+        f"scheme.group_size: groups of {size} do not divide the {features} inputs of {', '.join(names)}; {way_out}"
+        for features, names in inputs.items()
+        if features % size
+    ]
+
+
+def regrouped(recipe: SchemeRecipe, inputs: Mapping[int, Sequence[str]]) -> tuple[Entry, ...]:
+    """Return the ledger's entry where a preset's groups do not divide what linears read; none where they do."""
+    asked, taken = (_grouped(_linear(recipe), recipe, sizes).weights.group_size for sizes in ((), inputs))
+    if asked == taken:
+        return ()
+    linears = {name: features for features, names in inputs.items() for name in names if features % asked}
+    whose = ", ".join(f"{name} ({features})" for name, features in linears.items())
+    instead = f"in groups of {taken}" if taken else "by channel"
+    message = f"groups of {asked} do not divide the inputs of {whose}; all weights are quantized {instead}"
+    return (Entry("quantize", "other-groups", message, {"asked": asked, "taken": taken, "linears": linears}),)
 
 
 def supported_presets() -> tuple[str, ...]:
@@ -74,6 +108,16 @@ def _linear(recipe: SchemeRecipe) -> QuantizationScheme:
         return QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)
     scheme = preset_name_to_scheme("W4A4" if name == "W4A4_G128" else name, ["Linear"])
     return scheme if symmetric is None else _with_inputs(scheme, symmetric=symmetric)
+
+
+def _grouped(scheme: QuantizationScheme, recipe: SchemeRecipe, inputs: Collection[int]) -> QuantizationScheme:
+    """Return a scheme with its weights in the groups that were chosen, or that divide what the linears read."""
+    chosen, preset = recipe.group_size, scheme.weights.group_size
+    size = chosen if isinstance(chosen, int) else largest_group(preset, inputs) if chosen is None and preset else None
+    if size == preset:
+        return scheme
+    grouped = {"strategy": "group" if size else "channel", "group_size": size}
+    return scheme.model_copy(update={"weights": scheme.weights.model_copy(update=grouped)})
 
 
 def _with_inputs(scheme: QuantizationScheme, **changes: object) -> QuantizationScheme:

@@ -5,30 +5,34 @@ from __future__ import annotations
 import re
 from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from caq.files.content import at_home
 from caq.options import Options, Positive
 
 #: As `data.text`: the aligned model's own responses.
 SELF = "self"
+
+#: A name or a path, with `~` as the home directory: no shell expands it in a recipe.
+Source = Annotated[str, Field(min_length=1), AfterValidator(at_home)]
 
 
 class DataRecipe(Options):
     """The calibration data.
 
     Attributes:
-        text: a text file; a .jsonl, .json or .parquet file or a data set's directory, whose rows hold `text`,
-            `messages` or `conversations`; a name in `caq.data.SOURCES`, such as `wikitext2`; or `self`, which is what
-            the aligned model answers to prompts.
-        prompts: for `self`: one prompt a line, or .jsonl with `prompt`; None takes the bundled, generic ones. Not those
+        text: a text file; a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file, also as .gz, or a data set's
+            directory, whose rows hold `text`, `messages`, `conversations` or `conversation`; a name in
+            `caq.data.SOURCES`, such as `wikitext2`; or `self`, which is what the aligned model answers to prompts.
+        prompts: for `self`: one prompt a line, or rows with `prompt`; None takes the bundled, generic ones. Not those
             that the result is measured on.
         samples: sequences.
         length: tokens per sequence.
         allow_short: go on, with an entry in the ledger, when there is less text than asked for.
     """
 
-    text: Annotated[str, Field(min_length=1)] = "wikitext2"
-    prompts: Annotated[str, Field(min_length=1)] | None = None
+    text: Source = "wikitext2"
+    prompts: Source | None = None
     samples: Positive = 128
     length: Annotated[int, Field(ge=2)] = 2048
     allow_short: bool = False

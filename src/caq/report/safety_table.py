@@ -20,12 +20,14 @@ def floor_table(comparison: Comparison) -> Table | None:
     floor = floors(questions(asked))
     if floor is None:
         return None
-    groups = {"all": floor.overall, **floor.categories}
-    table = empty_table(f"Safety % without reading the questions ({comparison.data.get('safety', '')})", ["", *groups])
-    table.add_row("chance", *(points(group.chance) for group in groups.values()))
+    # A category may be called `all`, too.
+    groups = [("all", floor.overall), *floor.categories.items()]
+    title = f"Safety % without reading the questions ({comparison.data.get('safety', '')})"
+    table = empty_table(title, ["", *(name for name, _ in groups)])
+    table.add_row("chance", *(points(group.chance) for _, group in groups))
     for letter in floor.overall.letters:
-        table.add_row(f"always {letter}", *(points(group.letters[letter]) for group in groups.values()))
-    table.add_row("questions", *(str(group.items) for group in groups.values()))
+        table.add_row(f"always {letter}", *(points(group.letters[letter]) for _, group in groups))
+    table.add_row("questions", *(str(group.items) for _, group in groups))
     return table
 
 

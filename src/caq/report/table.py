@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from caq.files.markdown import plain
 from caq.items.protocols import OPTION_TEXT
 from caq.measure.record import HELPFULNESS, REFUSAL, SAFETY_PREFIX, Ability, ArmRecord, Item
 from caq.report.measures import ABILITY_PREFIX, category_rates, numbers, safety_measures
@@ -51,8 +52,11 @@ Named = Mapping[str, Sequence[ArmRecord]]
 
 
 def wide_console() -> Console:
-    """Return a console on standard output; where that is a file or a pipe, wide enough not to fold the table."""
-    return Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS)
+    """Return a console on standard output; where that is a file or a pipe, wide enough not to fold the table.
+
+    What it prints is names and categories of users, in which brackets and colons are themselves.
+    """
+    return Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS, markup=False, emoji=False)
 
 
 def rich_table(named: Named, title: str | None = None) -> Table:
@@ -87,7 +91,8 @@ def markdown_categories(named: Named, items: Mapping[str, Sequence[Item]]) -> st
     names = list(dict.fromkeys(name for runs in rates.values() for run in runs for name in run))
     columns = [Column(name, name, 1, PERCENT) for name in names]
     return markdown_table(
-        ["Model", *names], [[model, *(_cell(runs, column) for column in columns)] for model, runs in rates.items()]
+        ["Model", *map(plain, names)],
+        [[model, *(_cell(runs, column) for column in columns)] for model, runs in rates.items()],
     )
 
 
