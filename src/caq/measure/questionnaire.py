@@ -24,6 +24,7 @@ from caq.items.tasks import Tasks
 from caq.measure.distances import windows_of
 from caq.measure.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX, Item
 from caq.runners.base import Passage
+from caq.runners.tokens import encode as tokens
 
 #: Response tokens on which distributions are compared: alignment shows in the first few (arXiv:2406.05946).
 CHAT_TOKENS = 8
@@ -85,7 +86,7 @@ def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Ques
         return None if source is None else attempt(problems, partial(reader, source))
 
     text = read(tasks.perplexity_text, read_text) or ""
-    encoded = tokenizer(text, verbose=False)["input_ids"] if text else None
+    encoded = next(tokens(tokenizer, [text], add_special_tokens=True)) if text else None
     windows = read(encoded, lambda ids: windows_of(ids, tasks.window)) or ()
     safety = read(tasks.safety, lambda task: read_safety(task, tokenizer))
     facts = read(tasks.facts, read_questions) or ()
@@ -96,9 +97,9 @@ def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Ques
     items = _items(tasks, safety, facts, requests)
     # A chat and a plain prompt of the same words still differ in the tokenizer's special tokens.
     put = () if safety is None else (safety.form.chat, *prompts(safety.questions, safety.form, tokenizer))
-    tokens = [passage.ids for passage in windows]
+    read_ids = [passage.ids for passage in windows]
     # The text, too: a model of other tokens reads what the windows dropped.
-    identity = digest(json.dumps([encode(items), tasks.max_new_tokens, CHAT_TOKENS, put, tasks.window, tokens, text]))
+    identity = digest(json.dumps([encode(items), tasks.max_new_tokens, CHAT_TOKENS, put, tasks.window, read_ids, text]))
     asked = Questionnaire(tasks, text, windows, safety, facts, requests, items, identity, data={})
     return replace(asked, data=_data(asked))
 

@@ -32,6 +32,7 @@ from caq.errors import InvalidInput, Unsupported
 from caq.runners.base import Choice, Passage, Prediction, Response, Running, Source, vocabulary_mismatch
 from caq.runners.likelihood import Encoded, align, check_lengths, check_room
 from caq.runners.states import CHUNK_ELEMENTS
+from caq.runners.tokens import encode as read
 
 NAME = "llama.cpp"
 #: Tokens of prompt and response; an 8B model's cache of them takes 1 GB.
@@ -135,10 +136,10 @@ def tokenization(
     source: Source, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_special_tokens: bool
 ) -> str:
     """Return how many texts the file reads otherwise than the aligned model's tokenizer; empty if none."""
-    theirs = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False)["input_ids"] if texts else []
+    theirs = list(read(tokenizer, texts, add_special_tokens))
     with opened(source.checkpoint.path, vocabulary_only=True) as model:
         own = list(encode(model, texts, add_special_tokens))
-    differing = [text for text, ours, ids in zip(texts, own, theirs, strict=True) if list(ours) != list(ids)]
+    differing = [text for text, ours, ids in zip(texts, own, theirs, strict=True) if ours != ids]
     if not differing:
         return ""
     return (
@@ -184,9 +185,15 @@ def opened(path: Path, context: int = CONTEXT, *, vocabulary_only: bool = False)
 
 
 def encode(model: Gguf, texts: Iterable[str], add_special_tokens: bool) -> Iterator[array[int]]:
-    """Yield every text's ids by the file's own tokenizer, which reads special tokens where a text spells them."""
+    """Yield every text's ids by the file's own tokenizer, which reads special tokens where a text spells them.
+
+    The end that some files put behind every text is taken off, as `caq.runners.tokens` does.
+    """
+    vocabulary = model.engine.llama_model_get_vocab(model.llama.model)
+    ends = add_special_tokens and model.engine.llama_vocab_get_add_eos(vocabulary)
     for text in texts:
-        yield array("i", model.llama.tokenize(text.encode(), add_bos=add_special_tokens, special=True))
+        ids = model.llama.tokenize(text.encode(), add_bos=add_special_tokens, special=True)
+        yield array("i", ids[:-1] if ends else ids)
 
 
 def decode(model: Gguf, ids: Sequence[int]) -> str:

@@ -66,7 +66,8 @@ class TransformersRunner:
 
     def encode(self, text: str) -> Sequence[int]:
         """As `Runner`."""
-        return list(self.tokenizer(text, verbose=False)["input_ids"])
+        (ids,) = encode(self.tokenizer, [text], add_special_tokens=True)
+        return ids
 
 
 def tokenization(
