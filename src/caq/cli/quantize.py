@@ -51,7 +51,9 @@ def quantize(
     safety: option.Safety = None,
     facts: option.Facts = None,
     prompts: option.Prompts = None,
-    window: option.Window = 2048,
+    window: option.Window = None,
+    response_tokens: option.ResponseTokens = 32,
+    chat_option: option.ChatOption = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Start over, without what was done for this output.")
     ] = False,
@@ -65,14 +67,14 @@ def quantize(
     from caq.pipeline import quantize as run
 
     measures = (perplexity_text, safety, facts, prompts)
-    if any(measures) and not evaluated:
+    if (any(measures) or chat_option) and not evaluated:
         raise InvalidInput("there are items to measure on, and nothing is measured: add --evaluate")
     if evaluated:
         from caq.publish.evaluate import evaluate as judge
         from caq.publish.evaluate import evaluation_tasks
         from caq.report.types import EXIT
 
-        tasks = evaluation_tasks(model, *measures, window)
+        tasks = evaluation_tasks(model, *measures, window, response_tokens, option.chat_options(chat_option))
     result = run(model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet)
     print(f"{'found' if result.found else 'wrote'} {result.output} (unquantized logits kept to {result.preserved:.1e})")
     for entry in result.ledger:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from caq.chat import NO_TEMPLATE, render_prompt
+from caq.chat import NO_TEMPLATE, find_template, render_prompt
 from caq.data.sources import read_text
 from caq.errors import attempt, refuse
 from caq.files.cache import digest
@@ -20,7 +20,7 @@ from caq.items.question_prompts import prompts
 from caq.items.questions import Question, read_questions
 from caq.items.requests import Prompt, read_prompts
 from caq.items.safety import SafetyInputs, read_safety
-from caq.items.tasks import Tasks
+from caq.items.tasks import WINDOW, Tasks
 from caq.measure.distances import windows_of
 from caq.measure.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX, Item
 from caq.runners.base import Passage
@@ -59,13 +59,24 @@ class Questionnaire:
     data: Mapping[str, str]
 
     @property
+    def window(self) -> int:
+        """Tokens per window of the text."""
+        return self.tasks.window or WINDOW
+
+    @property
+    def chats(self) -> bool:
+        """Whether anything is asked through a chat template."""
+        return bool(self.prompts) or (self.safety is not None and self.safety.form.chat)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was inferred from the files rather than given, in sentences."""
         return () if self.safety is None else self.safety.notes
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[str]]:
         """Return every prompt of a model: chats, which hold their special tokens, and plain prompts."""
-        chats = [render_prompt(tokenizer, prompt.prompt) for prompt in self.prompts]
+        options = self.tasks.chat_options
+        chats = [render_prompt(tokenizer, prompt.prompt, options) for prompt in self.prompts]
         if self.safety is None:
             return chats, []
         asked = list(prompts(self.safety.questions, self.safety.form, tokenizer))
@@ -87,11 +98,11 @@ def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Ques
 
     text = read(tasks.perplexity_text, read_text) or ""
     encoded = next(tokens(tokenizer, [text], add_special_tokens=True)) if text else None
-    windows = read(encoded, lambda ids: windows_of(ids, tasks.window)) or ()
-    safety = read(tasks.safety, lambda task: read_safety(task, tokenizer))
+    windows = read(encoded, lambda ids: windows_of(ids, tasks.window or WINDOW)) or ()
+    safety = read(tasks.safety, lambda task: read_safety(task, tokenizer, tasks.chat_options))
     facts = read(tasks.facts, read_questions) or ()
     requests = read(tasks.prompts, read_prompts) or ()
-    if tasks.prompts is not None and tokenizer.chat_template is None:
+    if tasks.prompts is not None and attempt(problems, lambda: find_template(tokenizer) is None):
         problems.append(NO_TEMPLATE)
     refuse(problems)
     items = _items(tasks, safety, facts, requests)
@@ -99,7 +110,8 @@ def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Ques
     put = () if safety is None else (safety.form.chat, *prompts(safety.questions, safety.form, tokenizer))
     read_ids = [passage.ids for passage in windows]
     # The text, too: a model of other tokens reads what the windows dropped.
-    identity = digest(json.dumps([encode(items), tasks.max_new_tokens, CHAT_TOKENS, put, tasks.window, read_ids, text]))
+    ways = [tasks.max_new_tokens, CHAT_TOKENS, tasks.chat_options, tasks.window]
+    identity = digest(json.dumps([encode(items), *ways, put, read_ids, text]))
     asked = Questionnaire(tasks, text, windows, safety, facts, requests, items, identity, data={})
     return replace(asked, data=_data(asked))
 
@@ -137,10 +149,13 @@ def _data(asked: Questionnaire) -> dict[str, str]:
             f"{tasks.prompts}: {harmful:,} harmful and {len(asked.prompts) - harmful:,} harmless, greedy, "
             f"up to {tasks.max_new_tokens} tokens; distributions on the aligned model's first {CHAT_TOKENS}"
         )
+    if tasks.chat_options:
+        given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in tasks.chat_options.items())
+        data["chat options"] = ", ".join(given)
     if tasks.facts is not None:
         data["facts"] = f"{tasks.facts}: {len(asked.facts):,} questions"
     if asked.windows:
         sha256 = hashlib.sha256(asked.text.encode()).hexdigest()
-        size = f"{len(asked.windows):,} windows of {tasks.window:,} tokens"
+        size = f"{len(asked.windows):,} windows of {asked.window:,} tokens"
         data["text"] = f"{tasks.perplexity_text}: {size}, sha256 {sha256}"
     return data

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from caq.chat import ChatOptions, find_template, unknown_options
+from caq.checkpoint.inspect import inspect
 from caq.checkpoint.source import resolve
 from caq.comparison import compare
-from caq.errors import CaqError, InvalidInput
+from caq.errors import CaqError, InvalidInput, refuse
 from caq.evaluation import task_files
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
@@ -14,10 +16,18 @@ from caq.loading import load_tokenizer
 from caq.measure.questionnaire import read_questionnaire
 from caq.publish.readme import write_card
 from caq.report.types import Report
+from caq.runners.context import context_of
 
 
 def evaluation_tasks(
-    model: str, perplexity_text: str | None, safety: str | None, facts: Path | None, prompts: Path | None, window: int
+    model: str,
+    perplexity_text: str | None,
+    safety: str | None,
+    facts: Path | None,
+    prompts: Path | None,
+    window: int | None,
+    response_tokens: int = 32,
+    chat_options: ChatOptions | None = None,
 ) -> Tasks:
     """Return what is to be measured, read once, so that a mistake shows before the hours of a quantization.
 
@@ -26,8 +36,17 @@ def evaluation_tasks(
     """
     if safety is None and prompts is None:
         raise InvalidInput("--evaluate: nothing is asked that decides; add --safety safetybench-en, or --prompts FILE")
-    tasks = task_files(perplexity_text, SafetyTask(Path(safety)) if safety else None, facts, prompts, window)
-    read_questionnaire(tasks, load_tokenizer(resolve(model)))
+    asked = SafetyTask(Path(safety)) if safety else None
+    tasks = task_files(
+        perplexity_text, asked, facts, prompts, window, response_tokens, default_text=None, chat_options=chat_options
+    )
+    checkpoint = inspect(resolve(model))
+    tokenizer = load_tokenizer(checkpoint.path)
+    put = read_questionnaire(tasks.fitted({model: context_of(checkpoint)}), tokenizer)
+    if put.chats:
+        template = find_template(tokenizer)
+        refuse([*unknown_options([template] if template else [], tasks.chat_options)])
+        put.texts(tokenizer)
     return tasks
 
 

@@ -14,7 +14,7 @@ from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison, Item
 from caq.report.changes import changes, terms, unmatched
 from caq.report.flips import drift, flips, gap
 from caq.report.limits import limits
-from caq.report.measures import by_role, numbers
+from caq.report.measures import by_role, chosen, numbers
 from caq.report.pairing import Goods, deciding, goods
 from caq.report.problems import problems_of
 from caq.report.rows import Arms, paired_abilities, rows
@@ -54,7 +54,7 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
         caq=version("caq"),
         settings=settings,
         verdict=overall(judgements) if judgements else None,
-        results={name: Measured(numbers(arm)) for name, arm in by_role(comparison.arms).items()},
+        results={name: Measured(numbers(arm), chosen(arm)) for name, arm in by_role(comparison.arms).items()},
         arms=summaries,
         judgements=judgements,
         items={measure: len(items) for measure, items in comparison.items.items()},

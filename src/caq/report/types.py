@@ -253,10 +253,22 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The option that an arm chose of a question, by its index; None where it chose none."""
+
+    chosen: int | None
+
+
+@dataclass(frozen=True)
 class Measured:
-    """One arm's numbers by name, as `report.measures.numbers` has them: a row of the table."""
+    """One arm's numbers by name, as `report.measures.numbers` has them: a row of the table; and what it chose.
+
+    Attributes:
+        safety: by protocol, the option chosen of every safety question, in their order.
+    """
 
     summary: Mapping[str, float]
+    safety: Mapping[str, tuple[Chosen, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from itertools import chain
@@ -86,7 +87,8 @@ class LlamaCppRunner:
         encoded = list(encode(self.model, texts, add_special_tokens))
         check_room(encoded, max_new_tokens, self.model.context)
         responses = (tuple(_respond(self.model, ids, max_new_tokens)) for ids in encoded)
-        return tuple(Response(decode(self.model, ids), ids) for ids in responses)
+        spelled = partial(decode, self.model, special=True)
+        return tuple(Response(decode(self.model, ids), spelled(ids), ids) for ids in responses)
 
     def predictions(self, passages: Sequence[Passage]) -> Iterator[Prediction]:
         """As `Runner`.
@@ -129,7 +131,7 @@ def find(given: str) -> Source:
         "computed": computed,
     }
     checkpoint = Checkpoint(path.resolve(), {"vocab_size": size}, {}, ())
-    return Source(given, NAME, checkpoint, f"{sha256}, {computed}", facts, own_tokenizer=False)
+    return Source(given, NAME, checkpoint, f"{sha256}, {computed}", facts, own_tokenizer=False, context=_context(head))
 
 
 def tokenization(
@@ -196,15 +198,15 @@ def encode(model: Gguf, texts: Iterable[str], add_special_tokens: bool) -> Itera
         yield array("i", ids[:-1] if ends else ids)
 
 
-def decode(model: Gguf, ids: Sequence[int]) -> str:
-    """Return the text of ids without special tokens; bytes that are no UTF-8 become the replacement character."""
+def decode(model: Gguf, ids: Sequence[int], *, special: bool = False) -> str:
+    """Return the text of ids, without special tokens unless asked; bytes that are no UTF-8 are replaced."""
     # Not the package's own `detokenize`, which drops tokens of more than 32 bytes.
     tokens = (model.engine.llama_token * len(ids))(*ids)
     vocabulary = model.engine.llama_model_get_vocab(model.llama.model)
     size = 0
     while True:
         text = ctypes.create_string_buffer(size)
-        written = model.engine.llama_detokenize(vocabulary, tokens, len(ids), text, size, True, False)
+        written = model.engine.llama_detokenize(vocabulary, tokens, len(ids), text, size, not special, special)
         if written >= 0:
             return text.raw[:written].decode(errors="replace")
         size = -written
@@ -231,6 +233,12 @@ def _different_token(model: Gguf, tokenizer: PreTrainedTokenizerBase) -> str:
         if own != token:
             return f"token {index} is {own!r} in {model.path.name} and {token!r} in the aligned model"
     return ""
+
+
+def _context(head: Mapping[str, str]) -> int | None:
+    """Return how many tokens a file's model was trained to read, by its metadata."""
+    given = head.get(f"{head.get('general.architecture')}.context_length", "")
+    return int(given) if given.isdecimal() else None
 
 
 def _kinds(model: Gguf) -> dict[str, str]:
