@@ -48,10 +48,8 @@ class Tasks:
         known = {name: context for name, context in contexts.items() if context is not None}
         if self.window is None:
             return replace(self, window=min([WINDOW, *known.values()]))
-        if self.perplexity_text is not None and (
-            short := [f"{name} reads {context:,}" for name, context in known.items() if context < self.window]
-        ):
-            raise InvalidInput(
-                f"a window of {self.window:,} tokens: {'; '.join(short)}; use a shorter --window, or none"
-            )
+        short = [f"{name} reads {context:,}" for name, context in known.items() if context < self.window]
+        if short and self.perplexity_text is not None:
+            said = f"a window of {self.window:,} tokens is too long: {', '.join(short)}"
+            raise InvalidInput(f"{said}; give a shorter --window, or none")
         return self
