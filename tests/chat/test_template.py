@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from caq.chat import DATE, find_template, manner_of, render_chat
 from caq.chat.sandbox import answer
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, Unsupported
 from tests.support.models import TEMPLATE
 
 TALK = [
@@ -83,8 +83,8 @@ def test_it_is_always_the_same_day(tokenizer: PreTrainedTokenizerBase, asks: str
         ("{% set ns = namespace(a='aa') %}{% for i in range(60) %}{% set ns.a = ns.a + ns.a %}{% endfor %}", "memory"),
         ("{{ 'a' * 2**25 }}", "characters"),
         ("{% macro again(x) %}{{ again(x) }}{% endmacro %}{{ again(1) }}", "without end"),
-        ("{% for i in range(10**9) %}{% endfor %}", "chat_template: cannot write the chat"),
-        ("{% for", "template refuses it"),
+        ("{% for i in range(10**9) %}{% endfor %}", "cannot write the chat"),
+        ("{% for", "refuses it"),
         ("a" * 1_000_001, "1,000,001 characters"),
         ({"rag": TEMPLATE, "tool_use": TEMPLATE}, r"several \(rag, tool_use\) and none is called default"),
         (7, "is a int, not a text"),
@@ -94,7 +94,9 @@ def test_a_hostile_template_ends_in_a_sentence(
     tokenizer: PreTrainedTokenizerBase, template: object, reason: str
 ) -> None:
     begun = time.monotonic()
-    with pytest.raises(InvalidInput, match="template.*" + reason if "template" not in reason else reason):
+    with pytest.raises(
+        (InvalidInput, Unsupported), match="template.*" + reason if "template" not in reason else reason
+    ):
         render_chat(with_template(tokenizer, template), TALK)
     assert time.monotonic() - begun < 60
     assert render_chat(tokenizer, TALK[:1]).startswith("<|system|>")
@@ -115,6 +117,6 @@ def test_templates_reach_nothing_of_python() -> None:
 def test_a_system_turn_that_a_template_refuses_is_told(tokenizer: PreTrainedTokenizerBase) -> None:
     strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + TEMPLATE
     asked = with_template(tokenizer, strict)
-    with pytest.raises(InvalidInput, match="the chat template refuses it: no system turn"):
+    with pytest.raises((InvalidInput, Unsupported), match="the chat template refuses it: no system turn"):
         render_chat(asked, TALK)
     assert manner_of(asked).words == ""

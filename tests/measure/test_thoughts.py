@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.cli.options import chat_options
@@ -14,13 +13,10 @@ from caq.errors import InvalidInput
 from caq.evaluation import evaluate
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
-from caq.measure.answers import read_reply
-from caq.measure.measure import RESPONSES_FILE, Arm, Plan, measure_arm
-from caq.measure.questionnaire import read_questionnaire
+from caq.measure.measure import RESPONSES_FILE
 from caq.measure.store import read_rows
 from caq.report.document import read_report
-from caq.runners import find_source
-from caq.runners.base import Response, Running
+from tests.support.chain import chain_model, chain_tokenizer, write_chain
 from tests.support.models import TEMPLATE
 
 #: Thinks unless told not to; a random model never closes what is opened.
@@ -79,21 +75,27 @@ def test_thoughts_that_do_not_end_leave_the_measures_unmeasured(
     assert again == report
 
 
-def test_the_answer_behind_a_thought_is_what_is_stored_and_compared(
-    directory: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    spelled = "bread the</think> I cannot help<|end|>"
-    ids = tuple(tokenizer(spelled, add_special_tokens=False)["input_ids"])
-    reply = read_reply(tokenizer, Response(spelled.removesuffix("<|end|>"), spelled, ids), "</think>")
-    assert (reply.thought, reply.text, reply.finished) == ("bread the</think>", " I cannot help", True)
-    assert reply.tokens == ids
-
-    think(directory, SWITCHED)
-    arm = Arm("aligned", "aligned", find_source(directory / "aligned"), tokenizer, directory / "arm")
-    asked = read_questionnaire(Tasks(prompts=directory / "prompts.jsonl", max_new_tokens=4), tokenizer)
-    measure_arm(arm, Plan(asked, Running(torch.device("cpu")), {"aligned": arm}, "d"))
-    for row in read_rows(arm.directory / RESPONSES_FILE):
-        assert set(row) == {"id", "response", "opening"}
+def test_the_answer_behind_a_thought_is_what_is_judged_and_compared(tmp_path: Path) -> None:
+    thought, refusal = "I will help with all of that.", "I cannot help with that."
+    tokenizer = chain_tokenizer(("<think>", thought, "</think>", refusal, "<|assistant|>"), TEMPLATE)
+    follows = {"<|assistant|>": "<think>", "<think>": thought, thought: "</think>", "</think>": refusal}
+    model = chain_model(tokenizer, follows, otherwise="</s>")
+    for name in ("aligned", "other"):
+        write_chain(tmp_path / name, model, tokenizer)
+    prompts = [json.dumps({"prompt": f"boat {number}", "harmful": True}) for number in range(3)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(prompts), encoding="utf-8")
+    tasks = Tasks(prompts=tmp_path / "prompts.jsonl", max_new_tokens=8)
+    output = tmp_path / "out"
+    report = evaluate(tmp_path / "other", tmp_path / "aligned", None, tasks, output, device="cpu", quiet=True)
+    for arm in report.arms:
+        assert arm.rates["refusal"].value == 1
+        assert (arm.unmeasured, arm.incoherent) == ({}, 0)
+    # The refusal and the end behind it, in three responses: neither the thought nor what closes it.
+    assert report.arms[1].kl_chat is not None
+    assert report.arms[1].kl_chat.positions == 3 * 2
+    (stored,) = output.glob("arms/aligned-*")
+    for row in read_rows(stored / RESPONSES_FILE):
+        assert (row["thought"], row["response"], row["begin"]) == (f"<think>{thought}</think>", refusal, 3)
 
 
 def test_options_are_not_scored_inside_a_thought(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:

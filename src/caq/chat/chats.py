@@ -20,6 +20,7 @@ def manner_of(tokenizer: PreTrainedTokenizerBase, options: ChatOptions = _NOTHIN
 
     Raises:
         InvalidInput: the tokenizer has no chat template, or one that renders no plain question.
+        Unsupported: the template takes too much time or memory.
     """
     return manner(_template(tokenizer), options)
 
@@ -33,8 +34,8 @@ def render_chat(
     are the template's variables by name, and come before what is found for them.
 
     Raises:
-        InvalidInput: there is no template; it rejects the chat, as some do where roles do not alternate; or it takes
-            too much time or memory.
+        InvalidInput: there is no template, or it rejects the chat, as some do where roles do not alternate.
+        Unsupported: the template takes too much time or memory.
     """
     template = _template(tokenizer)
     asked = manner(template, options)
@@ -45,7 +46,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, options: Chat
     """Return a prompt as a user's turn, up to where the assistant's begins.
 
     Raises:
-        InvalidInput: as `render_chat`.
+        InvalidInput, Unsupported: as `render_chat`.
     """
     return render_chat(tokenizer, [{"role": "user", "content": prompt}], options, answer=True)
 
@@ -56,7 +57,7 @@ def encode_chat(
     """Return the token ids of `render_chat`; the template writes its special tokens, so the tokenizer adds none.
 
     Raises:
-        InvalidInput: as `render_chat`.
+        InvalidInput, Unsupported: as `render_chat`.
     """
     text = render_chat(tokenizer, messages, options, answer=answer)
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

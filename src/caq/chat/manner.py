@@ -64,7 +64,8 @@ def manner(template: Template, options: ChatOptions) -> Manner:
     """Return how chats are put to a model through a template; what a user gave stays as it is.
 
     Raises:
-        InvalidInput: the template refuses a plain question, or takes too much time or memory.
+        Refused: the template does not take a plain question.
+        Unsupported: it takes too much time or memory.
     """
     return _manner(template, json.dumps(options))
 
@@ -73,7 +74,7 @@ def unknown_options(templates: Sequence[Template], options: ChatOptions) -> Iter
     """Yield a problem for every option that no template names: it would change nothing.
 
     Raises:
-        InvalidInput: as `named_in`.
+        Refused, Unsupported: as `named_in`.
     """
     known = sorted(frozenset().union(*(named_in(template).variables for template in templates)))
     for name in options:

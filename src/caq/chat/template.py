@@ -15,7 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from caq.chat.sandbox import CPU_SECONDS, DAY
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, Unsupported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +27,7 @@ Messages = Sequence[Mapping[str, object]]
 DATE = f"{DAY:%d %b %Y}"
 #: The longest template in use has 20,000 characters.
 LONGEST_TEMPLATE = 1_000_000
+_WAY_OUT = "take the model's own template again, from its source"
 _SANDBOX = Path(__file__).with_name("sandbox.py")
 # One request at a time, for the answers come in order.
 _TURN = Lock()
@@ -67,9 +68,7 @@ def find_template(tokenizer: PreTrainedTokenizerBase) -> Template | None:
     if not found:
         return None
     if not isinstance(found, str):
-        raise InvalidInput(
-            f"chat_template: is a {type(found).__name__}, not a text; take the model's own from its source"
-        )
+        raise InvalidInput(f"chat_template: is a {type(found).__name__}, not a text; {_WAY_OUT}")
     if len(found) > LONGEST_TEMPLATE:
         raise InvalidInput(f"chat_template: has {len(found):,} characters, more than {LONGEST_TEMPLATE:,}; shorten it")
     special = tokenizer.special_tokens_map.items()
@@ -81,7 +80,7 @@ def render(template: Template, messages: Messages, variables: Mapping[str, objec
 
     Raises:
         Refused: the template does not take the chat.
-        InvalidInput: it takes too much time or memory.
+        Unsupported: it takes too much time or memory.
     """
     given = {**dict(template.tokens), "date_string": DATE, "tools": None, "documents": None, **variables}
     # As Transformers: a key without a value is as good as missing.
@@ -95,7 +94,8 @@ def named_in(template: Template) -> Named:
     """Return what a template names.
 
     Raises:
-        InvalidInput: it is no template.
+        Refused: it is no template.
+        Unsupported: it takes too much time or memory.
     """
     said = _ask({"template": template.source})
     return Named(frozenset(said["names"]), tuple(said["texts"]))
@@ -116,7 +116,7 @@ def _ask(request: Mapping[str, object]) -> Mapping[str, Any]:
         if not answer:
             # The next request gets another process.
             _process.cache_clear()
-            raise InvalidInput(f"chat_template: {_why(process.wait())}; give the tokenizer a template that is in use")
+            raise Unsupported(f"chat_template: {_why(process.wait())}; {_WAY_OUT}")
     said: Mapping[str, Any] = json.loads(answer)
     if "refused" in said:
         raise Refused(f"the chat template refuses it: {said['refused']}")
@@ -125,7 +125,7 @@ def _ask(request: Mapping[str, object]) -> Mapping[str, Any]:
             f"chat_template: cannot write the chat: {str(said['failed']).rstrip('.')}; give the tokenizer one that can"
         )
     if "error" in said:
-        raise InvalidInput(f"chat_template: {said['error']}; give the tokenizer a template that is in use")
+        raise Unsupported(f"chat_template: {said['error']}; {_WAY_OUT}")
     return said
 
 
