@@ -65,6 +65,7 @@ def test_thoughts_that_do_not_end_leave_the_measures_unmeasured(
         assert "1 of 1 responses are still thinking where they end" in arm.unmeasured["refusal"]
         assert "--response-tokens" in arm.unmeasured["helpfulness"]
         assert arm.rates == {}
+        assert report.results[arm.role].summary == {"refusal": None, "helpfulness": None}
     assert "answers begin behind </think>" in report.arms[0].provenance["chats"]
     assert "refusal is not measured: 1 of 1 responses are still thinking" in capsys.readouterr().out
     assert read_report(directory / "out" / "results.json") == report

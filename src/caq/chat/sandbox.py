@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import cache, lru_cache
 from typing import Any
@@ -86,7 +87,9 @@ def answer(request: Mapping[str, Any]) -> Mapping[str, object]:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    # Where the system has none, or a lower one, that holds.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for line in sys.stdin:
         # Without a handler the signal ends the process, inside a single long operation, too.
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
