@@ -7,7 +7,8 @@ import copy
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from caq.chat import find_template, manner_of, render_prompt, unknown_options
+from caq.chat import find_template, manner_of, render_chat, render_prompt, unknown_options
+from caq.errors import InvalidInput
 from tests.support.models import TEMPLATE
 
 BEGIN = "{%- if add_generation_prompt %}"
@@ -86,6 +87,26 @@ def test_what_a_user_gives_comes_first(tokenizer: PreTrainedTokenizerBase) -> No
     assert [*unknown_options([found], options)] == []
     (problem,) = unknown_options([found], {"enable_thinkin": True})
     assert problem == "--chat-option enable_thinkin: no chat template names it; did you mean enable_thinking?"
+
+
+def test_who_turns_one_switch_turns_them_all(tokenizer: PreTrainedTokenizerBase) -> None:
+    asked = copy.deepcopy(tokenizer)
+    asked.chat_template = "{{ enable_thinking }}{% if thinking_budget == 0 %}{% endif %}" + MODELS["Nemotron"][0]
+    assert (
+        manner_of(asked, {"thinking_budget": 512}).words
+        == "asked with thinking_budget=512; answers begin behind </think>"
+    )
+    assert manner_of(asked).words == "asked with thinking_budget=0, /no_think"
+
+
+def test_a_template_that_takes_no_plain_question_may_take_other_chats(tokenizer: PreTrainedTokenizerBase) -> None:
+    asked = copy.deepcopy(tokenizer)
+    asked.chat_template = (
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
+    )
+    assert render_chat(asked, [{"role": "system", "content": "Be brief."}]) == "<|system|>Be brief.<|end|>"
+    with pytest.raises(InvalidInput, match="no system"):
+        render_prompt(asked, "Hello")
 
 
 def test_a_word_of_the_user_is_no_opened_thought(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -19,7 +19,7 @@ def manner_of(tokenizer: PreTrainedTokenizerBase, options: ChatOptions = _NOTHIN
     """Return how chats are put to a tokenizer's model.
 
     Raises:
-        InvalidInput: the tokenizer has no chat template, or one that renders no plain question.
+        InvalidInput: the tokenizer has no chat template.
         Unsupported: the template takes too much time or memory.
     """
     return manner(_template(tokenizer), options)

@@ -64,7 +64,7 @@ def manner(template: Template, options: ChatOptions) -> Manner:
     """Return how chats are put to a model through a template; what a user gave stays as it is.
 
     Raises:
-        Refused: the template does not take a plain question.
+        Refused: it is no template.
         Unsupported: it takes too much time or memory.
     """
     return _manner(template, json.dumps(options))
@@ -86,15 +86,25 @@ def unknown_options(templates: Sequence[Template], options: ChatOptions) -> Iter
 def _manner(template: Template, options: str) -> Manner:
     variables: dict[str, object] = json.loads(options)
     named = named_in(template)
-    for name in sorted(named.variables - variables.keys()):
+    # Who turns one switch has thought of thinking: the others stay as the template has them.
+    own = any(_is_switch(name) for name in variables)
+    for name in [] if own else sorted(named.variables - variables.keys()):
         value = next((value for value in _off(name, named) if _taken(template, variables, name, value)), None)
         if value is not None:
             variables[name] = value
-    plain = Manner(variables, closing=_closing(template, Manner(variables)))
-    if not plain.closing or not any(_DIRECTIVE in text for text in named.texts):
+    try:
+        plain = Manner(variables, closing=_closing(template, Manner(variables)))
+    except Refused:
+        # It may take other chats, such as those that begin with a system's turn.
+        return Manner(variables)
+    if own or not plain.closing or not any(_DIRECTIVE in text for text in named.texts):
         return plain
     told = Manner(variables, _DIRECTIVE)
     return plain if _closing(template, told) else told
+
+
+def _is_switch(name: str) -> bool:
+    return any(pattern.fullmatch(name) for pattern in (_ON, _OFF, _BUDGET, _WORD))
 
 
 def _off(name: str, named: Named) -> Iterator[object]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from caq.chat import find_template, manner_of, unknown_options
+from caq.chat import find_template, manner_of, render_prompt, unknown_options
 from caq.errors import InvalidInput, attempt
 from caq.files.cache import digest
 from caq.items.tasks import WINDOW, Tasks
@@ -163,6 +163,8 @@ def _asked_through_templates(
     unknown = partial(unknown_options, [one for one in templates if one is not None], options)
     problems += attempt(problems, lambda: [*unknown()]) or []
     for entrant, template in zip(entrants, templates, strict=False):
+        if template is not None:
+            attempt(problems, partial(render_prompt, entrant.tokenizer, "Is it dusk?", options))
         found = template and attempt(problems, partial(manner_of, entrant.tokenizer, options))
         source = entrant.source
         facts = {**source.facts, CHATS: found.words} if found and found.words else source.facts
