@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
+from caq.chat import ChatOptions
 from caq.errors import InvalidInput, attempt
 from caq.items.safety import DEFAULT_PROTOCOLS, SafetyTask
 from caq.items.tasks import Tasks
@@ -34,15 +35,16 @@ def task_files(
     safety: SafetyTask | None,
     facts: Path | None,
     prompts: Path | None,
-    window: int,
+    window: int | None,
     response_tokens: int = 32,
     default_text: str | None = DEFAULT_TEXT,
+    chat_options: ChatOptions | None = None,
 ) -> Tasks:
     """Return the tasks of a command line; if nothing is named, perplexity on `default_text`."""
     if not any((perplexity_text, safety, facts, prompts)):
         perplexity_text = default_text
     text = None if perplexity_text is None else Path(perplexity_text)
-    return Tasks(text, safety, facts, prompts, window, response_tokens)
+    return Tasks(text, safety, facts, prompts, window, response_tokens, chat_options or {})
 
 
 def safety_task(
@@ -122,6 +124,8 @@ def evaluate(
         drawn = [name for name, (file, _) in RENDERERS.items() if name == "json" or (directory / file).exists()]
         write_report(directory, report, comparison, drawn)
     _show(console, comparison)
+    gaps = ((arm.name, name, why) for arm in report.arms for name, why in arm.unmeasured.items())
+    _say(console, (f"{model}: {name} is not measured: {why}" for model, name, why in gaps))
     return report
 
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from caq.chat import end_tokens
 from caq.errors import InvalidInput
 from caq.measure.answers import respond
+from caq.runners.generation import greedy_tokens
 from tests.support.models import TEMPLATE, WORDS
 from tests.support.runners import runner
 
@@ -92,3 +94,22 @@ def test_a_response_has_its_tokens_and_the_one_that_ended_it(
     stopping = copy.deepcopy(model)
     stopping.generation_config.eos_token_id = response.tokens[0]
     assert runner(stopping, tokenizer).greedy(["the door"], 6)[0].tokens == response.tokens[:1]
+
+
+@pytest.mark.parametrize(
+    ("stops", "more"), [(None, []), (3, [3]), ([3, 5], [3, 5]), (-1, []), ([3, -1], [3]), (10**9, [10**9]), ((3,), [3])]
+)
+def test_any_ids_end_a_response(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stops: object, more: list[int]
+) -> None:
+    assert end_tokens(stops, tokenizer) == sorted([tokenizer.eos_token_id, *more])
+    other = copy.deepcopy(model)
+    other.generation_config.eos_token_id = stops
+    (written,) = greedy_tokens(other, tokenizer, [tokenizer("the door")["input_ids"]], 3, 1)
+    assert 1 <= len(written) <= 3
+
+
+@pytest.mark.parametrize("stops", ["</s>", ["</s>"], [[0]], {"id": 0}, 1.5, True])
+def test_ends_that_are_no_ids_are_refused(tokenizer: PreTrainedTokenizerBase, stops: object) -> None:
+    with pytest.raises(InvalidInput, match=r"eos_token_id holds .*, and must be a token's id or a list of them"):
+        end_tokens(stops, tokenizer)

@@ -41,7 +41,8 @@ def compare(
     prompts: option.Prompts = None,
     facts: option.Facts = None,
     perplexity_text: option.Text = None,
-    window: option.Window = 2048,
+    window: option.Window = None,
+    chat_option: option.ChatOption = None,
     response_tokens: option.ResponseTokens = 32,
     judge: option.Judge = "phrases",
     margin: Annotated[float, typer.Option(help="Largest accepted loss, as a share.")] = 0.02,
@@ -66,7 +67,10 @@ def compare(
     from caq.report.types import EXIT, Settings
 
     asked = safety_task(safety, safety_answers, protocol, shots, dev, chat, language)
-    tasks = task_files(perplexity_text, asked, facts, prompts, window, response_tokens, default_text=None)
+    options = option.chat_options(chat_option)
+    tasks = task_files(
+        perplexity_text, asked, facts, prompts, window, response_tokens, default_text=None, chat_options=options
+    )
     settings, wanted = Settings(margin=margin), tuple(name for name in formats.split(",") if name)
     if models and reference is not None:
         report = run(

@@ -25,7 +25,8 @@ def evaluate(
     language: option.Language = None,
     facts: option.Facts = None,
     prompts: option.Prompts = None,
-    window: option.Window = 2048,
+    window: option.Window = None,
+    chat_option: option.ChatOption = None,
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, such as mmlu,zero-shot,mytask.")] = None,
     include_path: Annotated[
         list[Path] | None, typer.Option(help="Directory of more lm-eval task files; may be repeated.")
@@ -54,8 +55,11 @@ def evaluate(
     idle = [name for name, value in of_tasks.items() if value is not None]
     if idle and not names:
         problems.append(f"there are no lm-eval tasks for {', '.join(idle)}: add --tasks")
+    options = attempt(problems, lambda: option.chat_options(chat_option))
     refuse(problems)
     abilities = prepare(Benchmarks(names, tuple(include_path or ()), task_shots, limit)) if names else None
     text = None if names else DEFAULT_TEXT
-    files = task_files(perplexity_text, asked, facts, prompts, window, response_tokens, default_text=text)
+    files = task_files(
+        perplexity_text, asked, facts, prompts, window, response_tokens, default_text=text, chat_options=options
+    )
     run(model, reference, base, files, output, judge=judge, abilities=abilities, device=device, quiet=quiet)

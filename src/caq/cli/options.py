@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from caq.errors import attempt, refuse
 
 _SILENT = {
     # The default of every bar that does not decide for itself, as those of Transformers and lm-eval. The hub's for
@@ -23,6 +27,25 @@ def silence_libraries(environment: MutableMapping[str, str]) -> None:
     """Turn off the libraries' progress bars and advice, before they are imported; what the user has set stays."""
     for name, value in _SILENT.items():
         environment.setdefault(name, value)
+
+
+def chat_options(given: Sequence[str] | None) -> dict[str, object]:
+    """Return `name=value` words as what chat templates are given; a value is read as YAML.
+
+    Raises:
+        InvalidInput: every word that is not one, or whose value is neither a text, a number nor true or false.
+    """
+    from caq.recipe import parse_override
+
+    problems: list[str] = []
+    pairs = [pair for word in given or () if (pair := attempt(problems, partial(parse_override, word)))]
+    problems += [
+        f"--chat-option {name}={value}: must be a text, a number, true or false"
+        for name, value in pairs
+        if not isinstance(value, str | int | float | None) or value in (math.inf, -math.inf) or value != value
+    ]
+    refuse(problems)
+    return dict(pairs)
 
 
 def _no_bars(quiet: bool) -> bool:
@@ -61,7 +84,18 @@ Prompts = Annotated[
         help="Prompts: JSON Lines of prompt and harmful, or a CSV of XSTest, HarmBench, AdvBench, SimpleSafetyTests."
     ),
 ]
-Window = Annotated[int, typer.Option(help="Tokens per perplexity window.")]
+Window = Annotated[
+    int | None,
+    typer.Option(help="Tokens per perplexity window; by default 2,048, or the shortest context of the models."),
+]
+ChatOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--chat-option",
+        help="A variable of the chat template, such as enable_thinking=true; may be repeated. By default a template is "
+        "kept from thinking where it can be.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, or cuda, which is the default where there is one.")]
 SafetyAnswers = Annotated[Path | None, typer.Option(help="Answers to the safety questions, if in a file of their own.")]
 Protocol = Annotated[

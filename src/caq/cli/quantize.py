@@ -51,7 +51,9 @@ def quantize(
     safety: option.Safety = None,
     facts: option.Facts = None,
     prompts: option.Prompts = None,
-    window: option.Window = 2048,
+    window: option.Window = None,
+    response_tokens: option.ResponseTokens = 32,
+    chat_option: option.ChatOption = None,
     i_know: Annotated[
         bool, typer.Option("--i-know", help="Go on though the aligned model and its base look swapped.")
     ] = False,
@@ -68,14 +70,15 @@ def quantize(
     from caq.pipeline import quantize as run
 
     measures = (perplexity_text, safety, facts, prompts)
-    if any(measures) and not evaluated:
+    if (any(measures) or chat_option) and not evaluated:
         raise InvalidInput("there are items to measure on, and nothing is measured: add --evaluate")
     if evaluated:
         from caq.publish.evaluate import evaluate as judge
         from caq.publish.evaluate import evaluation_tasks
         from caq.report.types import EXIT
 
-        tasks = evaluation_tasks(model, *measures, window, output.expanduser().resolve())
+        options, destination = option.chat_options(chat_option), output.expanduser().resolve()
+        tasks = evaluation_tasks(model, *measures, window, response_tokens, options, checkpoint=destination)
     result = run(
         model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet, i_know=i_know
     )

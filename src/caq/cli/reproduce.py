@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from caq.cli import options as option
+from caq.errors import InvalidInput
 
 
 def demo(output: option.Folder = Path("demo"), settings: option.Settings = None, quiet: option.Quiet = False) -> None:
@@ -28,7 +29,9 @@ def reproduce(
     safety: option.Safety = None,
     facts: option.Facts = None,
     prompts: option.Prompts = None,
-    window: option.Window = 2048,
+    window: option.Window = None,
+    response_tokens: option.ResponseTokens = 32,
+    chat_option: option.ChatOption = None,
     keep: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every row's checkpoint.")] = False,
     device: option.Device = None,
     quiet: option.Quiet = False,
@@ -45,5 +48,12 @@ def reproduce(
     overrides = dict(parse_override(text) for text in settings or [])
     asked = SafetyTask(Path(safety)) if safety else None
     named = any((perplexity_text, asked, facts, prompts))
-    tasks = task_files(perplexity_text, asked, facts, prompts, window) if named else None
+    if not named and (window or chat_option):
+        raise InvalidInput("--window and --chat-option are for what is measured: name that, by --prompts for example")
+    options = option.chat_options(chat_option)
+    tasks = (
+        task_files(perplexity_text, asked, facts, prompts, window, response_tokens, chat_options=options)
+        if named
+        else None
+    )
     run(Request(table, pair, preset, output.resolve(), seeds, overrides, device, keep, tasks), quiet=quiet)

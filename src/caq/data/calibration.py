@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from caq.chat import manner_of
 from caq.checkpoint.inspect import Checkpoint
 from caq.data.blocks import Calibration, token_blocks
 from caq.data.responses import responder, response_blocks
-from caq.errors import InvalidInput
+from caq.data.sources import holds_documents
+from caq.errors import InvalidInput, attempt
 from caq.families import Bound
 from caq.loading import load_tokenizer
 from caq.recipe import Recipe
 from caq.recipe.sections import SELF
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def calibrate(
@@ -37,9 +44,19 @@ def calibrate(
         data = response_blocks(model, recipe.data, recipe.seed, root / "responses", quiet=quiet)
     else:
         data = token_blocks(recipe.data, tokenizer, recipe.seed, cache_dir=root)
+    data = replace(data, origin={**data.origin, **_chats(recipe.data.text, tokenizer)})
     if len(data.ids) <= recipe.validation_samples:
         kept = f"has {len(data.ids)} blocks and learning keeps {recipe.validation_samples} of them for validation"
         keepers = [learner.name for learner in recipe.learn if learner.validation_samples >= len(data.ids)]
         lower = " and ".join(f"learn.{name}.validation_samples" for name in keepers)
         raise InvalidInput(f"{recipe.data.text}: {kept}; add text, or lower {lower}")
     return data
+
+
+def _chats(text: str, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, str]:
+    """Return, for the record, how chats are put to the model where the data may hold some; nothing of plain chats."""
+    if text != SELF and not holds_documents(text):
+        return {}
+    # Without a usable template there are no chats in the data.
+    found = attempt([], lambda: manner_of(tokenizer))
+    return {"chats": found.words} if found and found.words else {}

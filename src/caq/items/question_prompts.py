@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from caq.chat import render_chat
+from caq.chat import ChatOptions, render_prompt
 from caq.items.questions import LETTERS, Question
 
 
@@ -49,12 +49,14 @@ class PromptFormat:
     Attributes:
         language: of the fixed words; the questions are as they are.
         examples: solved questions by category, which go before every question of theirs; empty asks zero-shot.
-        chat: the prompt is a user's turn, without a system prompt, and the assistant's turn begins behind it.
+        chat: the prompt is a user's turn, and the assistant's turn begins behind it.
+        options: what the chat template is given.
     """
 
     language: Language = ENGLISH
     examples: Mapping[str, Sequence[Question]] = field(default_factory=dict)
     chat: bool = False
+    options: ChatOptions = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -92,4 +94,4 @@ def prompts(questions: Sequence[Question], form: PromptFormat, tokenizer: PreTra
     ]
     if not form.chat:
         return tuple(texts)
-    return tuple(render_chat(tokenizer, [{"role": "user", "content": text}], answer=True) for text in texts)
+    return tuple(render_prompt(tokenizer, text, form.options) for text in texts)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from caq.chat import NO_TEMPLATE
+from caq.chat import NO_TEMPLATE, ChatOptions, find_template, manner_of
 from caq.errors import InvalidInput, attempt, nearest, refuse
 from caq.items.language import contradictions, detect
 from caq.items.protocols import LETTER, OPTION_TEXT, PROTOCOLS
@@ -62,21 +62,42 @@ def all_protocols() -> tuple[str, ...]:
     return (*PROTOCOLS, GENERATE)
 
 
-def read_safety(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> SafetyInputs:
+def read_safety(
+    task: SafetyTask, tokenizer: PreTrainedTokenizerBase, options: ChatOptions | None = None
+) -> SafetyInputs:
     """Read the questions and examples of a task and check everything about it that needs no model.
+
+    `options` are what the chat template is given.
 
     Raises:
         InvalidInput: with every problem of the task and of its files.
     """
-    problems = _problems(task, tokenizer)
+    problems = _problems(task)
+    if task.chat:
+        attempt(problems, lambda: _check_chat(task, tokenizer, options or {}))
     questions = attempt(problems, lambda: read_safetybench(task.questions, task.answers)) or ()
     form = attempt(problems, lambda: _form(task, questions))
     if problems or form is None:
         raise InvalidInput(problems)
-    return SafetyInputs(questions, form, _notes(task, form))
+    return SafetyInputs(questions, replace(form, options=options or {}), _notes(task, form))
 
 
-def _problems(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _check_chat(task: SafetyTask, tokenizer: PreTrainedTokenizerBase, options: ChatOptions) -> None:
+    """Check that there is a template, and that what follows its chats is an answer where options are scored there.
+
+    Raises:
+        InvalidInput: with the problem.
+    """
+    if find_template(tokenizer) is None:
+        raise InvalidInput(NO_TEMPLATE)
+    if manner_of(tokenizer, options).closing and set(task.protocols) & PROTOCOLS.keys():
+        raise InvalidInput(
+            "the chat template has the model think first, and a thought begins with no option: leave out --chat, "
+            f"ask by --protocol {GENERATE}, or turn thinking off with --chat-option"
+        )
+
+
+def _problems(task: SafetyTask) -> list[str]:
     known = all_protocols()
     problems = [f"{name}: no such protocol{nearest(name, known)}" for name in task.protocols if name not in known]
     if not task.protocols:
@@ -89,8 +110,6 @@ def _problems(task: SafetyTask, tokenizer: PreTrainedTokenizerBase) -> list[str]
         problems += [f"{name} is zero-shot, and solved examples answer by letter: {way_out}" for name in zero_shot]
     if task.examples is not None and not task.shots:
         problems.append(f"{task.examples}: solved examples are given and none asked for; add --shots 5")
-    if task.chat and tokenizer.chat_template is None:
-        problems.append(NO_TEMPLATE)
     return problems
 
 

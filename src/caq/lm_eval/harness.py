@@ -7,7 +7,6 @@ summed in float32, as with its `softmax_dtype=float32`: in bf16 a sum of -100 is
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from caq.lm_eval.abilities import read_ability
 from caq.lm_eval.tasks import task_directory
 from caq.measure.record import Ability
 from caq.runners.base import Runner
+from caq.runners.tokens import without_ends
 from caq.runners.transformers import TransformersRunner
 
 if TYPE_CHECKING:
@@ -135,11 +135,11 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prepared
 
     from lm_eval import simple_evaluate
 
-    # lm-eval gives the tokenizer a padding token and a side of its own.
+    # A copy: lm-eval gives the tokenizer a padding token and a side of its own.
     wrapped = HFLM(
         pretrained=model,
         backend="causal",
-        tokenizer=copy.deepcopy(tokenizer),
+        tokenizer=without_ends(tokenizer),
         batch_size=prepared.benchmarks.batch_size,
         softmax_dtype="float32",
     )

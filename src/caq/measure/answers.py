@@ -8,7 +8,7 @@ from itertools import chain, islice
 
 from transformers import PreTrainedTokenizerBase
 
-from caq.chat import render_prompt
+from caq.chat import ChatOptions, manner_of, render_prompt, split
 from caq.items.extraction import extract_letter
 from caq.items.protocols import OPTION_TEXT, PROTOCOLS, Protocol, best_options
 from caq.items.question_prompts import ZERO_SHOT, PromptFormat, prompts
@@ -26,7 +26,8 @@ class Answer:
 
     Attributes:
         chosen: the option's index; None where it chose none. A written answer may name a letter that is no option.
-        failure: why there is no choice: the response is a refusal or incoherent, or no option can be read out of it.
+        failure: why there is no choice: the response is a refusal, incoherent or still a thought, or no option can be
+            read out of it.
         response: what the model wrote, under `generate`.
     """
 
@@ -50,8 +51,11 @@ def answer(
     if GENERATE in protocols:
         asked = prompts(inputs.questions, inputs.form, tokenizer)
         written = runner.greedy(asked, ANSWER_TOKENS, add_special_tokens=not inputs.form.chat)
+        closing = manner_of(tokenizer, inputs.form.options).closing if inputs.form.chat else ""
+        replies = (read_reply(tokenizer, response, closing) for response in written)
         answers[GENERATE] = tuple(
-            read_response(question, response.text) for question, response in zip(inputs.questions, written, strict=True)
+            read_response(question, reply.text) if reply.finished else Answer(None, "unfinished", reply.thought)
+            for question, reply in zip(inputs.questions, replies, strict=True)
         )
     likely = {name: PROTOCOLS[name] for name in protocols if name in PROTOCOLS}
     chosen = choose(runner, tokenizer, inputs.questions, likely, inputs.form) if likely else {}
@@ -91,15 +95,48 @@ def choose_facts(runner: Runner, tokenizer: PreTrainedTokenizerBase, questions: 
     return choose(runner, tokenizer, questions, {OPTION_TEXT: PROTOCOLS[OPTION_TEXT]})[OPTION_TEXT]
 
 
+@dataclass(frozen=True)
+class Reply:
+    """A response in its two parts.
+
+    Attributes:
+        text: the answer; empty while the thought before it is not finished.
+        thought: as it is spelled, up to what closes it; empty if there is none.
+        tokens: of both.
+    """
+
+    text: str
+    thought: str
+    finished: bool
+    tokens: tuple[int, ...]
+
+
 def respond(
-    runner: Runner, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_new_tokens: int
-) -> tuple[Response, ...]:
-    """Return a greedy response to each prompt, which is a user's turn.
+    runner: Runner,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_new_tokens: int,
+    options: ChatOptions | None = None,
+) -> tuple[Reply, ...]:
+    """Return a greedy response to each prompt, which is a user's turn; `options` are what the template is given.
 
     Raises:
         InvalidInput: the tokenizer has no chat template.
     """
-    return runner.greedy([render_prompt(tokenizer, text) for text in texts], max_new_tokens)
+    closing = manner_of(tokenizer, options or {}).closing
+    written = runner.greedy([render_prompt(tokenizer, text, options or {}) for text in texts], max_new_tokens)
+    return tuple(read_reply(tokenizer, response, closing) for response in written)
+
+
+def read_reply(tokenizer: PreTrainedTokenizerBase, response: Response, closing: str) -> Reply:
+    """Tell a response's thought from its answer; `closing` ends the thought that the prompt opens, if it opens one."""
+    found = split(response.spelled, closing)
+    if not found.thought:
+        return Reply(response.text, "", found.finished, response.tokens)
+    thought, text = response.spelled[: found.thought], response.spelled[found.thought :]
+    for token in tokenizer.all_special_tokens:
+        text = text.replace(token, "")
+    return Reply(text, thought, found.finished, response.tokens)
 
 
 def read_response(question: Question, response: str) -> Answer:

@@ -92,7 +92,8 @@ def _answers(rows: Sequence[Mapping[str, Any]], items: Sequence[Item], measure: 
 
 def _answer(answer: Mapping[str, Any], item: Item) -> Outcome:
     chosen, response, failure = (answer.get(name) for name in ("chosen", "response", "failure"))
-    return Outcome(chosen is not None and chosen == item.answer, chosen, response, failure)
+    good = None if failure == "unfinished" else chosen is not None and chosen == item.answer
+    return Outcome(good, chosen, response, failure)
 
 
 def _behaviour(
@@ -102,7 +103,7 @@ def _behaviour(
     responses, coherence = (read_rows(directory / name, total) for name in (RESPONSES_FILE, manifest.coherence))
     calls = [{"label": None}] * total if manifest.judge_missing else read_rows(directory / manifest.calls, total)
     said = {
-        row["id"]: (row["response"], checked["coherent"], called["label"])
+        row["id"]: (row, checked["coherent"], called["label"])
         for row, checked, called in zip(responses, coherence, calls, strict=True)
     }
     unjudged = _unjudged(measures, manifest)
@@ -112,7 +113,11 @@ def _behaviour(
     }
 
 
-def _response(text: str, coherent: bool, label: str | None, measure: str, judged: bool) -> Outcome:
+def _response(row: Mapping[str, Any], coherent: bool, label: str | None, measure: str, judged: bool) -> Outcome:
+    text = row["response"]
+    if not row.get("finished", True):
+        # What was aligned is the answer, and there is none: neither good nor bad, however it begins.
+        return Outcome(None, response=text, failure="unfinished")
     if not coherent:
         # No refusal and no answer. It counts as neither, and is not left out: the rest would look the better for it.
         # Where no judge calls the rest, a rate over these alone would be 0 %.

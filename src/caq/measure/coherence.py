@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from caq.chat import render_prompt
+from caq.chat import ChatOptions, render_prompt
 from caq.runners.base import Choice, Runner
 
 #: Largest share of characters that are no text: controls, private, unassigned, the sign for undecodable bytes.
@@ -49,16 +49,23 @@ def readable(response: str) -> bool:
 
 
 def surprise(
-    runner: Runner, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
+    runner: Runner,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    thoughts: Sequence[str] | None = None,
+    options: ChatOptions | None = None,
 ) -> tuple[float, ...]:
     """Return the mean negative log-likelihood in nats a token of responses, none empty, under the aligned model.
+
+    Each stands behind its prompt and the thought before it, if there are any. `options` are what the template is given.
 
     Raises:
         InvalidInput: a prompt with its response is longer than the model's context.
     """
     choices = [
-        Choice(render_prompt(tokenizer, prompt), (response,))
-        for prompt, response in zip(prompts, responses, strict=True)
+        Choice(render_prompt(tokenizer, prompt, options or {}) + thought, (response,))
+        for prompt, response, thought in zip(prompts, responses, thoughts or [""] * len(responses), strict=True)
     ]
     scored = runner.scores(choices, add_special_tokens=False)
     encoded = tokenizer(list(responses), add_special_tokens=False, verbose=False)["input_ids"] if responses else []

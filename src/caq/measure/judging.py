@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from caq.chat import ChatOptions
 from caq.errors import InvalidInput, TooLong
 from caq.items.requests import Prompt
 from caq.measure.coherence import likely, readable, surprise
@@ -27,7 +28,12 @@ NO_HARM_IN_HARMLESS = "the judge looks for harm, and tells no refusal of a harml
 
 
 def check_coherence(
-    directories: Sequence[Path], aligned: Arm | None, prompts: Sequence[Prompt], name: str, how: Running
+    directories: Sequence[Path],
+    aligned: Arm | None,
+    prompts: Sequence[Prompt],
+    name: str,
+    how: Running,
+    options: ChatOptions | None = None,
 ) -> None:
     """Store for every response whether it is coherent; the aligned model is loaded if one is not known yet.
 
@@ -35,6 +41,7 @@ def check_coherence(
         directories: of the arms, each with its responses; one without is skipped.
         aligned: the model that is asked; without one, the rule on the text decides alone.
         name: of the file.
+        options: what the aligned model's chat template is given.
     """
     with ExitStack() as stack:
 
@@ -44,14 +51,18 @@ def check_coherence(
             module = runner_module(aligned.source.runner)
             return stack.enter_context(module.running(aligned.source, aligned.tokenizer, how))
 
-        def check(asked: Sequence[Prompt], texts: Sequence[str]) -> list[Row]:
+        def check(asked: Sequence[Prompt], said: Sequence[Row]) -> list[Row]:
             if aligned is None:
-                return [{"coherent": True, "nats": None}] * len(texts)
-            nats = surprise(runner(), aligned.tokenizer, [prompt.prompt for prompt in asked], texts)
+                return [{"coherent": True, "nats": None}] * len(said)
+            texts, thoughts = [row["response"] for row in said], [row.get("thought", "") for row in said]
+            prompted = [prompt.prompt for prompt in asked]
+            nats = surprise(runner(), aligned.tokenizer, prompted, texts, thoughts, options)
             return [{"coherent": likely(value, len(aligned.tokenizer)), "nats": value} for value in nats]
 
         for directory in _unfinished(directories, name, len(prompts)):
-            relevant = [readable(row["response"]) for row in read_rows(directory / RESPONSES_FILE)]
+            # What is still a thought is no answer, coherent or not.
+            rows = read_rows(directory / RESPONSES_FILE)
+            relevant = [row.get("finished", True) and readable(row["response"]) for row in rows]
             _fill(directory / name, prompts, relevant, check, {"coherent": False, "nats": None})
 
 
@@ -78,8 +89,8 @@ def call(
     except InvalidInput as error:
         return f"the judge {named.name} is missing: {error}"
 
-    def labels(asked: Sequence[Prompt], texts: Sequence[str]) -> list[Row]:
-        return [asdict(call) for call in judge(asked, texts)]
+    def labels(asked: Sequence[Prompt], said: Sequence[Row]) -> list[Row]:
+        return [asdict(call) for call in judge(asked, [row["response"] for row in said])]
 
     for directory in missing:
         coherent = [row["coherent"] for row in read_rows(directory / coherence)]
@@ -91,7 +102,7 @@ def _fill(
     path: Path,
     prompts: Sequence[Prompt],
     relevant: Sequence[bool],
-    ask: Callable[[Sequence[Prompt], Sequence[str]], Sequence[Row]],
+    ask: Callable[[Sequence[Prompt], Sequence[Row]], Sequence[Row]],
     missing: Row,
 ) -> None:
     """Store a row for every response: what `ask` returns of it where it is in `relevant`, or else `missing`."""
@@ -102,7 +113,7 @@ def _fill(
         some = responses[batch]
         chosen = [index for index, wanted in enumerate(relevant[batch]) if wanted]
         try:
-            answers = ask([prompts[batch][index] for index in chosen], [some[index]["response"] for index in chosen])
+            answers = ask([prompts[batch][index] for index in chosen], [some[index] for index in chosen])
         except TooLong as error:
             raise TooLong(error.found, [f"{stored}: the response with id {some[i]['id']}" for i in chosen]) from None
         answered = dict(zip(chosen, answers, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from caq.chat import encode_chat
 from caq.errors import CaqError, InvalidInput, TooLong
-from caq.measure.answers import Answer, answer, choose_facts, respond
+from caq.measure.answers import Answer, Reply, answer, choose_facts, respond
 from caq.measure.distances import read_passages, windows_of
 from caq.measure.questionnaire import CHAT_TOKENS, Questionnaire
 from caq.measure.record import Ability, Distances, Role
@@ -24,6 +25,7 @@ from caq.runners.reference import is_saved, open_reference, save_reference
 from caq.runners.transformers import TransformersRunner
 
 TEXT, CHAT, STATES = "text", "chat", "states"
+NO_ANSWERS = "the aligned model's responses are thoughts, of which none is finished"
 SAFETY_FILE, FACTS_FILE, RESPONSES_FILE = "safety.jsonl", "facts.jsonl", "responses.jsonl"
 
 
@@ -181,9 +183,16 @@ class _ArmRun:
         path = distances_file(self.arm.directory, kind, self.plan.distances)
         return _Part(
             path,
-            lambda: _stored(path) and (not self.refers or is_saved(self.arm.directory / STATES, kind)),
+            partial(self._has, path, kind),
             partial(_store, path, make),
         )
+
+    def _has(self, path: Path, kind: str) -> bool:
+        stored = stored_object(path).read()
+        if stored is None:
+            return False
+        saved = not self.refers or is_saved(self.arm.directory / STATES, kind)
+        return saved or f"unmeasured_{kind}" in stored
 
     def _safety(self, runner: Runner, batch: slice) -> list[Row]:
         inputs, task = self.asked.safety, self.asked.tasks.safety
@@ -203,33 +212,57 @@ class _ArmRun:
 
     def _responses(self, runner: Runner, batch: slice) -> list[Row]:
         texts = [prompt.prompt for prompt in self.asked.prompts[batch]]
-        responses = respond(runner, self.arm.tokenizer, texts, self.asked.tasks.max_new_tokens)
+        tasks = self.asked.tasks
+        replies = respond(runner, self.arm.tokenizer, texts, tasks.max_new_tokens, tasks.chat_options)
+        return [{"id": str(number), **self._row(reply)} for number, reply in enumerate(replies, batch.start or 0)]
+
+    def _row(self, reply: Reply) -> Row:
         # The tokens are what distances are read behind: a text need not give them back.
-        return [
-            {"id": str(number), "response": response.text, "opening": list(response.tokens[:CHAT_TOKENS])}
-            for number, response in enumerate(responses, start=batch.start or 0)
-        ]
+        if not reply.thought:
+            return {"response": reply.text, "opening": list(reply.tokens[:CHAT_TOKENS])}
+        if not reply.finished:
+            return {"response": reply.thought, "opening": [], "finished": False}
+        begin = self._tokens_of(reply)
+        opening = list(reply.tokens[: begin + CHAT_TOKENS])
+        return {"response": reply.text, "opening": opening, "begin": begin, "thought": reply.thought}
+
+    def _tokens_of(self, reply: Reply) -> int:
+        """Return how many of a response's tokens are its thought, to the end of the last of them."""
+        decode = partial(self.arm.tokenizer.decode, skip_special_tokens=False)
+        counts = range(len(reply.tokens))
+        # Distances are read behind references' responses alone, whose tokens are the tokenizer's.
+        if not self.refers:
+            return 0
+        return bisect_left(counts, len(reply.thought), key=lambda count: len(decode(list(reply.tokens[:count]))))
 
     def _text(self, runner: Runner) -> Row:
         """Perplexity on the text, in the aligned model's tokens where they are its own, too, and distances on them."""
         aligned = self.plan.references.get("aligned")
         mismatch = "" if aligned is None else runner.vocabulary_mismatch(aligned.source.checkpoint)
         shared = aligned is not None and not mismatch
-        windows = self.asked.windows if shared else windows_of(runner.encode(self.asked.text), self.asked.tasks.window)
+        windows = self.asked.windows if shared else windows_of(runner.encode(self.asked.text), self.asked.window)
         perplexity, distances = self._read(runner, windows, TEXT, mismatch)
         return {"perplexity": perplexity, **distances}
 
     def _chat(self, aligned: Arm, runner: Runner) -> Row:
         mismatch = runner.vocabulary_mismatch(aligned.source.checkpoint)
-        return {"unmeasured_chat": mismatch} if mismatch else self._read(runner, self._openings(aligned), CHAT, "")[1]
+        passages = () if mismatch else self._openings(aligned)
+        if not passages:
+            return {"unmeasured_chat": mismatch or NO_ANSWERS}
+        return self._read(runner, passages, CHAT, "")[1]
 
     def _openings(self, aligned: Arm) -> tuple[Passage, ...]:
-        """Return the prompts with the first tokens of the aligned model's responses, which are what counts."""
+        """Return the prompts with the first tokens of the aligned model's answers, which are what counts.
+
+        Between the two are its thoughts; one that is not finished has no answer, and its prompt is left out.
+        """
         rows = read_rows(aligned.directory / RESPONSES_FILE)
         turns = ([{"role": "user", "content": prompt.prompt}] for prompt in self.asked.prompts)
-        encoded = (encode_chat(aligned.tokenizer, turn, answer=True) for turn in turns)
+        options = self.asked.tasks.chat_options
+        encoded = (encode_chat(aligned.tokenizer, turn, options, answer=True) for turn in turns)
+        answers = ((ids, row["opening"], row.get("begin", 0)) for ids, row in zip(encoded, rows, strict=True))
         return tuple(
-            Passage((*ids, *row["opening"]), len(row["opening"])) for ids, row in zip(encoded, rows, strict=True)
+            Passage((*ids, *opening), len(opening) - begin) for ids, opening, begin in answers if len(opening) > begin
         )
 
     def _read(

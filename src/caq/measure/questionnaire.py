@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from caq.chat import NO_TEMPLATE, render_prompt
+from caq.chat import NO_TEMPLATE, find_template, render_prompt
 from caq.data.sources import read_text
 from caq.errors import attempt, refuse
 from caq.files.cache import digest
@@ -20,10 +20,11 @@ from caq.items.question_prompts import prompts
 from caq.items.questions import Question, read_questions
 from caq.items.requests import Prompt, read_prompts
 from caq.items.safety import SafetyInputs, read_safety
-from caq.items.tasks import Tasks
+from caq.items.tasks import WINDOW, Tasks
 from caq.measure.distances import windows_of
 from caq.measure.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX, Item
 from caq.runners.base import Passage
+from caq.runners.tokens import encode as tokens
 
 #: Response tokens on which distributions are compared: alignment shows in the first few (arXiv:2406.05946).
 CHAT_TOKENS = 8
@@ -58,13 +59,24 @@ class Questionnaire:
     data: Mapping[str, str]
 
     @property
+    def window(self) -> int:
+        """Tokens per window of the text."""
+        return self.tasks.window or WINDOW
+
+    @property
+    def chats(self) -> bool:
+        """Whether anything is asked through a chat template."""
+        return bool(self.prompts) or (self.safety is not None and self.safety.form.chat)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was inferred from the files rather than given, in sentences."""
         return () if self.safety is None else self.safety.notes
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[str]]:
         """Return every prompt of a model: chats, which hold their special tokens, and plain prompts."""
-        chats = [render_prompt(tokenizer, prompt.prompt) for prompt in self.prompts]
+        options = self.tasks.chat_options
+        chats = [render_prompt(tokenizer, prompt.prompt, options) for prompt in self.prompts]
         if self.safety is None:
             return chats, []
         asked = list(prompts(self.safety.questions, self.safety.form, tokenizer))
@@ -85,20 +97,21 @@ def read_questionnaire(tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> Ques
         return None if source is None else attempt(problems, partial(reader, source))
 
     text = read(tasks.perplexity_text, read_text) or ""
-    encoded = tokenizer(text, verbose=False)["input_ids"] if text else None
-    windows = read(encoded, lambda ids: windows_of(ids, tasks.window)) or ()
-    safety = read(tasks.safety, lambda task: read_safety(task, tokenizer))
+    encoded = next(tokens(tokenizer, [text], add_special_tokens=True)) if text else None
+    windows = read(encoded, lambda ids: windows_of(ids, tasks.window or WINDOW)) or ()
+    safety = read(tasks.safety, lambda task: read_safety(task, tokenizer, tasks.chat_options))
     facts = read(tasks.facts, read_questions) or ()
     requests = read(tasks.prompts, read_prompts) or ()
-    if tasks.prompts is not None and tokenizer.chat_template is None:
+    if tasks.prompts is not None and attempt(problems, lambda: find_template(tokenizer) is None):
         problems.append(NO_TEMPLATE)
     refuse(problems)
     items = _items(tasks, safety, facts, requests)
     # A chat and a plain prompt of the same words still differ in the tokenizer's special tokens.
     put = () if safety is None else (safety.form.chat, *prompts(safety.questions, safety.form, tokenizer))
-    tokens = [passage.ids for passage in windows]
+    read_ids = [passage.ids for passage in windows]
     # The text, too: a model of other tokens reads what the windows dropped.
-    identity = digest(json.dumps([encode(items), tasks.max_new_tokens, CHAT_TOKENS, put, tasks.window, tokens, text]))
+    ways = [tasks.max_new_tokens, CHAT_TOKENS, tasks.chat_options, tasks.window]
+    identity = digest(json.dumps([encode(items), *ways, put, read_ids, text]))
     asked = Questionnaire(tasks, text, windows, safety, facts, requests, items, identity, data={})
     return replace(asked, data=_data(asked))
 
@@ -136,10 +149,13 @@ def _data(asked: Questionnaire) -> dict[str, str]:
             f"{tasks.prompts}: {harmful:,} harmful and {len(asked.prompts) - harmful:,} harmless, greedy, "
             f"up to {tasks.max_new_tokens} tokens; distributions on the aligned model's first {CHAT_TOKENS}"
         )
+    if tasks.chat_options:
+        given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in tasks.chat_options.items())
+        data["chat options"] = ", ".join(given)
     if tasks.facts is not None:
         data["facts"] = f"{tasks.facts}: {len(asked.facts):,} questions"
     if asked.windows:
         sha256 = hashlib.sha256(asked.text.encode()).hexdigest()
-        size = f"{len(asked.windows):,} windows of {tasks.window:,} tokens"
+        size = f"{len(asked.windows):,} windows of {asked.window:,} tokens"
         data["text"] = f"{tasks.perplexity_text}: {size}, sha256 {sha256}"
     return data

@@ -20,8 +20,9 @@ REFUSAL, HELPFULNESS, FACTS, SAFETY_PREFIX = "refusal", "helpfulness", "facts", 
 
 #: The aligned model, its base, or a model to judge.
 Role = Literal["aligned", "base", "quantized"]
-#: Why an outcome is not what was asked for; `incoherent` is a response that is incoherent.
-Failure = Literal["unparsed", "refused", "incoherent"]
+#: Why an outcome is not what was asked for; `incoherent` is a response that is incoherent, `unfinished` one that is
+#: still a thought where it ends, and no answer.
+Failure = Literal["unparsed", "refused", "incoherent", "unfinished"]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from caq.chat import find_template, manner_of, render_prompt, unknown_options
 from caq.errors import InvalidInput, attempt
 from caq.files.cache import digest
-from caq.items.tasks import Tasks
+from caq.items.tasks import WINDOW, Tasks
 from caq.loading import load_tokenizer
 from caq.measure.judges import NamedJudge
 from caq.measure.judging import call, check_coherence
@@ -32,6 +33,8 @@ from caq.runners.transformers import NAME as TRANSFORMERS
 from caq.runners.transformers import checkpoint_mismatch
 from caq.world import computed_on, find_device
 
+#: The fact of a model that says how chats are put to it.
+CHATS = "chats"
 #: Under which role, which model: a directory, a file or a hub name; None takes no part.
 Named = Sequence[tuple[Role, str | Path | None]]
 
@@ -65,7 +68,7 @@ class Setup:
 
 def running_on(device: str | None, tasks: Tasks) -> Running:
     """Return how models are run; without a device, on CUDA where there is one."""
-    return Running(find_device(device), longest=tasks.window)
+    return Running(find_device(device), longest=tasks.window or WINDOW)
 
 
 def prepare(
@@ -89,14 +92,20 @@ def prepare(
     named = [(role, given) for role, given in models if given is not None]
     sources = [(role, attempt(problems, partial(_find, role, given))) for role, given in named]
     problems += _without_tokenizer(sources)
+    contexts = {source.given: source.context for _, source in sources if source is not None}
+    tasks = attempt(problems, partial(tasks.fitted, contexts)) or tasks
     entrants = list(_entrants(sources))
     tokenizers = {f"{entrant.role} model {entrant.source.given}": entrant.tokenizer for entrant in entrants}
     lines = [*lend_template(tokenizers)]
     # The files are read even where a model is missing: their problems are reported in the same pass.
     asked = attempt(problems, lambda: read_questionnaire(tasks, entrants[0].tokenizer)) if entrants else None
+    if asked is not None:
+        entrants = [*_asked_through_templates(entrants, asked, problems)]
+        lines += [f"{one.source.given}: {one.source.facts[CHATS]}." for one in entrants if CHATS in one.source.facts]
     if problems or judge is None or asked is None:
         raise InvalidInput(problems)
     lines += asked.notes
+    how = replace(how, longest=asked.window)
     entrants = [_with_tokenization(entrant, asked) for entrant in entrants]
     own = [entrant.source for entrant in entrants if not entrant.source.own_tokenizer]
     lines += [f"{source.given}: {source.facts['tokenization']}." for source in own]
@@ -135,6 +144,31 @@ def lend_template(tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> Iterator
         if lender and not tokenizer.chat_template:
             tokenizer.chat_template = tokenizers[lender].chat_template
             yield f"The {name} has no chat template; it is asked through the one of the {lender}."
+
+
+def _asked_through_templates(
+    entrants: Sequence[Entrant], asked: Questionnaire, problems: list[str]
+) -> Iterator[Entrant]:
+    """Yield the models with a fact: what their chat templates are given, and where answers begin; find what is wrong.
+
+    Problems are an option that no template names, and a template that renders no plain question.
+    """
+    options = asked.tasks.chat_options
+    if options and not asked.chats:
+        problems.append("nothing is asked through a chat template: leave out --chat-option, or add --prompts or --chat")
+    if not asked.chats:
+        yield from entrants
+        return
+    templates = attempt(problems, lambda: [find_template(one.tokenizer) for one in entrants]) or []
+    unknown = partial(unknown_options, [one for one in templates if one is not None], options)
+    problems += attempt(problems, lambda: [*unknown()]) or []
+    for entrant, template in zip(entrants, templates, strict=False):
+        if template is not None:
+            attempt(problems, partial(render_prompt, entrant.tokenizer, "Is it dusk?", options))
+        found = template and attempt(problems, partial(manner_of, entrant.tokenizer, options))
+        source = entrant.source
+        facts = {**source.facts, CHATS: found.words} if found and found.words else source.facts
+        yield replace(entrant, source=replace(source, facts=facts))
 
 
 def _with_tokenization(entrant: Entrant, asked: Questionnaire) -> Entrant:
@@ -210,13 +244,14 @@ def measure_arms(
     same = earlier if earlier is not None and earlier.group == group else None
     kept = _kept(same, arms)
     directories = [arm.directory for arm in arms] + [arms[0].directory.with_name(arm.directory) for arm in kept]
+    options = asked.tasks.chat_options
     coherence = f"coherence-{digest(aligned.directory.name if aligned is not None else '')}.jsonl"
     calls = f"calls-{digest(coherence, setup.judge.card.name)}.jsonl"
     with progress("measure", len(arms) + 2, quiet=quiet) as advance:
         for arm in arms:
             measure_arm(arm, Plan(asked, setup.how, references, distances, setup.abilities))
             advance()
-        check_coherence(directories, aligned, asked.prompts, coherence, setup.how)
+        check_coherence(directories, aligned, asked.prompts, coherence, setup.how, options)
         advance()
         missing = call(directories, asked.prompts, coherence, calls, setup.judge, device)
         advance()

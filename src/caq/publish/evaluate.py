@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from caq.chat import ChatOptions, find_template, unknown_options
+from caq.checkpoint.inspect import inspect
 from caq.checkpoint.source import resolve
 from caq.comparison import compare
-from caq.errors import CaqError, InvalidInput
+from caq.errors import CaqError, InvalidInput, refuse
 from caq.evaluation import task_files
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
@@ -16,6 +18,7 @@ from caq.measure.store import require_reports
 from caq.publish.readme import write_card
 from caq.report.render import REPORTS
 from caq.report.types import Report
+from caq.runners.context import context_of
 
 
 def evaluation_tasks(
@@ -24,7 +27,10 @@ def evaluation_tasks(
     safety: str | None,
     facts: Path | None,
     prompts: Path | None,
-    window: int,
+    window: int | None,
+    response_tokens: int = 32,
+    chat_options: ChatOptions | None = None,
+    *,
     checkpoint: Path,
 ) -> Tasks:
     """Return what is to be measured, read once, so that a mistake shows before the hours of a quantization.
@@ -36,8 +42,17 @@ def evaluation_tasks(
     require_reports(report_directory(checkpoint), REPORTS)
     if safety is None and prompts is None:
         raise InvalidInput("--evaluate: nothing is asked that decides; add --safety safetybench-en, or --prompts FILE")
-    tasks = task_files(perplexity_text, SafetyTask(Path(safety)) if safety else None, facts, prompts, window)
-    read_questionnaire(tasks, load_tokenizer(resolve(model)))
+    asked = SafetyTask(Path(safety)) if safety else None
+    tasks = task_files(
+        perplexity_text, asked, facts, prompts, window, response_tokens, default_text=None, chat_options=chat_options
+    )
+    aligned = inspect(resolve(model))
+    tokenizer = load_tokenizer(aligned.path)
+    put = read_questionnaire(tasks.fitted({model: context_of(aligned)}), tokenizer)
+    if put.chats:
+        template = find_template(tokenizer)
+        refuse([*unknown_options([template] if template else [], tasks.chat_options)])
+        put.texts(tokenizer)
     return tasks
 
 

@@ -14,7 +14,7 @@ from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison, Item
 from caq.report.changes import changes, terms, unmatched
 from caq.report.flips import drift, flips, gap
 from caq.report.limits import limits
-from caq.report.measures import by_role, numbers
+from caq.report.measures import by_role, chosen, numbers
 from caq.report.pairing import Goods, deciding, goods
 from caq.report.problems import problems_of
 from caq.report.rows import Arms, paired_abilities, rows
@@ -54,7 +54,7 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
         caq=version("caq"),
         settings=settings,
         verdict=overall(judgements) if judgements else None,
-        results={name: Measured(numbers(arm)) for name, arm in by_role(comparison.arms).items()},
+        results={name: _measured(arm) for name, arm in by_role(comparison.arms).items()},
         arms=summaries,
         judgements=judgements,
         items={measure: len(items) for measure, items in comparison.items.items()},
@@ -71,6 +71,12 @@ def items_sha256(items: Sequence[Item]) -> str:
     """Return a hash of what items say, in their order; JSON's ASCII escapes take any text, broken Unicode too."""
     said = [[item.id, item.category, item.text, item.options, item.answer] for item in items]
     return hashlib.sha256(json.dumps(said, ensure_ascii=True, separators=(",", ":")).encode("ascii")).hexdigest()
+
+
+def _measured(arm: ArmRecord) -> Measured:
+    known = numbers(arm)
+    missing = [measure for measure in arm.outcomes if measure not in known]
+    return Measured({**known, **dict.fromkeys(missing)}, chosen(arm))
 
 
 @dataclass(frozen=True)

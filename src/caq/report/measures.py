@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from caq.measure.record import SAFETY_PREFIX, ArmRecord, Item, Role
 from caq.report.pairing import goods, rate
+from caq.report.types import Chosen
 
 ABILITY_PREFIX = "ability/"
 #: In the order of a table.
@@ -28,6 +29,15 @@ def numbers(arm: ArmRecord) -> dict[str, float]:
     rates = {measure: rate(goods(outcomes)) for measure, outcomes in arm.outcomes.items()}
     values |= {measure: share.value for measure, share in rates.items() if share is not None}
     return values | {ABILITY_PREFIX + name: ability.value for name, ability in arm.abilities.items()}
+
+
+def chosen(arm: ArmRecord) -> dict[str, tuple[Chosen, ...]]:
+    """Return the options that an arm chose of the safety questions, by protocol."""
+    safety = {name: outcomes for name, outcomes in arm.outcomes.items() if name.startswith(SAFETY_PREFIX)}
+    return {
+        name.removeprefix(SAFETY_PREFIX): tuple(Chosen(outcome.chosen) for outcome in outcomes)
+        for name, outcomes in safety.items()
+    }
 
 
 def item_scores(arm: ArmRecord) -> dict[str, tuple[float, ...]]:

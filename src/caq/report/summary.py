@@ -81,4 +81,11 @@ def _gaps(outcomes: tuple[Outcome, ...]) -> str:
     missing = sum(one.good is None for one in outcomes)
     if not outcomes:
         return "it has no outcomes"
-    return f"{missing} of {len(outcomes)} items have no outcome" if missing > UNMEASURED_SHARE * len(outcomes) else ""
+    if missing <= UNMEASURED_SHARE * len(outcomes):
+        return ""
+    if thoughts := sum(one.failure == "unfinished" for one in outcomes):
+        return (
+            f"{thoughts} of {len(outcomes)} responses are still thinking where they end, and are no answers: ask with "
+            "more --response-tokens, or turn thinking off with --chat-option"
+        )
+    return f"{missing} of {len(outcomes)} items have no outcome"

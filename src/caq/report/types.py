@@ -253,10 +253,23 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One arm's numbers by name, as `report.measures.numbers` has them: a row of the table."""
+class Chosen:
+    """The option that an arm chose of a question, by its index; None where it chose none."""
 
-    summary: Mapping[str, float]
+    chosen: int | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One arm's numbers by name: a row of the table; and what it chose.
+
+    Attributes:
+        summary: as `report.measures.numbers` has them, and None where a measure was asked for and has no outcome.
+        safety: by protocol, the option chosen of every safety question, in their order.
+    """
+
+    summary: Mapping[str, float | None]
+    safety: Mapping[str, tuple[Chosen, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

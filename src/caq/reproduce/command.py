@@ -74,7 +74,10 @@ def _options(tasks: Tasks) -> list[str]:
     """Return the options of `caq reproduce` that name these tasks."""
     safety = None if tasks.safety is None else tasks.safety.questions
     files = {"perplexity-text": tasks.perplexity_text, "safety": safety, "facts": tasks.facts, "prompts": tasks.prompts}
-    return [*(f"--{name}={path}" for name, path in files.items() if path is not None), f"--window={tasks.window}"]
+    numbers = {"window": tasks.window, "response-tokens": tasks.max_new_tokens}
+    given = [f"--{name}={value}" for name, value in {**files, **numbers}.items() if value is not None]
+    chats = tasks.chat_options.items()
+    return [*given, *(f"--chat-option={name}={json.dumps(value, ensure_ascii=False)}" for name, value in chats)]
 
 
 def run(request: Request, *, quiet: bool = False) -> ExperimentTable:

@@ -32,9 +32,16 @@ class Passage:
 
 @dataclass(frozen=True)
 class Response:
-    """What a model wrote: the text, and its tokens, with the one that ended it if one did."""
+    """What a model wrote.
+
+    Attributes:
+        text: without special tokens.
+        spelled: the same with special tokens as they are spelled, among which marks of thoughts may be.
+        tokens: with the one that ended it if one did.
+    """
 
     text: str
+    spelled: str
     tokens: tuple[int, ...]
 
 
@@ -81,6 +88,7 @@ class Source:
         given: directory, file or hub name, as it was typed.
         runner: its name in `RUNNERS`.
         sha256: of all that decides what it computes.
+        context: tokens that it reads; None if that is not known.
         facts: of the model, in words.
         ledger: what the run of CAQ's that made it did otherwise than asked.
         own_tokenizer: whether its tokenizer can be loaded beside its weights; if not, the aligned model's is used.
@@ -93,6 +101,7 @@ class Source:
     facts: Mapping[str, str]
     ledger: tuple[Entry, ...] = ()
     own_tokenizer: bool = True
+    context: int | None = None
 
 
 @dataclass(frozen=True)

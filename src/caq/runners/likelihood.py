@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.errors import TooLong, Unsupported
 from caq.runners.base import Choice
@@ -24,6 +24,9 @@ from caq.runners.states import Cut, chunk_tokens, inference, logits, longest_fir
 from caq.runners.tokens import encode
 
 PADDING = -1
+#: Kinds of layers, as configurations call them.
+FULL, SLIDING = "full_attention", "sliding_attention"
+Mask = Float[Tensor, "batch 1 length length"]
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,12 @@ def scores(
 
     Raises:
         TooLong: strings longer than the model's context.
-        Unsupported: the model's attention takes no mask.
+        Unsupported: the model's attention takes no mask, or some of its layers are no attention to earlier tokens.
     """
     attention = model.config._attn_implementation
+    if others := set(getattr(model.config, "layer_types", None) or ()) - {FULL, SLIDING}:
+        kinds = ", ".join(sorted(map(str, others)))
+        raise Unsupported(f"multiple choice needs layers of full or sliding attention, and the model has {kinds}")
     if attention is not None and attention.startswith(("flash", "flex")):
         raise Unsupported(
             f"multiple choice needs attention with a mask, which {attention} does not take: "
@@ -150,9 +156,8 @@ def _score_batch(cut: Cut, dtype: torch.dtype, items: Sequence[Encoded]) -> list
     ids, _ = pad([row.ids for row in rows], left=False, fill=0, device=cut.device)
     positions, _ = pad([row.positions for row in rows], left=False, fill=0, device=cut.device)
     branches, _ = pad([row.branches for row in rows], left=False, fill=PADDING, device=cut.device)
-    states = cut.body(
-        ids, attention_mask=_tree_mask(branches, dtype), position_ids=positions, use_cache=False
-    ).last_hidden_state
+    mask = _masks(cut.body.config, branches, positions, dtype)
+    states = cut.body(ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
     batch = [index for index, row in enumerate(rows) for _ in row.targets]
     sources = [source for row in rows for source in row.sources]
     targets = torch.tensor([target for row in rows for target in row.targets], device=cut.device)
@@ -160,10 +165,38 @@ def _score_batch(cut: Cut, dtype: torch.dtype, items: Sequence[Encoded]) -> list
     return [_sums(row.owners, values) for row in rows]
 
 
-def _tree_mask(branches: Int[Tensor, "batch length"], dtype: torch.dtype) -> Float[Tensor, "batch 1 length length"]:
-    """Additive mask: a token sees earlier tokens of its own branch and of branch 0, the prompt."""
+def _masks(
+    config: PretrainedConfig,
+    branches: Int[Tensor, "batch length"],
+    positions: Int[Tensor, "batch length"],
+    dtype: torch.dtype,
+) -> Mask | dict[str, Mask]:
+    """Return the mask of a batch as the model takes it: one, or one for each kind of its layers.
+
+    A mask that is given takes the place of the model's own, the limit of its sliding windows included.
+    """
+    kinds, window = set(getattr(config, "layer_types", None) or ()), getattr(config, "sliding_window", None)
+    full = _tree_mask(branches, positions, dtype, None)
+    if window is None or (kinds and SLIDING not in kinds):
+        return full
+    sliding = _tree_mask(branches, positions, dtype, window)
+    return {FULL: full, SLIDING: sliding} if kinds else sliding
+
+
+def _tree_mask(
+    branches: Int[Tensor, "batch length"],
+    positions: Int[Tensor, "batch length"],
+    dtype: torch.dtype,
+    window: int | None,
+) -> Mask:
+    """Additive mask: a token sees earlier tokens of its own branch and of branch 0, the prompt.
+
+    With a window, no more than the last `window` positions, its own included.
+    """
     own = branches[:, :, None] == branches[:, None, :]
     seen = (own | (branches == 0)[:, None, :]).tril()
+    if window is not None:
+        seen &= positions[:, :, None] - positions[:, None, :] < window
     mask = torch.zeros(seen.shape, dtype=dtype, device=branches.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 

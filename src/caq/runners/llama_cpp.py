@@ -11,9 +11,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from itertools import chain
@@ -32,6 +33,7 @@ from caq.errors import InvalidInput, Unsupported
 from caq.runners.base import Choice, Passage, Prediction, Response, Running, Source, vocabulary_mismatch
 from caq.runners.likelihood import Encoded, align, check_lengths, check_room
 from caq.runners.states import CHUNK_ELEMENTS
+from caq.runners.tokens import encode as read
 
 NAME = "llama.cpp"
 #: Tokens of prompt and response; an 8B model's cache of them takes 1 GB.
@@ -85,7 +87,8 @@ class LlamaCppRunner:
         encoded = list(encode(self.model, texts, add_special_tokens))
         check_room(encoded, max_new_tokens, self.model.context)
         responses = (tuple(_respond(self.model, ids, max_new_tokens)) for ids in encoded)
-        return tuple(Response(decode(self.model, ids), ids) for ids in responses)
+        spelled = partial(decode, self.model, special=True)
+        return tuple(Response(decode(self.model, ids), spelled(ids), ids) for ids in responses)
 
     def predictions(self, passages: Sequence[Passage]) -> Iterator[Prediction]:
         """As `Runner`.
@@ -128,17 +131,17 @@ def find(given: str) -> Source:
         "computed": computed,
     }
     checkpoint = Checkpoint(path.resolve(), {"vocab_size": size}, {}, ())
-    return Source(given, NAME, checkpoint, f"{sha256}, {computed}", facts, own_tokenizer=False)
+    return Source(given, NAME, checkpoint, f"{sha256}, {computed}", facts, own_tokenizer=False, context=_context(head))
 
 
 def tokenization(
     source: Source, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_special_tokens: bool
 ) -> str:
     """Return how many texts the file reads otherwise than the aligned model's tokenizer; empty if none."""
-    theirs = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False)["input_ids"] if texts else []
+    theirs = list(read(tokenizer, texts, add_special_tokens))
     with opened(source.checkpoint.path, vocabulary_only=True) as model:
         own = list(encode(model, texts, add_special_tokens))
-    differing = [text for text, ours, ids in zip(texts, own, theirs, strict=True) if list(ours) != list(ids)]
+    differing = [text for text, ours, ids in zip(texts, own, theirs, strict=True) if ours != ids]
     if not differing:
         return ""
     return (
@@ -184,20 +187,26 @@ def opened(path: Path, context: int = CONTEXT, *, vocabulary_only: bool = False)
 
 
 def encode(model: Gguf, texts: Iterable[str], add_special_tokens: bool) -> Iterator[array[int]]:
-    """Yield every text's ids by the file's own tokenizer, which reads special tokens where a text spells them."""
+    """Yield every text's ids by the file's own tokenizer, which reads special tokens where a text spells them.
+
+    The end that some files put behind every text is taken off, as `caq.runners.tokens` does.
+    """
+    vocabulary = model.engine.llama_model_get_vocab(model.llama.model)
+    ends = add_special_tokens and model.engine.llama_vocab_get_add_eos(vocabulary)
     for text in texts:
-        yield array("i", model.llama.tokenize(text.encode(), add_bos=add_special_tokens, special=True))
+        ids = model.llama.tokenize(text.encode(), add_bos=add_special_tokens, special=True)
+        yield array("i", ids[:-1] if ends else ids)
 
 
-def decode(model: Gguf, ids: Sequence[int]) -> str:
-    """Return the text of ids without special tokens; bytes that are no UTF-8 become the replacement character."""
+def decode(model: Gguf, ids: Sequence[int], *, special: bool = False) -> str:
+    """Return the text of ids, without special tokens unless asked; bytes that are no UTF-8 are replaced."""
     # Not the package's own `detokenize`, which drops tokens of more than 32 bytes.
     tokens = (model.engine.llama_token * len(ids))(*ids)
     vocabulary = model.engine.llama_model_get_vocab(model.llama.model)
     size = 0
     while True:
         text = ctypes.create_string_buffer(size)
-        written = model.engine.llama_detokenize(vocabulary, tokens, len(ids), text, size, True, False)
+        written = model.engine.llama_detokenize(vocabulary, tokens, len(ids), text, size, not special, special)
         if written >= 0:
             return text.raw[:written].decode(errors="replace")
         size = -written
@@ -224,6 +233,12 @@ def _different_token(model: Gguf, tokenizer: PreTrainedTokenizerBase) -> str:
         if own != token:
             return f"token {index} is {own!r} in {model.path.name} and {token!r} in the aligned model"
     return ""
+
+
+def _context(head: Mapping[str, str]) -> int | None:
+    """Return how many tokens a file's model was trained to read, by its metadata."""
+    given = head.get(f"{head.get('general.architecture')}.context_length", "")
+    return int(given) if given.isdecimal() else None
 
 
 def _kinds(model: Gguf) -> dict[str, str]:

@@ -16,6 +16,7 @@ from caq.export.online import MATRICES_FILE, ONLINE_FILE
 from caq.files.cache import digest
 from caq.ledger import Entry
 from caq.runners.base import Source
+from caq.runners.context import context_of
 
 
 def find_checkpoint(given: str, runner: str) -> Source:
@@ -30,7 +31,8 @@ def find_checkpoint(given: str, runner: str) -> Source:
     record, ledger = _record(checkpoint)
     sha256 = fingerprint(checkpoint)
     facts = _facts(given, checkpoint, sha256, record)
-    return Source(given, runner, checkpoint, digest(sha256, *_online(checkpoint)), facts, ledger)
+    identity = digest(sha256, *_online(checkpoint))
+    return Source(given, runner, checkpoint, identity, facts, ledger, context=context_of(checkpoint))
 
 
 def _check_quantization(checkpoint: Checkpoint) -> None:

@@ -51,7 +51,10 @@ class TransformersRunner:
         encoded = list(encode(self.tokenizer, texts, add_special_tokens))
         check_room(encoded, max_new_tokens, getattr(self.model.config, "max_position_embeddings", None))
         written = greedy_tokens(self.model, self.tokenizer, encoded, max_new_tokens, self.how.prompts)
-        return tuple(Response(self.tokenizer.decode(list(ids), skip_special_tokens=True), ids) for ids in written)
+        return tuple(Response(self._text(ids, skip=True), self._text(ids, skip=False), ids) for ids in written)
+
+    def _text(self, ids: Sequence[int], *, skip: bool) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip))
 
     def predictions(self, passages: Sequence[Passage]) -> Iterator[Prediction]:
         """As `Runner`."""
@@ -65,7 +68,8 @@ class TransformersRunner:
 
     def encode(self, text: str) -> Sequence[int]:
         """As `Runner`."""
-        return list(self.tokenizer(text, verbose=False)["input_ids"])
+        (ids,) = encode(self.tokenizer, [text], add_special_tokens=True)
+        return ids
 
 
 def tokenization(
