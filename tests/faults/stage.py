@@ -13,6 +13,7 @@ import pyarrow.parquet
 from tests.faults.forks import Forks
 from tests.support.pairs import SMALL, write_pair
 
+SMALL_SETTINGS = " ".join(f"--set {key}={value}" for key, value in SMALL.items())
 #: A quantization that learns nothing and ends in half a second.
 FAST = (
     "quantize pair/aligned --objective kl-top --quantizer rtn --set learn=[] --set data.samples=2 --set data.length=16 "
@@ -21,7 +22,7 @@ FAST = (
 #: One that goes through every stage: both teachers, learning, observing, GPTQ.
 WHOLE = (
     "quantize pair/aligned --base pair/base --calibration text.txt --cache cache --device cpu --quiet "
-    + " ".join(f"--set {key}={value}" for key, value in SMALL.items())
+    + SMALL_SETTINGS
 )
 #: One that is calibrated on the model's own responses.
 SELF = FAST.replace("text.txt", "self").replace("length=16", "length=24") + " --set data.prompts=openers.txt"
