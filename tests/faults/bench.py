@@ -39,6 +39,12 @@ class Bench:
         yield root
         shutil.rmtree(root)
 
+    def cleared(self) -> Bench:
+        """Return the bench without what a trial that failed has left."""
+        for path in self.scratch.iterdir():
+            shutil.rmtree(path)
+        return self
+
     def run(self, root: Path, command: str, **limits: Any) -> Ended:
         """Run a command in a directory."""
         return self.forking.run(command.split(), within=root, **limits)

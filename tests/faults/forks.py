@@ -64,21 +64,26 @@ class Forks:
         kill_at: int | str | None = None,
         after: float | None = None,
         memory: int | None = None,
+        file: int | None = None,
+        by: signal.Signals = signal.SIGKILL,
         within: Path | None = None,
     ) -> Ended:
         """Run a command and wait for its end.
 
         Args:
             words: of the command line, without `caq`.
-            kill_at: kill it before its so-manieth change of a file, or before the first of a path that holds this.
+            kill_at: kill it, once, before its so-manieth change of a file, or before the first of a path that holds this.
             after: end it by a signal after so many seconds.
             memory: bytes that it may map, beyond those that are mapped when it starts.
+            file: bytes that a file may have; a write beyond them fails as on a disk that is full.
+            by: the signal that it is killed with.
             within: the directory that it runs in.
         """
         assert self.process.stdin
         assert self.process.stdout
         place = None if within is None else str(within)
-        request = {"words": words, "kill_at": kill_at, "after": after, "memory": memory, "within": place}
+        limits = {"kill_at": kill_at, "after": after, "memory": memory, "file": file, "by": by}
+        request = {"words": words, "within": place, **limits}
         print(json.dumps(request), file=self.process.stdin, flush=True)
         return Ended(**json.loads(self.process.stdout.readline()))
 
@@ -132,11 +137,12 @@ def _run(request: Mapping[str, Any], writer: int, directory: Path) -> None:
     changes, place = 0, request["kill_at"]
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal changes
+        nonlocal changes, place
         if event in _CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
             changes += 1
             if changes == place or (isinstance(place, str) and place in str(arguments[0])):
-                os.kill(os.getpid(), signal.SIGKILL)
+                place = None
+                os.kill(os.getpid(), request["by"])
 
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
@@ -152,6 +158,9 @@ def _run(request: Mapping[str, Any], writer: int, directory: Path) -> None:
     if request["memory"]:
         most = _mapped() + request["memory"]
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    if request["file"]:
+        # Python ignores the signal that comes with it, so that the write fails.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file"], request["file"]))
     sys.addaudithook(count)
     try:
         main()

@@ -10,11 +10,12 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from caq.checkpoint.write import verify
+from tests.faults.bench import Bench, content, share
 from tests.faults.forks import Ended, Forks, forks
 from tests.faults.mutations import Mutant, mutate
 from tests.faults.stage import write_stage
@@ -55,9 +56,24 @@ def attempt(number: int, stage: Path, scratch: Path, forking: Forks, seed: int =
     mutant = mutate(target.kind, file.read_bytes() if file.is_file() else b"{}", chance)
     _put(file, mutant)
     ended = forking.run(target.command.split(), after=SECONDS, memory=MEMORY, within=root)
-    faults = (*_faults(ended), *_left(scratch, before, ended))
+    faults = (*_faults(ended), *_left(scratch, before, ended), *_other_bytes(target, stage, root, ended))
     shutil.rmtree(scratch)
     return Trial(number, target, file.relative_to(root).as_posix(), mutant, ended, faults)
+
+
+def several(bench: Bench, numbers: Iterable[int]) -> str:
+    """Try mutations; return the figure.
+
+    Raises:
+        AssertionError: with everything about those that a command did not survive.
+    """
+    tried = [attempt(number, bench.stage, bench.scratch / "trial", bench.forking) for number in numbers]
+    wrong = [trial for trial in tried if trial.faults]
+    assert not wrong, "\n\n".join(map(str, wrong))
+    refused = sum(trial.ended.status == 2 for trial in tried)
+    slowest = max(trial.ended.seconds for trial in tried)
+    largest = max(trial.ended.memory for trial in tried) / 1e9
+    return f"{share(refused, len(tried))} refused, the others survived; at most {slowest:.1f} s, {largest:.2f} GB"
 
 
 def _put(file: Path, mutant: Mutant) -> None:
@@ -96,6 +112,15 @@ def _left(scratch: Path, before: set[Path], ended: Ended) -> Iterator[str]:
     new = root / "new"
     if new.exists() and (ended.status == 2 or verify(new)):
         yield "a checkpoint that is not whole, or of a run that failed"
+
+
+def _other_bytes(target: Target, stage: Path, root: Path, ended: Ended) -> Iterator[str]:
+    """What a run had kept for itself decides nothing, damaged or not: with it, without it, the output is the same."""
+    made = {"half": "out", "new": "out" if "--base" in target.command else "own"}
+    for made_now, before in made.items():
+        kept = target.pattern.startswith((".half", "cache")) and target.command.endswith(f"-o {made_now}")
+        if kept and ended.status == 0 and content(root / made_now) != content(stage / before):
+            yield "other bytes, and no word of it"
 
 
 def main() -> None:

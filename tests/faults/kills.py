@@ -21,6 +21,8 @@ COMMANDS: Mapping[str, str] = {
         f"--device cpu --quiet --set data.text=text.txt {SMALL_SETTINGS}"
     ),
 }
+#: At how many changes of a file each is killed; None: at every one.
+PLACES: Mapping[str, int | None] = {"quantize": None, "compare": None, "evaluate": None, "reproduce": 40}
 _VERDICTS = (0, 3, 4, 5)
 
 

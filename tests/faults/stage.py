@@ -52,7 +52,7 @@ _CHATS = [
 def write_stage(root: Path, forking: Forks) -> None:
     """Write everything under `root`, by commands where a command writes it.
 
-    The files: `pair/`, texts, questions, prompts and a recipe; `out/`, a checkpoint with what runs online;
+    The files: `pair/`, texts, questions, prompts and a recipe; `out/` and `own/`, checkpoints of both;
     `.half.work/`, the workspace of a run that was killed while it quantized; `cache/`, with targets and responses; and
     `report/`, a comparison.
     """
@@ -61,7 +61,6 @@ def write_stage(root: Path, forking: Forks) -> None:
     _require(forking, f"{WHOLE} -o out", root, {0})
     _require(forking, f"{WHOLE} -o half", root, {-signal.SIGKILL}, kill_at=".block-00001")
     _require(forking, f"{SELF} -o own", root, {0})
-    shutil.rmtree(root / "own")
     _require(forking, COMPARE, root, {0, 3, 4, 5})
 
 
