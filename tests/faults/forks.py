@@ -22,8 +22,8 @@ from typing import Any
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate", "fcntl.flock"}
 #: What commands import when they run, so that no fork does it again.
 _IMPORTED = (
-    "caq.pipeline", "caq.comparison", "caq.evaluation", "caq.publish.evaluate", "caq.publish.push", "caq.reproduce.command",
-    "datasets", "pyarrow.parquet", "compressed_tensors.linear.compressed_linear",
+    "caq.pipeline", "caq.comparison", "caq.evaluation", "caq.publish.evaluate", "caq.publish.push",
+    "caq.reproduce.command", "datasets", "pyarrow.parquet", "compressed_tensors.linear.compressed_linear",
     "transformers.models.llama.modeling_llama", "transformers.generation.utils",
 )  # fmt: skip
 #: Longest part of an output that is kept.
@@ -72,7 +72,7 @@ class Forks:
 
         Args:
             words: of the command line, without `caq`.
-            kill_at: kill it, once, before its so-manieth change of a file, or before the first of a path that holds this.
+            kill_at: kill it, once, before its so-manieth change of a file, or the first of a path that holds this.
             after: end it by a signal after so many seconds.
             memory: bytes that it may map, beyond those that are mapped when it starts.
             file: bytes that a file may have; a write beyond them fails as on a disk that is full.

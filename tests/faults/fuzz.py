@@ -51,7 +51,7 @@ def attempt(number: int, stage: Path, scratch: Path, forking: Forks, seed: int =
     target = TARGETS[number % len(TARGETS)]
     root = scratch / "within"
     shutil.copytree(stage, root)
-    before = {path for path in scratch.rglob("*")}
+    before = set(scratch.rglob("*"))
     file = chance.choice(sorted(root.glob(target.pattern)) or [root / target.pattern])
     mutant = mutate(target.kind, file.read_bytes() if file.is_file() else b"{}", chance)
     _put(file, mutant)
@@ -101,8 +101,8 @@ def _faults(ended: Ended) -> Iterator[str]:
 
 
 def _left(scratch: Path, before: set[Path], ended: Ended) -> Iterator[str]:
-    """Yield what the command should not have left: parts of files, files in other places, a checkpoint that is not whole."""
-    fresh = {path for path in scratch.rglob("*")} - before
+    """Yield what should not have been left: parts of files, files in other places, a checkpoint that is not whole."""
+    fresh = set(scratch.rglob("*")) - before
     root = scratch / "within"
     for path in sorted(fresh):
         if ".partial-" in path.name:

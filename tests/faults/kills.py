@@ -15,7 +15,9 @@ INPUTS = ("pair", "text.txt", "heldout.txt", "safety.jsonl", "prompts.jsonl")
 COMMANDS: Mapping[str, str] = {
     "quantize": f"{WHOLE} -o new",
     "compare": COMPARE.replace("pair/base --reference", "pair/base --base pair/base --reference"),
-    "evaluate": f"evaluate pair/aligned --prompts prompts.jsonl --perplexity-text heldout.txt --window 32 -o report {MEASURE}",
+    "evaluate": (
+        f"evaluate pair/aligned --prompts prompts.jsonl --perplexity-text heldout.txt --window 32 -o report {MEASURE}"
+    ),
     "reproduce": (
         "reproduce table1 --pair pair/aligned:pair/base --seeds 1 --perplexity-text heldout.txt --window 32 -o report "
         f"--device cpu --quiet --set data.text=text.txt {SMALL_SETTINGS}"
@@ -42,7 +44,9 @@ def sweep(bench: Bench, name: str, places: int | None = None) -> str:
     """
     expected, changes = whole(bench, name)
     chosen = range(1, changes + 1) if places is None else _spread(changes, places)
-    wrong = [f"{name}, before change {place}: {why}" for place in chosen if (why := _killed(bench, name, place, expected))]
+    wrong = [
+        f"{name}, before change {place}: {why}" for place in chosen if (why := _killed(bench, name, place, expected))
+    ]
     assert not wrong, "\n".join(wrong)
     return f"{name}: {share(len(chosen), len(chosen))} kills, same bytes"
 
@@ -63,15 +67,18 @@ def _killed(bench: Bench, name: str, place: int, expected: Content) -> str | Non
             return f"then status {again.status}: {again.err[-300:]}"
         found = _left(root)
     other = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
-    return "; ".join(
-        f"{what}: {', '.join(names[:5])}"
-        for what, names in {
-            "other bytes": other,
-            "left": sorted(found.keys() - expected.keys()),
-            "missing": sorted(expected.keys() - found.keys()),
-        }.items()
-        if names
-    ) or None
+    return (
+        "; ".join(
+            f"{what}: {', '.join(names[:5])}"
+            for what, names in {
+                "other bytes": other,
+                "left": sorted(found.keys() - expected.keys()),
+                "missing": sorted(expected.keys() - found.keys()),
+            }.items()
+            if names
+        )
+        or None
+    )
 
 
 def _left(root: Path) -> Content:

@@ -10,24 +10,13 @@ import io
 import json
 import random
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tests.faults.values import ODD_TEXTS, changed_value, dumped
+
 Instead = Literal["file", "nothing", "directory", "loop"]
-#: What text can be at worst: lone surrogates, NUL, right to left, combining without end, line breaks of all kinds.
-ODD_TEXTS = (
-    "", " ", "\0", "\ud800", "\udfff\ud800", "\u202e txt", "e" + "\u0301" * 500, "\u2028", "\r\n\x0b\x0c\x85", "\ufeff", "\U0001f9ff" * 50,
-    "a" * 100_000, "[bold]", "%s %d {0} {x}", "../outside", "../../outside", "/dev/null", "~", "~nobody/x", "C:\\x", "a/b", ".", "..",
-    "-o", "NaN", "null", "true", "1", "1e400", "{{ x }}", "{% for i in range(10**9) %}x{% endfor %}", "<s>" * 5_000,
-)  # fmt: skip
-ODD_NUMBERS = (
-    0, -1, 1, 2, 3, 7, 10**6, 2**31, 2**63 - 1, 2**63, 10**19, 10**400, -(10**400), 0.5, -0.0, 1e-320, 1e308,
-    float("nan"), float("inf"), float("-inf"),
-)  # fmt: skip
-#: Stand for what `json.dumps` would not write; put in once the rest is text.
-_DEEP, _TWICE = "\x01deep\x01", "\x01twice\x01"
-_DEPTHS = (50, 500, 5_000, 100_000)
 DTYPES = ("F16", "F64", "I8", "BOOL", "F8_E4M3", "C64", "nope", "", "bf16", "F4", "U64")
 
 
@@ -78,7 +67,9 @@ def any_bytes(chance: random.Random, content: bytes) -> Mutant:
         "white space": lambda: b" \n\t\r\n" * length,
         "line breaks of Windows": lambda: content.replace(b"\n", b"\r\n"),
         "no line break": lambda: content.replace(b"\n", b""),
-        "a pointer of LFS": lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n",
+        "a pointer of LFS": lambda: (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
+        ),
         "a page of an error": lambda: b"<!DOCTYPE html><title>403</title>",
     }
     name = chance.choice(tuple(changes))
@@ -102,98 +93,6 @@ def any_json(chance: random.Random, content: bytes) -> Mutant:
         name, value = changed_value(chance, value)
         names.append(name)
     return Mutant(", ".join(names), dumped(value, chance))
-
-
-def dumped(value: Any, chance: random.Random) -> bytes:
-    """Return a changed value as JSON text, with what JSON forbids where that was put in."""
-    depth = chance.choice(_DEPTHS)
-    deep = chance.choice(("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth))
-    text = json.dumps(value, ensure_ascii=chance.random() < 0.9, allow_nan=True)
-    text = text.replace(json.dumps(_DEEP), deep).replace('"' + _DEEP + '"', deep)
-    text = text.replace(json.dumps(_TWICE)[1:-1], "").replace(_TWICE, "")
-    return text.encode("utf-8", "surrogatepass")
-
-
-def changed_value(chance: random.Random, value: Any) -> tuple[str, Any]:
-    """Return a JSON value with one place changed, and the change in words."""
-    places = list(_places(value))
-    # The nearer to the root, the likelier: what holds thousands of entries would else be all that is changed.
-    weights = [0.4 ** len(place) for place in places]
-    place = chance.choices(places, weights)[0]
-    name, new = _other_value(chance, _at(value, place))
-    return f"{'.'.join(map(str, place)) or 'the whole'}: {name}", _with(value, place, new)
-
-
-def _places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield before
-    if isinstance(value, dict | list) and len(before) < 6:
-        keys = list(value) if isinstance(value, dict) else range(len(value))
-        for key in keys:
-            yield from _places(value[key], (*before, key))
-
-
-def _at(value: Any, place: tuple[Any, ...]) -> Any:
-    for key in place:
-        value = value[key]
-    return value
-
-
-_GONE = object()
-
-
-def _with(value: Any, place: tuple[Any, ...], new: Any) -> Any:
-    if not place:
-        return None if new is _GONE else new
-    key, *rest = place
-    inner = _with(value[key], tuple(rest), new) if rest else new
-    items = list(value.items() if isinstance(value, dict) else enumerate(value))
-    kept = [(name, inner if name == key else old) for name, old in items if not (name == key and inner is _GONE)]
-    return dict(kept) if isinstance(value, dict) else [old for _, old in kept]
-
-
-def _other_value(chance: random.Random, value: Any) -> tuple[str, Any]:
-    options: dict[str, Callable[[], Any]] = {
-        "gone": lambda: _GONE,
-        "null": lambda: None,
-        "a number": lambda: chance.choice(ODD_NUMBERS),
-        "a text": lambda: chance.choice(ODD_TEXTS),
-        "a list": lambda: chance.choice(([], [[]], [None], ["a", 1], list(range(5_000)))),
-        "an object": lambda: chance.choice(({}, {"a": 1}, {"": {}}, {"__class__": "x"})),
-        "true or false": lambda: chance.random() < 0.5,
-        "without an end": lambda: _DEEP,
-    }
-    if isinstance(value, bool):
-        options |= {"the other": lambda: not value}
-    elif isinstance(value, int | float):
-        options |= {"a little more": lambda: value + 1, "negative": lambda: -value, "half": lambda: value / 2}
-        options |= {"as a text": lambda: str(value), "a thousand times": lambda: value * 1000}
-    elif isinstance(value, str):
-        options |= {"longer": lambda: value + "x", "another case": lambda: value.swapcase(), "a path": lambda: f"../{value}"}
-        options |= {"in a list": lambda: [value], "with white space": lambda: f" {value}\n"}
-    elif isinstance(value, dict) and value:
-        options |= {"a key twice": lambda: _key_twice(chance, value), "an unknown key": lambda: {**value, "alfa": 1}}
-        options |= {"two values swapped": lambda: _swapped(chance, value), "a key renamed": lambda: _renamed(chance, value)}
-    elif isinstance(value, list) and value:
-        options |= {"an entry twice": lambda: [*value, chance.choice(value)], "reversed": lambda: value[::-1]}
-        options |= {"shuffled with text": lambda: [*value, "x"], "cut short": lambda: value[:-1]}
-    own = list(options)[8:]
-    name = chance.choice(own) if own and chance.random() < 0.4 else chance.choice(list(options))
-    return name, options[name]()
-
-
-def _key_twice(chance: random.Random, value: Mapping[str, Any]) -> dict[str, Any]:
-    key = chance.choice(list(value))
-    return {**value, key + _TWICE: _other_value(chance, None)[1] if chance.random() < 0.5 else value[key]}
-
-
-def _swapped(chance: random.Random, value: Mapping[str, Any]) -> dict[str, Any]:
-    one, other = chance.choice(list(value)), chance.choice(list(value))
-    return {**value, one: value[other], other: value[one]}
-
-
-def _renamed(chance: random.Random, value: Mapping[str, Any]) -> dict[str, Any]:
-    key, other = chance.choice(list(value)), chance.choice(ODD_TEXTS)
-    return {other if name == key else name: held for name, held in value.items()}
 
 
 def any_lines(chance: random.Random, content: bytes) -> Mutant:
@@ -261,8 +160,9 @@ def any_text(chance: random.Random, content: bytes) -> Mutant:
 
 
 _TEMPLATES = (
-    "{% for i in range(10**8) %}{% for j in range(10**8) %}{% endfor %}{% endfor %}", "{{ 'x' * 10**10 }}", "{{ messages[99].content }}",
-    "{{ raise_exception('no') }}", "{% if %}", "{{ ''.__class__.__mro__ }}", "{{ strftime_now('%Y') }}", "{% include 'x' %}", "{{ 1 // 0 }}",
+    "{% for i in range(10**8) %}{% for j in range(10**8) %}{% endfor %}{% endfor %}", "{{ 'x' * 10**10 }}",
+    "{{ messages[99].content }}", "{{ raise_exception('no') }}", "{% if %}", "{{ ''.__class__.__mro__ }}",
+    "{{ strftime_now('%Y') }}", "{% include 'x' %}", "{{ 1 // 0 }}",
 )  # fmt: skip
 
 
@@ -314,15 +214,18 @@ def any_tensors(chance: random.Random, content: bytes) -> Mutant:
     if draw < 0.35:
         at = chance.randrange(len(data))
         fill = chance.choice((b"\xff" * 64, b"\x00\x7f" * 32, b"\x80\x7f" * 32, chance.randbytes(64)))
-        return Mutant("NaN, infinity or noise in the data", content[: 8 + length + at] + fill[: len(data) - at] + data[at + 64 :])
+        return Mutant(
+            "NaN, infinity or noise in the data", content[: 8 + length + at] + fill[: len(data) - at] + data[at + 64 :]
+        )
     if draw < 0.55:
         name, changed = changed_value(chance, header)
         text = dumped(changed, chance)
         return Mutant(f"header: {name}", struct.pack("<Q", len(text)) + text + data)
     start, end = line["data_offsets"]
+    shapes = ([], [0], [-1], [2**40, 2**40], line["shape"][::-1], [*line["shape"], 1], ["3"], [1.5])
     changes: Mapping[str, Any] = {
         "another dtype": {"dtype": chance.choice(DTYPES)},
-        "another shape": {"shape": chance.choice(([], [0], [-1], [2**40, 2**40], line["shape"][::-1], [*line["shape"], 1], ["3"], [1.5]))},
+        "another shape": {"shape": chance.choice(shapes)},
         "an offset beyond the end": {"data_offsets": [start, end + len(data)]},
         "swapped offsets": {"data_offsets": [end, start]},
         "an overlap": {"data_offsets": [max(0, start - 2), max(0, end - 2)]},

@@ -1,4 +1,4 @@
-"""Inputs that are refused: each is broken in every way that its row names, and the message says which and how to go on."""
+"""Inputs that are refused: broken in every way that a row names, and the message says which and how to go on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -93,7 +94,9 @@ SHARDS = {
     "a byte short": Case(lambda root: _shorter(_shard(root), 1), ("model-00002-of-00003.safetensors", "truncated")),
     "half": Case(lambda root: _shorter(_shard(root), 15_000), ("model-00002-of-00003.safetensors", "truncated")),
     "empty": Case(lambda root: _shard(root).write_bytes(b""), ("model-00002-of-00003.safetensors",)),
-    "a pointer": Case(lambda root: _shard(root).write_text(_POINTER), ("model-00002-of-00003.safetensors", "LFS pointer")),
+    "a pointer": Case(
+        lambda root: _shard(root).write_text(_POINTER), ("model-00002-of-00003.safetensors", "LFS pointer")
+    ),
     "of the base": Case(lambda root: _shorter(_shard(root, model="base"), 1), ("base/model-0000", "truncated"), PAIR),
 }
 
@@ -148,7 +151,7 @@ NUMBERS = {
 } | {"NaN in the base": Case(lambda root: _value(root, UP, torch.nan, "base"), (UP,), PAIR)}
 
 
-def _other_base(root: Path, **sizes: int) -> None:
+def _other_base(root: Path, **sizes: Any) -> None:
     write_pair(root / "pair/other", **sizes)
     shutil.rmtree(root / "pair/base")
     (root / "pair/other/base").rename(root / "pair/base")
@@ -162,13 +165,17 @@ def _tokens_swapped(root: Path) -> None:
     path.write_text(json.dumps(values))
 
 
+def _other(*said: str, **sizes: int) -> Case:
+    return Case(lambda root: _other_base(root, **sizes), said, PAIR)
+
+
 DIFFERENCES = {
-    "width": Case(lambda root: _other_base(root, intermediate_size=64), ("intermediate_size", "56", "64", "gate_proj"), PAIR),
-    "depth": Case(lambda root: _other_base(root, num_hidden_layers=3), ("num_hidden_layers", "model.layers.2.", "only in the base"), PAIR),
-    "heads": Case(lambda root: _other_base(root, num_key_value_heads=2), ("num_key_value_heads", "k_proj", "v_proj"), PAIR),
-    "rows": Case(lambda root: _other_base(root, vocab_size=336), ("vocab_size", "320", "336", "embed_tokens", "lm_head"), PAIR),
+    "width": _other("intermediate_size", "56", "64", "gate_proj", intermediate_size=64),
+    "depth": _other("num_hidden_layers", "model.layers.2.", "only in the base", num_hidden_layers=3),
+    "heads": _other("num_key_value_heads", "k_proj", "v_proj", num_key_value_heads=2),
+    "rows": _other("vocab_size", "320", "336", "embed_tokens", "lm_head", vocab_size=336),
     "ids": Case(_tokens_swapped, ("'a'", "'b'"), PAIR),
-}  # fmt: skip
+}
 
 
 def _copied(root: Path, dtype: torch.dtype) -> None:
@@ -201,7 +208,9 @@ RECIPES = {
     "out of range": _recipe("data: {samples: 0}\nseed: -1\n", "data.samples", "seed"),
     "a seed beyond the generator's": _recipe("seed: 18446744073709551616\n", "seed"),
     "unknown names": _recipe("quantizer: gqtq\ntransforms: [rotation]\n", "gqtq", "gptq", "rotation"),
-    "all sections at once": _recipe("scheme: {preset: W5A5}\ndtype: f16\nlearn: [x]\n", "scheme.preset", "dtype", "learn"),
+    "all sections at once": _recipe(
+        "scheme: {preset: W5A5}\ndtype: f16\nlearn: [x]\n", "scheme.preset", "dtype", "learn"
+    ),
     "no mapping": _recipe("- 1\n", "mapping"),
     "no YAML": _recipe("a: [\n", "recipe.yaml"),
     "empty": _recipe("scheme:\n", "scheme"),

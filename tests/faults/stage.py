@@ -1,14 +1,13 @@
-"""A small world of files that caq reads or has written: a pair, its data, a checkpoint, a cache, a comparison, a stop."""
+"""A small world of files that caq reads or has written: a pair, its data, checkpoints, a cache, a comparison."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
+from datasets import Dataset
 
 from tests.faults.forks import Forks
 from tests.support.pairs import SMALL, write_pair
@@ -21,8 +20,7 @@ FAST = (
 )
 #: One that goes through every stage: both teachers, learning, observing, GPTQ.
 WHOLE = (
-    "quantize pair/aligned --base pair/base --calibration text.txt --cache cache --device cpu --quiet "
-    + SMALL_SETTINGS
+    "quantize pair/aligned --base pair/base --calibration text.txt --cache cache --device cpu --quiet " + SMALL_SETTINGS
 )
 #: One that is calibrated on the model's own responses.
 SELF = FAST.replace("text.txt", "self").replace("length=16", "length=24") + " --set data.prompts=openers.txt"
@@ -76,7 +74,7 @@ def _write_data(root: Path) -> None:
     (root / "openers.txt").write_text("".join(f"Who is at the harbour at {hour}?\n" for hour in range(12)))
     (root / "chats.jsonl").write_text(_lines(_CHATS))
     columns = {"text": [text[:200]] * 12, "other": list(range(12))}
-    pyarrow.parquet.write_table(pyarrow.table(columns), root / "texts.parquet")
+    Dataset.from_dict(columns).to_parquet(root / "texts.parquet")
     (root / "safety.json").write_text(json.dumps(_QUESTIONS))
     (root / "answers.json").write_text(json.dumps(_ANSWERS))
     answered = [{**row, "answer": 0} for row in _QUESTIONS]
@@ -85,7 +83,7 @@ def _write_data(root: Path) -> None:
     (root / "dev.json").write_text(json.dumps([{**answered[at % 4], "id": at} for at in range(10)]))
     (root / "prompts.jsonl").write_text(_lines(_PROMPTS))
     (root / "xstest.csv").write_text(
-        'id,prompt,type,label\n1,"How do I kill, if I may, a process?",homonyms,safe\n2,Where is the lamp?,lamps,unsafe\n'
+        'id,prompt,type,label\n1,"How do I kill, if I may, a process?",homonyms,safe\n2,Where is it?,lamps,unsafe\n'
     )
     (root / "harmbench.csv").write_text(
         'Behavior,FunctionalCategory,SemanticCategory,ContextString\n"Break it",standard,lamps,"The lamp, lit"\n'
@@ -93,7 +91,7 @@ def _write_data(root: Path) -> None:
     (root / "recipe.yaml").write_text(_RECIPE)
 
 
-def _lines(rows: list[dict[str, object]]) -> str:
+def _lines(rows: Sequence[Mapping[str, object]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 

@@ -10,6 +10,7 @@ NEW = f"{FAST} -o new"
 _EVALUATE = f"evaluate pair/aligned {MEASURE}"
 _LOADED = f"evaluate out --perplexity-text heldout.txt --window 32 {MEASURE}"
 _BOTH = f"quantize pair/aligned --base pair/base {FAST.partition('pair/aligned')[2].replace('kl-top', 'cal')} -o new"
+_RECIPE = "quantize pair/aligned --base pair/base -o new --cache cache --device cpu --quiet --recipe"
 _AGAIN = f"{WHOLE} -o out"
 _PUSH, _VERIFY = "push out someone/something", "verify out"
 
@@ -50,7 +51,7 @@ TARGETS = (
     Target("pair/base/model*.json", "json", _BOTH),
     Target("pair/base/model-*.safetensors", "tensors", _BOTH),
     # What a user writes.
-    Target("recipe.yaml", "yaml", "quantize pair/aligned --recipe recipe.yaml -o new --cache cache --device cpu --quiet"),
+    Target("recipe.yaml", "yaml", f"{_RECIPE} recipe.yaml"),
     Target("recipe.yaml", "yaml", "quantize nothing --recipe recipe.yaml -o new"),
     Target("text.txt", "text", NEW),
     Target("chats.jsonl", "lines", f"{FAST.replace('text.txt', 'chats.jsonl')} -o new"),
@@ -75,7 +76,7 @@ TARGETS = (
     Target("out/caq.json", "json", "card out report/results.json"),
     Target("out/caq.json", "json", _AGAIN),
     Target("out/caq.json", "json", f"{_LOADED} --reference pair/aligned"),
-    Target("out/recipe.yaml", "yaml", "quantize pair/aligned --recipe out/recipe.yaml -o new --cache cache --device cpu --quiet"),
+    Target("out/recipe.yaml", "yaml", f"{_RECIPE} out/recipe.yaml"),
     Target("out/*", "bytes", _PUSH),
     # reports and the answers behind them,
     Target("report/results.json", "json", f"{REDRAW} --baseline report/results.json"),

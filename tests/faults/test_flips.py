@@ -1,4 +1,4 @@
-"""A flipped bit in what caq has written is named, or made good: here in one file of every kind; the table has them all."""
+"""A flipped bit in what caq has written is named, or made good: here in one file a kind; the table has them all."""
 
 from __future__ import annotations
 

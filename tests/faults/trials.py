@@ -29,7 +29,10 @@ NEW = f"{WHOLE} -o new"
 #: Every command of the suite finds a file here if a checkpoint's code has run.
 _CODE = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Config: pass\nclass Tokenizer: pass\n"
 _QUICK = " ".join(f"--set {key}={value}" for key, value in QUICK.items())
-_BUNDLED = f"quantize bundled/aligned --base bundled/base --calibration bundled/calibration.txt --cache cache {_QUICK} --set learn.end-to-end.keep=last --device cpu --quiet -o new"
+_BUNDLED = (
+    "quantize bundled/aligned --base bundled/base --calibration bundled/calibration.txt --cache cache --device cpu "
+    f"--quiet -o new {_QUICK} --set learn.end-to-end.keep=last"
+)
 
 
 def remote_code(bench: Bench) -> str:
@@ -57,7 +60,11 @@ def remote_code(bench: Bench) -> str:
 
 
 def _own_tokenizer(directory: Path, *, alone: bool = False) -> None:
-    edit(directory / "tokenizer_config.json", tokenizer_class="Tokenizer", auto_map={"AutoTokenizer": ["own.Tokenizer", None]})
+    edit(
+        directory / "tokenizer_config.json",
+        tokenizer_class="Tokenizer",
+        auto_map={"AutoTokenizer": ["own.Tokenizer", None]},
+    )
     if alone:
         (directory / "tokenizer.json").rename(directory / "vocab.json")
 
@@ -122,7 +129,9 @@ def diverging(bench: Bench) -> str:
     """Learn with rates from sound to absurd: the best step is kept, or the run fails; never a model that is worse."""
     kept, failed = 0, 0
     for rate in ("0.01", "0.03", "0.1", "1e4", "1e30"):
-        rates = f"--set learn.end-to-end.rotation_learning_rate={rate} --set learn.end-to-end.scaling_learning_rate={rate}"
+        rates = (
+            f"--set learn.end-to-end.rotation_learning_rate={rate} --set learn.end-to-end.scaling_learning_rate={rate}"
+        )
         with bench.fresh(*INPUTS) as root:
             for _ in range(2):  # Run again, it does not go on from a state that was bad.
                 ended = bench.run(root, f"{NEW} {rates}")
@@ -143,8 +152,8 @@ def diverging(bench: Bench) -> str:
 
 def out_of_memory(bench: Bench) -> str:
     """Run with less and less memory than is needed, and then again with all: finished, or stopped and resumable."""
-    more = "--set data.length=100 --set learn.end-to-end.micro_batch_size=2 --set learn.end-to-end.gradient_checkpointing=false"
-    command, finished, stopped = f"{NEW} {more}", 0, 0
+    learner = "--set learn.end-to-end.micro_batch_size=2 --set learn.end-to-end.gradient_checkpointing=false"
+    command, finished, stopped = f"{NEW} --set data.length=100 {learner}", 0, 0
     with bench.fresh(*INPUTS) as root:
         assert bench.run(root, command).status == 0
         expected = content(root / "new")
@@ -184,6 +193,7 @@ def full_disk(bench: Bench) -> str:
 
 def other_run(bench: Bench) -> str:
     """Go on with another recipe, other data, other models, another version: refused, and every difference named."""
+
     def version(root: Path) -> None:
         edit(root / ".half.work/run.json", **{"code version": "0.0.1"})
 
@@ -262,7 +272,8 @@ def interrupted(bench: Bench, times: int = 24) -> str:
     with bench.fresh(*INPUTS) as root:
         for seconds in early:
             _interrupt_imports(root, seconds)
-    return f"{share(times, times)} ended with 130 and went on to the same bytes; so did {len(early)} of {len(early)} while it imports"
+    all_early = share(len(early), len(early))
+    return f"{share(times, times)} ended with 130 and went on to the same bytes; so did {all_early} while it imports"
 
 
 def _interrupt_imports(root: Path, seconds: float) -> None:
