@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.faults.bench import Bench, Content, content, share
-from tests.faults.stage import COMPARE, MEASURE, SMALL_SETTINGS, WHOLE
+from tests.faults.stage import COMPARE, MEASURE, WHOLE
 
 #: What every command starts from.
 INPUTS = ("pair", "text.txt", "heldout.txt", "safety.jsonl", "prompts.jsonl")
@@ -20,7 +20,7 @@ COMMANDS: Mapping[str, str] = {
     ),
     "reproduce": (
         "reproduce table1 --pair pair/aligned:pair/base --seeds 1 --perplexity-text heldout.txt --window 32 -o report "
-        f"--device cpu --quiet --set data.text=text.txt {SMALL_SETTINGS}"
+        "--device cpu --quiet --set data.text=text.txt --set learn=[] --set data.samples=2 --set data.length=16"
     ),
 }
 #: At how many changes of a file each is killed; None: at every one.
