@@ -146,9 +146,17 @@ def _cell(rows: list[list[str]], at: int, column: int, text: str) -> list[list[s
 
 
 def any_text(chance: random.Random, content: bytes) -> Mutant:
-    """Change a plain text: a template, a text for calibration."""
-    at = chance.randrange(len(content) + 1)
-    odd = chance.choice((*ODD_TEXTS, *_TEMPLATES))
+    """Put an odd text into a plain one, or in its place."""
+    return _with_odd(chance, content, ODD_TEXTS)
+
+
+def any_template(chance: random.Random, content: bytes) -> Mutant:
+    """Put what a template should not do into one, or in its place."""
+    return _with_odd(chance, content, (*ODD_TEXTS[:4], *_TEMPLATES))
+
+
+def _with_odd(chance: random.Random, content: bytes, odds: Sequence[str]) -> Mutant:
+    at, odd = chance.randrange(len(content) + 1), chance.choice(odds)
     changes = {
         "odd text put in": content[:at] + odd.encode("utf-8", "surrogatepass") + content[at:],
         "odd text alone": odd.encode("utf-8", "surrogatepass"),
@@ -163,6 +171,8 @@ _TEMPLATES = (
     "{% for i in range(10**8) %}{% for j in range(10**8) %}{% endfor %}{% endfor %}", "{{ 'x' * 10**10 }}",
     "{{ messages[99].content }}", "{{ raise_exception('no') }}", "{% if %}", "{{ ''.__class__.__mro__ }}",
     "{{ strftime_now('%Y') }}", "{% include 'x' %}", "{{ 1 // 0 }}",
+    "{{ 'x' * 10**8 }}", "{{ range(10**5) | list * 10**4 }}", "{{ 9 ** 9 ** 9 }}",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{% set x = 'x' * 10**6 %}{{ x * 10**5 }}",
 )  # fmt: skip
 
 
@@ -243,6 +253,7 @@ KINDS: Mapping[str, Mutate] = {
     "lines": any_lines,
     "csv": any_csv,
     "text": any_text,
+    "template": any_template,
     "yaml": any_yaml,
     "tensors": any_tensors,
     "bytes": any_bytes,
