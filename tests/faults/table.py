@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
-import caq
 from tests.faults import flips, fuzz, kills, refusals, trials
 from tests.faults.bench import Bench
 from tests.faults.forks import forks
@@ -204,7 +204,7 @@ def written(page: str, figures: Mapping[int, str]) -> str:
     ]
     before, _, rest = page.partition(BEGIN)
     after = rest.partition(END)[2]
-    measured = f"Measured with caq {caq.__version__}, Python {sys.version.split()[0]}."
+    measured = f"Measured with caq {version('caq')}, Python {sys.version.split()[0]}."
     return "\n".join([f"{before}{BEGIN}", measured, "", *head, *lines, f"{END}{after}"])
 
 
@@ -233,9 +233,8 @@ def main() -> None:
                 figures[number] = "does not hold"
                 print(f"{number}. {FAULTS[number].name}: {error}", file=sys.stderr, flush=True)
             print(f"{number}. {FAULTS[number].name}: {figures[number]}", flush=True)
-    PAGE.write_text(
-        written(page, {number: figures.get(number, "not tried yet") for number in FAULTS}), encoding="utf-8"
-    )
+            told = {row: figures.get(row, "not tried yet") for row in FAULTS}
+            PAGE.write_text(written(page, told), encoding="utf-8")
     sys.exit(bool(failed))
 
 
