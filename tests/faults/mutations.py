@@ -232,7 +232,16 @@ def any_tensors(chance: random.Random, content: bytes) -> Mutant:
         text = dumped(changed, chance)
         return Mutant(f"header: {name}", struct.pack("<Q", len(text)) + text + data)
     start, end = line["data_offsets"]
-    shapes = ([], [0], [-1], [2**40, 2**40], line["shape"][::-1], [*line["shape"], 1], ["3"], [1.5])
+    shapes: tuple[list[Any], ...] = (
+        [],
+        [0],
+        [-1],
+        [2**40, 2**40],
+        line["shape"][::-1],
+        [*line["shape"], 1],
+        ["3"],
+        [1.5],
+    )
     changes: Mapping[str, Any] = {
         "another dtype": {"dtype": chance.choice(DTYPES)},
         "another shape": {"shape": chance.choice(shapes)},
