@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 # Two threads fight on two cores when pytest also runs two workers.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: setup demo test test-slow lint results reproduce clean
+.PHONY: setup demo test test-slow test-faults lint results reproduce clean
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,9 @@ test: lint
 
 test-slow: setup
 	$(TEST_ENV) $(RUN)/pytest -m slow
+
+test-faults: setup
+	$(TEST_ENV) $(RUN)/python -m tests.faults.table
 
 lint: setup
 	$(RUN)/ruff check src tests benchmarks

@@ -10,7 +10,6 @@ from functools import partial, reduce
 from pathlib import Path
 
 import torch
-from transformers import PretrainedConfig
 
 from caq.checkpoint.dtypes import FULL
 from caq.checkpoint.fit import check_fit
