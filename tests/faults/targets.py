@@ -10,7 +10,11 @@ NEW = f"{FAST} -o new"
 _EVALUATE = f"evaluate pair/aligned {MEASURE}"
 _LOADED = f"evaluate out --perplexity-text heldout.txt --window 32 {MEASURE}"
 _BOTH = f"quantize pair/aligned --base pair/base {FAST.partition('pair/aligned')[2].replace('kl-top', 'cal')} -o new"
-_RECIPE = "quantize pair/aligned --base pair/base -o new --cache cache --device cpu --quiet --recipe"
+#: A recipe is read whole before it is overridden; one that asks for a thousand steps is no fault, and takes its time.
+_RECIPE = (
+    "quantize pair/aligned -o new --cache cache --device cpu --quiet --set learn=[] --set data.samples=2 "
+    "--set data.length=16 --set quantizer.clip_steps=4 --recipe"
+)
 _AGAIN = f"{WHOLE} -o out"
 _PUSH, _VERIFY = "push out someone/something", "verify out"
 
