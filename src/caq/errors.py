@@ -83,9 +83,15 @@ class QuantizationFailed(CaqError):
 
 def brief(problems: Sequence[str]) -> tuple[str, ...]:
     """Return the first of many problems and the number of the others; none is longer than a person reads."""
-    said = [problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]} …" for problem in problems[:_SHOWN]]
+    said = [_cut(problem) for problem in problems[:_SHOWN]]
     more = len(problems) - len(said)
     return (*said, f"and {more:,} more like these") if more else tuple(said)
+
+
+def _cut(problem: str) -> str:
+    # What is wrong, and the way out, come behind a name that may be as long as a file system allows.
+    half = _LONGEST // 2
+    return problem if len(problem) <= _LONGEST else f"{problem[:half]} … {problem[-half:]}"
 
 
 def refuse(problems: Sequence[str]) -> None:

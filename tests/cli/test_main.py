@@ -15,6 +15,7 @@ import pytest
 
 from caq.checkpoint.manifest import verify
 from caq.cli import app as cli
+from caq.recipe import Recipe
 from tests.support.command_line import Caq, Ended
 from tests.support.pairs import SMALL, write_pair
 from tests.test_pipeline_faults import content
@@ -140,7 +141,7 @@ def test_every_fault_of_safetybench_files_is_one_error_of_the_command(caq: Caq, 
         {**good, "id": 0},
         {**good, "id": 1, "options": ["Yes.", ""]},
         {**good, "id": 0},
-        {**good, "id": 3, "category": "Mental Helth"},
+        {**good, "id": 3, "category": ""},
         {**good, "id": 4},
     ]
     (tmp_path / "test.json").write_text(json.dumps(questions), encoding="utf-8")
@@ -155,7 +156,7 @@ def test_every_fault_of_safetybench_files_is_one_error_of_the_command(caq: Caq, 
     assert set(ended.err.splitlines()) == {
         f"error: {path}: record 2: option B must be a text that is not empty",
         f"error: {path}: record 3: id 0 is also at {path}: record 1; ids are unique within a file",
-        f"error: {path}: record 4: unknown category 'Mental Helth'; did you mean Mental Health?",
+        f"error: {path}: record 4: `category` must be a text that is not empty",
         f"error: {path}: record 5: answer 2 is none of the 2 options, counted from 0",
         f"error: {answers}: id 1 is given twice; leave one",
     }
@@ -172,7 +173,8 @@ def test_a_pair_is_quantized_verified_and_evaluated(caq: Caq, pair: Path, tmp_pa
     assert "preset: W4A4" in made.err  # the recipe is printed before the run
     assert "seed: 3" in made.err
     assert "# recipe " in made.err
-    assert (output / "recipe.yaml").read_text() == made.err.partition("# recipe ")[0]
+    printed = Recipe.from_yaml(made.err.partition("# recipe ")[0])
+    assert (output / "recipe.yaml").read_text() == printed.public().to_yaml()
     assert caq("verify", output).status == 0
 
     text = ["--perplexity-text", pair / "text.txt", "--window", "32"]
