@@ -13,6 +13,7 @@ from torch import Tensor
 
 from caq.checkpoint.fit import check_fit
 from caq.checkpoint.inspect import inspect
+from caq.checkpoint.pretrained import read_model
 from caq.errors import InvalidInput
 
 from .conftest import Copy
@@ -115,6 +116,39 @@ def test_ids_beyond_the_rows_are_named_with_both_numbers(copy: Copy) -> None:
         "1 of the tokenizer's ids are beyond the model's 304 rows (vocab_size): '<pad>' is 304",
     ):
         assert sum(sentence in problem for problem in found) == 1
+
+
+def test_an_id_that_is_put_around_every_text_is_one_of_the_tokenizer_s(copy: Copy) -> None:
+    directory = copy("aligned")
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    put = {"id": "<end>", "ids": [9999], "tokens": ["<end>"]}
+    single = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<end>", "type_id": 0}}]
+    tokenizer["post_processor"] = {
+        **{"type": "TemplateProcessing", "special_tokens": {"<end>": put}, "single": single},
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+    }
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (problem,) = misfits(directory)
+    assert "'token 9999' is 9,999" in problem
+
+
+def test_a_token_that_only_its_class_knows_is_not_a_tokenizer_s(copy: Copy) -> None:
+    directory = copy("aligned")
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    size = len(tokenizer["model"]["vocab"])
+    tokenizer["model"]["vocab"] |= {f"filler{n}": n for n in range(size, 304)}
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    # Qwen2's class adds <|endoftext|>, here as 304.
+    edit(directory / "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer")
+    fit(directory)
+
+
+def test_what_a_training_left_of_a_model_s_outputs_changes_nothing(copy: Copy) -> None:
+    directory = copy("aligned")
+    edit(directory / "config.json", return_dict=False, output_attentions=True, output_hidden_states=True)
+    fit(directory)
+    output = read_model(directory, None, torch.device("cpu"))(torch.tensor([[1, 2]]))
+    assert output.logits.shape == (1, 2, 304)
 
 
 def test_llama_s_pad_id_of_minus_one_is_fine(copy: Copy) -> None:

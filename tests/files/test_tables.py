@@ -47,3 +47,9 @@ def test_parquet_gives_the_columns_that_are_wanted(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1")
     with pytest.raises(InvalidInput, match="not readable as Parquet"):
         read_parquet(path)
+
+
+def test_a_cell_may_be_longer_than_python_s_default_limit(tmp_path: Path) -> None:
+    (tmp_path / "long.csv").write_text('text\n"' + "a " * 100_000 + '"\n')
+    ((_, row),) = read_csv(tmp_path / "long.csv").rows
+    assert len(row["text"]) == 200_000

@@ -15,6 +15,7 @@ from caq.checkpoint.dtypes import DTYPES, FULL
 from caq.checkpoint.inspect import Checkpoint
 from caq.checkpoint.names import folded
 from caq.checkpoint.pretrained import LoadingReport, read_config, read_generation_config, read_tokenizer, try_load
+from caq.checkpoint.vocabulary import named_ids
 from caq.errors import attempt, refuse
 
 #: Counts of modules, each of which takes time and memory even without tensors.
@@ -97,7 +98,7 @@ def _special_ids(checkpoint: Checkpoint, settings: GenerationConfig | None, rows
 def _tokens_beyond(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase | None, rows: object) -> Iterator[str]:
     if tokenizer is None or not isinstance(rows, int):
         return
-    ids = tokenizer.get_vocab().items()
+    ids = named_ids(checkpoint, tokenizer).items()
     beyond = {token: number for token, number in ids if number >= rows and not _OTHER_SENSES.search(token)}
     if beyond:
         first = sorted(beyond, key=beyond.__getitem__)[:_NAMED]

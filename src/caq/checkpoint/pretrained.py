@@ -30,6 +30,8 @@ from caq.checkpoint.inspect import read_json
 from caq.errors import CaqError, InvalidInput, attempt, in_one_line, refuse
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+#: What a training left in a configuration, and would change what a model returns.
+_RETURNED = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def read_config(directory: Path) -> PretrainedConfig:
         InvalidInput: it is not one.
     """
     with _reading(directory / "config.json"):
-        config: PretrainedConfig = AutoConfig.from_pretrained(directory, **_LOCAL)
+        config: PretrainedConfig = AutoConfig.from_pretrained(directory, **_RETURNED, **_LOCAL)
         # Some are read without a word, and fail when they are used.
         config.to_json_string()
         if not isinstance(config.get_text_config(), PretrainedConfig):
@@ -105,11 +107,13 @@ def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device)
     Raises:
         InvalidInput: it lacks weights, has others, or cannot be loaded.
     """
+    config = read_config(directory)
     # compressed-tensors' bars heed no setting. Loggers, which hold the stream itself, are still heard.
     with redirect_stderr(io.StringIO()), _reading(directory):
         model: PreTrainedModel
         model, found = AutoModelForCausalLM.from_pretrained(
             directory,
+            config=config,
             dtype=dtype or "auto",
             attn_implementation="sdpa",
             use_safetensors=True,

@@ -6,10 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.checkpoint.pretrained import read_tokenizer
 from caq.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _SHOWN = 5
 #: How vocabularies name the ids that they keep free, whether or not they call them special.
@@ -123,6 +127,22 @@ def _added_tokens(
         other_id = ids.get(token.content, number)
         if other_id != number:
             yield f"tokenizer: {token.content!r} is id {number} in the aligned model and {other_id} in the base"
+
+
+def named_ids(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the ids that a checkpoint's tokenizer gives its own tokens, and those that it puts around every text.
+
+    Left out are tokens that no file names: some tokenizer classes add an end and an unknown token of their own.
+
+    Raises:
+        InvalidInput: `tokenizer.json` cannot be read.
+    """
+    ids: dict[str, int] = tokenizer.get_vocab()
+    if "tokenizer.json" in checkpoint.tokenizer_files:
+        files = _read(checkpoint.path / "tokenizer.json")
+        ids = {**files.vocabulary, **{token.content: number for number, token in files.added.items()}}
+    around = tokenizer("A text.", verbose=False)["input_ids"]
+    return ids | {f"token {number}": number for number in around if number not in ids.values()}
 
 
 def _loaded(checkpoint: Checkpoint) -> dict[str, int]:

@@ -38,12 +38,15 @@ def read_csv(path: Path) -> Table:
     """
     text = read_text(path)
     header = text.partition("\n")[0]
+    most = csv.field_size_limit(max(len(text), 1))
     try:
         reader = csv.DictReader(StringIO(text, newline=""), strict=True, delimiter=max(_DELIMITERS, key=header.count))
         numbered: list[tuple[str, dict[Any, Any]]] = [(f"{path}:{reader.line_num}", row) for row in reader]
         columns: Sequence[str] = reader.fieldnames or ()
     except csv.Error as error:
         raise InvalidInput(f"{path}: {error}; give a UTF-8 CSV with a line of columns") from error
+    finally:
+        csv.field_size_limit(most)
     # csv puts surplus fields under the key None, and gives missing ones the value None.
     unlike = [where for where, row in numbered if None in row or None in row.values()]
     problems = [
