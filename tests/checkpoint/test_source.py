@@ -91,7 +91,7 @@ def test_what_belongs_to_a_model_is_downloaded_and_neither_weights_twice_nor_cod
     assert revisions == [None, COMMIT]
 
 
-@pytest.mark.parametrize("name", ["owner/absent", "not a name", "./no/such/directory"])
+@pytest.mark.parametrize("name", ["owner/absent", "not a name", "./no/such/directory", "~no-such-user/model"])
 def test_what_cannot_be_had_says_why(tmp_path: Path, name: str) -> None:
     said = resolve_offline(name, tmp_path)
     assert said.startswith(f"refused: {name}: no such local directory")
