@@ -10,6 +10,7 @@ import pytest
 
 from caq.checkpoint.inspect import fingerprint, inspect
 from caq.errors import InvalidInput
+from caq.export.online import Online, write_online
 from caq.runners import find_source
 from tests.support.pairs import write_pair
 
@@ -49,6 +50,7 @@ def test_what_caq_made_brings_its_recipe_and_its_ledger(model: Path) -> None:
     entry = {"stage": "fit", "event": "best-step", "message": "It went back.", "details": {"step": 3}}
     record = {"caq": "0.1.0", "recipe_sha256": "ab" * 32, "ledger": [entry]}
     (model / "caq.json").write_text(json.dumps(record), encoding="utf-8")
+    write_online(model, Online("model.layers", ()))
     source = find_source(model)
     assert [one.as_dict() for one in source.ledger] == [entry]
     assert source.facts["made by"] == "caq 0.1.0"
