@@ -99,8 +99,8 @@ def _quantization(settings: Mapping[str, Any] | None) -> str:
 
 
 def _online(checkpoint: Checkpoint) -> Iterator[str | bytes]:
-    """Yield what decides a model's answers beside the files that are hashed: what runs online, and where it stops."""
-    for name in (ONLINE_FILE, MATRICES_FILE, RECIPE_FILE, "generation_config.json"):
+    """Yield what decides a model's answers beside the files that are hashed: what runs online."""
+    for name in (ONLINE_FILE, MATRICES_FILE, RECIPE_FILE):
         if (checkpoint.path / name).is_file():
             yield name
             yield (checkpoint.path / name).read_bytes()
