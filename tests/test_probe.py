@@ -143,6 +143,15 @@ def test_a_model_is_looked_at_once_and_the_base_only_where_the_aligned_one_does_
     assert kept.read_text() == before  # damaged, it was looked at again
 
 
+def test_a_cache_that_cannot_be_written_stops_nobody(bundled: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "probes").write_text("in the way")
+    pair, chosen = open_pair(bundled / "aligned", bundled / "base"), recipe(bundled, **UNLEARNED)
+    workspace, cache = Workspace(tmp_path / "out", {}), tmp_path / "cache"
+    run = Run(pair, chosen, World(), torch.float32, workspace, cache, load_bound, quiet=True)
+    assert check_leanings(run) == ()
+
+
 def evidence(aligned: Path, base: Path) -> tuple[Entry, ...]:
     return check_files(open_pair(aligned, base), i_know=True)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from caq.checkpoint.pretrained import read_model, read_tokenizer
+from caq.checkpoint.pretrained import read_model, read_tokenizer, reading
 from caq.checkpoint.source import resolve
 from caq.export.legacy import read_legacy
-from caq.export.online import install_online, read_online
+from caq.export.online import ONLINE_FILE, Online, install_online, read_online
 from caq.families import Bound, bind, find_family
 
 
@@ -32,11 +32,22 @@ def load(
         Unsupported: the checkpoint stores something that only a later version of CAQ can run.
     """
     path = resolve(directory)
+    online = online_of(path)
     model = read_model(path, dtype, torch.device(device))
-    online = read_online(path) or read_legacy(path)
     if online is not None:
-        install_online(model, online)
+        with reading(path / ONLINE_FILE):
+            install_online(model, online)
     return model
+
+
+def online_of(directory: Path) -> Online | None:
+    """Return what runs online in a checkpoint; None if CAQ did not write it.
+
+    Raises:
+        InvalidInput: it is not readable.
+        Unsupported: it is something that only a later version of CAQ can run.
+    """
+    return read_online(directory) or read_legacy(directory)
 
 
 def load_bound(directory: Path, dtype: torch.dtype, device: torch.device) -> Bound:

@@ -28,6 +28,7 @@ from caq.export.directory import IDENTITY, read_record, write_checkpoint
 from caq.export.online import Online
 from caq.export.stored import StoredWeights
 from caq.files.cache import cache_root, digest
+from caq.files.content import located
 from caq.inputs import Pair, check_recipe, compute_dtype, open_pair, widened
 from caq.ledger import Entry
 from caq.loading import load_bound
@@ -138,7 +139,7 @@ def _apart(model: str | Path, base: str | Path | None, cache: Path) -> dict[str,
     """Return the directories that the output must not overlap with; a hub name's is in the hub's cache."""
     models = {"the aligned model": Path(model), "the base": Path(base or "")}
     return {"the cache": cache} | {
-        name: path for name, path in models.items() if path != Path() and path.expanduser().is_dir()
+        name: path for name, path in models.items() if path != Path() and located(path).is_dir()
     }
 
 

@@ -13,12 +13,9 @@ in `{cache}/probes`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +28,9 @@ from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.errors import InvalidInput
 from caq.families import Bound
 from caq.files.cache import digest
+from caq.files.kept import used
 from caq.files.lock import turn
-from caq.files.whole import write_json
+from caq.files.seals import SealedObject
 from caq.inputs import Pair
 from caq.ledger import Entry
 from caq.loading import load_tokenizer
@@ -175,34 +173,27 @@ def _checkpoint(pair: Pair, name: str) -> Checkpoint:
 
 def _leaning(run: Run, name: str) -> Leaning:
     """Return what was kept of a model, or load it and look."""
-    place = _place(run, name)
-    try:
-        kept = json.loads(place.read_text(encoding="utf-8"))
-        leaning = Leaning(float(kept["refusal"]), float(kept["answer"]))
-        if kept == _sealed(place, leaning):
-            return leaning
-    except (OSError, ValueError, LookupError, TypeError):
-        pass
-    return _keep(run, name, run.load_model(_checkpoint(run.pair, name)))
+    kept = _kept(run, name)
+    fields = kept.read()
+    if fields is None:
+        return _keep(run, name, run.load_model(_checkpoint(run.pair, name)))
+    used(kept.path)
+    return Leaning(**fields)
 
 
 def _keep(run: Run, name: str, bound: Bound) -> Leaning:
-    leaning, place = lean(bound, load_tokenizer(run.pair.aligned.path)), _place(run, name)
+    leaning, kept = lean(bound, load_tokenizer(run.pair.aligned.path)), _kept(run, name)
     # A cache may be for reading only: the next run looks again, then.
-    with suppress(OSError), turn(place.parent):
-        write_json(place, _sealed(place, leaning))
+    with suppress(OSError, InvalidInput), turn(kept.path.parent):
+        kept.write(asdict(leaning))
     return leaning
 
 
-def _sealed(place: Path, leaning: Leaning) -> dict[str, object]:
-    return {**asdict(leaning), "seal": digest(place.name, repr(leaning))}
-
-
-def _place(run: Run, name: str) -> Path:
+def _kept(run: Run, name: str) -> SealedObject:
     # Both are asked through one template, which is the aligned model's.
-    asked = hashlib.sha256(repr((REQUESTS, REFUSALS, ANSWERS)).encode()).hexdigest()
+    asked = repr((REQUESTS, REFUSALS, ANSWERS))
     key = digest(run.pair.fingerprints[name], run.pair.fingerprints["aligned"], str(run.dtype), asked)
-    return run.cache / "probes" / f"{key}.json"
+    return SealedObject(run.cache / "probes" / f"{key}.json", key)
 
 
 def _asked(tokenizer: PreTrainedTokenizerBase, request: str) -> list[int]:

@@ -90,7 +90,7 @@ def open_workspace(
     Raises:
         OtherRun: an earlier, unfinished run differs; every difference is named.
     """
-    workspace = Workspace(output.expanduser().resolve(), identity, conditions or {})
+    workspace = Workspace(output.resolve(), identity, conditions or {})
     record = workspace.directory / RUN_FILE
     if restart:
         workspace.remove()

@@ -2,7 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -59,29 +59,39 @@ def test_a_hub_name_is_found_in_the_cache(copy: Copy, tmp_path: Path) -> None:
     assert "refused: owner/tiny@v2: no such" in resolve_offline("owner/tiny@v2", tmp_path)
 
 
-def test_the_same_weights_are_not_downloaded_twice_and_code_is_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_belongs_to_a_model_is_downloaded_and_neither_weights_twice_nor_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     there = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.model"]
+    there += ["tokenizer.model.v3", "LICENSE", "License.md", "USE_POLICY.md", "online.json", "recipe.yaml"]
+    there += ["additional_chat_templates/tool_use.jinja"]
     others = [
         "consolidated.safetensors",
         "consolidated-00001-of-00002.safetensors",
         "consolidated.safetensors.index.json",
     ]
     others += ["original/model.safetensors", "model.fp16.safetensors", "modeling_own.py", "pytorch_model.bin"]
+    others += ["original/params.json", "additional_chat_templates/old/tool_use.jinja", "onnx/config.json", "license.py"]
+    others += [".gitattributes", "README.md", "training_args.bin", "runs/events.out"]
     asked: list[str] = []
+    revisions: list[str | None] = []
 
-    def download(name: str, *, allow_patterns: list[str], ignore_patterns: list[str], **_: Any) -> str:
+    def download(
+        name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str], **_: Any
+    ) -> str:
+        revisions.append(revision)
         for file in (*there, *others):
-            kept, left = (any(fnmatch(file, one) for one in some) for some in (allow_patterns, ignore_patterns))
+            kept, left = (any(fnmatchcase(file, one) for one in some) for some in (allow_patterns, ignore_patterns))
             asked.extend([file] if kept and not left else [])
-        raise OSError("offline")
+        return f"/hub/snapshots/{COMMIT}"
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    with pytest.raises(InvalidInput, match="offline"):
-        resolve("owner/both")
+    assert resolve("owner/both") == Path(f"/hub/snapshots/{COMMIT}")
     assert asked == there
+    assert revisions == [None, COMMIT]
 
 
-@pytest.mark.parametrize("name", ["owner/absent", "not a name", "./no/such/directory"])
+@pytest.mark.parametrize("name", ["owner/absent", "not a name", "./no/such/directory", "~no-such-user/model"])
 def test_what_cannot_be_had_says_why(tmp_path: Path, name: str) -> None:
     said = resolve_offline(name, tmp_path)
     assert said.startswith(f"refused: {name}: no such local directory")

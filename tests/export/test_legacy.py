@@ -60,3 +60,13 @@ def test_a_later_checkpoint_without_its_online_file_is_refused(tmp_path: Path) -
     (tmp_path / "later" / "recipe.yaml").write_text("transforms: [{name: down-hadamard}]\n")
     with pytest.raises(InvalidInput, match=r"online\.json is missing"):
         load(tmp_path / "later")
+
+
+@pytest.mark.parametrize("recipe", ["transforms: [", "a: 1\n", "transforms: {x: 1}\n", None])
+def test_a_damaged_recipe_is_named(recipe: str | None, tmp_path: Path) -> None:
+    shutil.copytree(V01 / "kv-cache", tmp_path / "copy")
+    (tmp_path / "copy" / "recipe.yaml").unlink()
+    if recipe is not None:
+        (tmp_path / "copy" / "recipe.yaml").write_text(recipe)
+    with pytest.raises(InvalidInput, match=r"recipe\.yaml: cannot be read"):
+        read_legacy(tmp_path / "copy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from compressed_tensors.quantization import QuantizationArgs
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from caq.errors import Unsupported
+from caq.errors import InvalidInput, Unsupported
 from caq.export.online import OPERATORS, Online, install_online, read_online, write_online
+from caq.loading import load
 from caq.transforms.base import Diagonal, Orthogonal
 from caq.transforms.location import Location
 from caq.transforms.maps.hadamard import WalshHadamard, random_hadamard
@@ -22,6 +24,8 @@ from caq.transforms.online import Step
 from tests.support.tiny import tiny_model
 
 IDS = torch.arange(24).reshape(2, 12)
+V01 = Path(__file__).parents[1] / "checkpoints" / "v01"
+PLACE = {"block": None, "path": "mlp.down_proj", "location": "input", "inverse": False}
 #: An operator of every kind, on 56 channels.
 EXAMPLES: dict[str, Any] = {
     "hadamard": WalshHadamard(8),
@@ -131,7 +135,11 @@ def test_an_operator_from_outside_needs_one_line(tmp_path: Path, monkeypatch: py
     ("key", "value", "message"),
     [
         ("version", 2, r"caq-online version 2, this CAQ reads caq-online version 1; upgrade"),
-        ("steps", [{"kind": "wavelet", "fields": {}}], r"a step of kind 'wavelet', which this CAQ does not know"),
+        (
+            "steps",
+            [{**PLACE, "kind": "wavelet", "fields": {}}],
+            r"a step of kind 'wavelet', which this CAQ does not know",
+        ),
     ],
 )
 def test_what_a_later_version_wrote_is_refused_with_the_way_out(
@@ -142,3 +150,39 @@ def test_what_a_later_version_wrote_is_refused_with_the_way_out(
     file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
     with pytest.raises(Unsupported, match=message):
         read_online(tmp_path)
+
+
+def test_a_damaged_file_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:
+    step = Step("mlp.down_proj", Location.INPUT, EXAMPLES["diagonal"])
+    write_online(tmp_path, Online("model.layers", (step,)))
+    file, whole = tmp_path / "online.json", (tmp_path / "online.json").read_text()
+    for damaged in (
+        whole[:50],
+        "[]",
+        whole.replace('"steps"', '"step"'),
+        whole.replace("mlp.down_proj", "mlp.down_proj\\u0000").replace('"mlp', '["mlp"], "x": "'),
+        whole.replace('"input"', '"inputs"'),
+        whole.replace('"fields": {', '"fields": {"size": 3'),
+        "[" * 100_000,
+    ):
+        file.write_text(damaged)
+        with pytest.raises(InvalidInput, match=r"online\.json"):
+            read_online(tmp_path)
+    file.write_text(whole)
+    (tmp_path / "online.safetensors").write_bytes(b"cut")
+    with pytest.raises(InvalidInput, match=r"online\.safetensors: cannot be read"):
+        read_online(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        (Step("mlp.down", Location.INPUT, WalshHadamard(8)), "has no attribute `down`"),
+        (Step("mlp.down_proj", Location.INPUT, WalshHadamard(8), index=9), "in block 9, and the model has 2 blocks"),
+    ],
+)
+def test_steps_of_another_model_are_refused_and_never_left_out(step: Step, problem: str, tmp_path: Path) -> None:
+    shutil.copytree(V01 / "w4a4", tmp_path / "copy")
+    write_online(tmp_path / "copy", Online("model.layers", (step,)))
+    with pytest.raises(InvalidInput, match=rf"online\.json: cannot be read: .*{problem}"):
+        load(tmp_path / "copy")

@@ -10,6 +10,7 @@ import pytest
 
 from caq.checkpoint.inspect import fingerprint, inspect
 from caq.errors import InvalidInput
+from caq.export.online import Online, write_online
 from caq.runners import find_source
 from tests.support.pairs import write_pair
 
@@ -49,6 +50,7 @@ def test_what_caq_made_brings_its_recipe_and_its_ledger(model: Path) -> None:
     entry = {"stage": "fit", "event": "best-step", "message": "It went back.", "details": {"step": 3}}
     record = {"caq": "0.1.0", "recipe_sha256": "ab" * 32, "ledger": [entry]}
     (model / "caq.json").write_text(json.dumps(record), encoding="utf-8")
+    write_online(model, Online("model.layers", ()))
     source = find_source(model)
     assert [one.as_dict() for one in source.ledger] == [entry]
     assert source.facts["made by"] == "caq 0.1.0"
@@ -86,9 +88,13 @@ def test_an_unknown_method_is_refused_before_compute(model: Path, settings: dict
         find_source(quantized(model, settings))
 
 
-def test_what_runs_online_and_where_a_response_ends_is_part_of_a_models_hash(model: Path) -> None:
+def test_where_a_response_ends_is_part_of_a_models_hash_and_what_runs_online_of_its_identity(model: Path) -> None:
     before = find_source(model)
     (model / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
     after = find_source(model)
     assert before.sha256 != after.sha256
-    assert before.facts["sha256"] == after.facts["sha256"]
+    assert before.facts["sha256"] != after.facts["sha256"]
+    write_online(model, Online("model.layers", ()))
+    online = find_source(model)
+    assert online.sha256 != after.sha256
+    assert online.facts["sha256"] == after.facts["sha256"]

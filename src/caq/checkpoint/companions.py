@@ -10,18 +10,20 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-#: In lower case, as names are compared. `additional_chat_templates` is Transformers' folder of named templates.
+#: Transformers' folder of named templates, the only one that is looked into.
+FOLDER = "additional_chat_templates"
+#: In lower case, as names are compared.
 TRAVEL = (
     *("*.json", "*.jinja", "*.model", "*.model.v[0-9]*", "*.tiktoken", "*.spm", "*.bpe", "*.codes"),
     *("merges.txt", "*vocab*.txt", "dict.txt"),
     *("licen[cs]e*", "*_licen[cs]e*", "notice*", "copying*", "use_policy*"),
-    "additional_chat_templates/*.jinja",
+    f"{FOLDER}/*.jinja",
 )
 _STAY = (
     # Written anew for a checkpoint, or by CAQ alone.
     *("config.json", "caq.json", "online.json", "sha256sums.json"),
     # Of other weights, or of another quantization.
-    *("*.index.json", "*quant*config*.json", "adapter_*.json", "params.json", "consolidated*"),
+    *("*.index*.json", "*quant*config*.json", "adapter_*.json", "params.json", "consolidated*"),
     # Of a training.
     *("trainer_state.json", "training_*.json", "*_results.json", "*_history.json", "optimizer*", "scheduler*"),
     *(".*", "*.py", "*.safetensors", "*.bin", "*.pt"),
@@ -30,7 +32,7 @@ _STAY = (
 
 def companions(directory: Path) -> tuple[str, ...]:
     """Return their relative paths, sorted. Links, of which the hub's cache is made, count as what they lead to."""
-    found = [path for path in (*directory.glob("*"), *directory.glob("additional_chat_templates/*")) if path.is_file()]
+    found = [path for path in (*directory.glob("*"), *directory.glob(f"{FOLDER}/*")) if path.is_file()]
     return tuple(sorted(name for name in (path.relative_to(directory).as_posix() for path in found) if _travels(name)))
 
 

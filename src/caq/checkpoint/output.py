@@ -8,6 +8,7 @@ from pathlib import Path
 
 from caq.checkpoint.manifest import HASHES, contents, foreign, some
 from caq.errors import InvalidInput, attempt, refuse
+from caq.files.content import located
 from caq.files.place import require_replaceable
 
 ELSEWHERE = "choose another output"
@@ -26,7 +27,7 @@ def find_output(given: Path, apart_from: Mapping[str, Path]) -> Path:
         InvalidInput: a file, a mount or a broken link in the way, a name that is too long, a place where nothing can
             be written, or one that overlaps with what the run reads.
     """
-    given = Path(os.path.expanduser(given))
+    given = located(given)
     # `os.path` has an answer for names that are too long, too.
     if os.path.islink(given) and not os.path.exists(given):
         raise InvalidInput(f"{given}: is a link to {os.readlink(given)}, which is not there; make that, or {ELSEWHERE}")
@@ -79,7 +80,7 @@ def _in_the_way(target: Path) -> Iterator[str]:
 
 def _overlaps(target: Path, apart_from: Mapping[str, Path]) -> Iterator[str]:
     for name, path in apart_from.items():
-        other = path.expanduser().resolve()
+        other = located(path).resolve()
         if target == other:
             yield f"{target}: is {name} itself; {ELSEWHERE}"
         elif other in target.parents:

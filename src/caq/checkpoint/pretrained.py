@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from caq.checkpoint.inspect import read_json
-from caq.errors import CaqError, InvalidInput, attempt, in_one_line, refuse
+from caq.errors import CaqError, InvalidInput, attempt, in_one_line, is_out_of_memory, refuse
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 #: What a training left in a configuration, and would change what a model returns.
@@ -51,13 +51,31 @@ class LoadingReport:
     modules: frozenset[str]
 
 
+@contextmanager
+def reading(path: Path, way_out: str = "download it again") -> Iterator[None]:
+    """Turn whatever is raised while a file is read into a sentence that names the file."""
+    try:
+        yield
+    except CaqError:
+        raise
+    except Exception as error:  # every class of configuration, tokenizer and quantization has errors of its own
+        if is_out_of_memory(error):
+            raise
+        raise InvalidInput(f"{path}: cannot be read: {in_one_line(error)}; {way_out}") from error
+    except BaseException as error:
+        # What Rust gives up on is no Exception; an interruption is none either, and goes on.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise InvalidInput(f"{path}: cannot be read: {in_one_line(error)}; {way_out}") from error
+
+
 def read_config(directory: Path) -> PretrainedConfig:
     """Read `config.json` as its model type's configuration.
 
     Raises:
         InvalidInput: it is not one.
     """
-    with _reading(directory / "config.json"):
+    with reading(directory / "config.json"):
         config: PretrainedConfig = AutoConfig.from_pretrained(directory, **_RETURNED, **_LOCAL)
         # Some are read without a word, and fail when they are used.
         config.to_json_string()
@@ -76,7 +94,7 @@ def read_generation_config(directory: Path) -> GenerationConfig | None:
     if not path.exists():
         return None
     read_json(path)
-    with _reading(path, "download it again, or remove it"):
+    with reading(path, "download it again, or remove it"):
         settings: GenerationConfig = GenerationConfig.from_pretrained(directory, local_files_only=True)
         return settings
 
@@ -91,7 +109,7 @@ def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     if alone:
         _require_sentencepiece(directory)
     try:
-        with _reading(directory / ("tokenizer.model" if alone else "tokenizer_config.json")):
+        with reading(directory / ("tokenizer.model" if alone else "tokenizer_config.json")):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, **_LOCAL)
             _try_out(tokenizer)
     except InvalidInput:
@@ -109,7 +127,7 @@ def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device)
     """
     config = read_config(directory)
     # compressed-tensors' bars heed no setting. Loggers, which hold the stream itself, are still heard.
-    with redirect_stderr(io.StringIO()), _reading(directory):
+    with redirect_stderr(io.StringIO()), reading(directory):
         model: PreTrainedModel
         model, found = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -139,7 +157,7 @@ def try_load(config: PretrainedConfig, tensors: Mapping[str, Tensor], directory:
     Raises:
         InvalidInput: there is no such model.
     """
-    with redirect_stderr(io.StringIO()), _reading(directory / "config.json"), torch.device("meta"):
+    with redirect_stderr(io.StringIO()), reading(directory / "config.json"), torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
         model, found = type(empty).from_pretrained(
             None,
@@ -164,28 +182,6 @@ def _not_loaded(report: LoadingReport) -> Iterator[str]:
     yield from (f"lacks the tensor {name}, which the model needs" for name in report.missing)
     for name, (stored, needed) in report.mismatched.items():
         yield f"the tensor {name} has shape {list(stored)}, and the model needs {list(needed)}"
-
-
-@contextmanager
-def _reading(path: Path, way_out: str = "download it again") -> Iterator[None]:
-    """Turn whatever is raised while a file is read into a sentence that names the file."""
-    try:
-        yield
-    except CaqError:
-        raise
-    except Exception as error:  # every class of configuration, tokenizer and quantization has errors of its own
-        if _out_of_memory(error):
-            raise
-        raise InvalidInput(f"{path}: cannot be read: {in_one_line(error)}; {way_out}") from error
-    except BaseException as error:
-        # What Rust gives up on is no Exception; an interruption is none either, and goes on.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise InvalidInput(f"{path}: cannot be read: {in_one_line(error)}; {way_out}") from error
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "you tried to allocate" in str(error)
 
 
 def _by_sentencepiece(directory: Path) -> bool:
@@ -225,6 +221,6 @@ def _check_files(directory: Path) -> None:
 
 
 def _check_fast(path: Path) -> None:
-    with _reading(path):
+    with reading(path):
         read_json(path)
         Tokenizer.from_file(str(path))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from caq.checkpoint.companions import FOLDER, TRAVEL
 from caq.errors import InvalidInput, first_line
+from caq.files.content import located
 
-#: What is downloaded: never pickles, never code.
-_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-#: The same weights again, under names that Transformers does not read; folders hold other formats, as `original/` does.
-_IGNORED = ("*/*", "consolidated*", "adapter_model*", "*.fp16.*", "*.fp32.*", "*.bf16.*")
+#: What is downloaded: the weights, what belongs to a model, and the recipe of a checkpoint that CAQ 0.1 wrote.
+_WANTED = ("*.safetensors", "recipe.yaml", *TRAVEL)
+#: The same weights again, under names that Transformers does not read; pickles and code, whatever they are called.
+_IGNORED = ("consolidated*", "adapter_model*", "*.fp16.*", "*.fp32.*", "*.bf16.*", "*.bin", "*.pt", "*.py", ".*")
+#: For one call each: patterns of the hub's library cross folders, which hold other formats, as `original/` does.
+_CALLS = ((_WANTED, ("*/*", *_IGNORED)), ((f"{FOLDER}/*.jinja",), (f"{FOLDER}/*/*",)))
 
 
 def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
@@ -20,7 +25,7 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
     Raises:
         InvalidInput: neither a directory nor a model that can be downloaded, and why.
     """
-    local = Path(name_or_path).expanduser()
+    local = located(name_or_path)
     if local.is_dir():
         if revision is not None:
             raise InvalidInput(f"{local}: is a local directory, to which revision {revision!r} cannot apply")
@@ -34,13 +39,21 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
 def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import constants, snapshot_download
 
+    commit = revision
     try:
-        directory = snapshot_download(
-            name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=list(_IGNORED)
-        )
+        for wanted, ignored in _CALLS:
+            allowed = [_in_any_case(pattern) for pattern in wanted]
+            directory = snapshot_download(name, revision=commit, allow_patterns=allowed, ignore_patterns=[*ignored])
+            # Whatever becomes of a branch meanwhile, both calls are for one commit.
+            commit = Path(directory).name
     except (OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set, so only the cache was searched)" if constants.HF_HUB_OFFLINE else ""
         problem = f"no such local directory, and it cannot be downloaded from the hub{offline}"
         given = name if revision is None else f"{name}@{revision}"
         raise InvalidInput(f"{given}: {problem}: {first_line(error)}") from error
     return Path(directory)
+
+
+def _in_any_case(pattern: str) -> str:
+    """Return a pattern in lower case for names in any: the hub's library compares letter by letter."""
+    return re.sub(r"\[(.*?)]|([a-z])", lambda found: f"[{(own := found[1] or found[2])}{own.upper()}]", pattern)

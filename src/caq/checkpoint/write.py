@@ -56,7 +56,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     Raises:
         InvalidInput: `target` is a file, or a directory with content that CAQ did not write.
     """
-    target = target.expanduser().resolve()
+    target = target.resolve()
     _restore(target)
     require_ours(target)
     with _put(target) as partial:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Root = Annotated[Path | None, typer.Option("--cache", help="The cache; by default $CAQ_CACHE or ~/.cache/caq.")]
 
-cache = typer.Typer(help="What is kept for later runs: teachers' states, responses, texts.")
+cache = typer.Typer(help="What is kept for later runs: teachers' states, responses, texts, how models lean.")
 
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -71,7 +71,7 @@ def clear(
 
 
 def _amount(option: str, text: str, unit: str, sizes: dict[str, int]) -> float:
-    found = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*{unit}", text.strip().lower())
+    found = re.fullmatch(rf"(\d{{1,15}}(?:\.\d+)?)\s*{unit}", text.strip().lower())
     if found is None:
         example = "30d" if sizes is _SECONDS else "20GB"
         raise InvalidInput(f"{option} {text}: should be a number and a unit, such as {example}")

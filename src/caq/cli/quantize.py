@@ -10,6 +10,7 @@ import typer
 
 from caq.cli import options as option
 from caq.errors import InvalidInput
+from caq.files.content import located
 
 if TYPE_CHECKING:
     from caq.recipe import Recipe
@@ -77,7 +78,7 @@ def quantize(
         from caq.publish.evaluate import evaluation_tasks
         from caq.report.types import EXIT
 
-        options, destination = option.chat_options(chat_option), output.expanduser().resolve()
+        options, destination = option.chat_options(chat_option), located(output).resolve()
         tasks = evaluation_tasks(model, *measures, window, response_tokens, options, checkpoint=destination)
     result = run(
         model, base, chosen, output, cache_dir=cache, device=device, restart=restart, quiet=quiet, i_know=i_know

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from caq.checkpoint.inspect import read_json
+from caq.checkpoint.manifest import RECIPE_FILE, RECORD_FILE
+from caq.checkpoint.pretrained import reading
 from caq.errors import InvalidInput
 from caq.export.online import ONLINE_FILE, Online
 from caq.numerics.scheme import cache_format
@@ -26,15 +28,16 @@ def read_legacy(directory: Path) -> Online | None:
     """Return what runs online in a checkpoint that 0.1 wrote; None if CAQ did not write it.
 
     Raises:
-        InvalidInput: a later version wrote it, and its `online.json` is gone.
+        InvalidInput: its recipe is damaged; or a later version wrote it, and its `online.json` is gone.
     """
-    if not (directory / "caq.json").is_file():
+    if not (directory / RECORD_FILE).is_file():
         return None
-    recipe = yaml.safe_load((directory / "recipe.yaml").read_text(encoding="utf-8"))
-    if not isinstance(recipe["transforms"], Mapping):
-        raise InvalidInput(f"{directory}: {ONLINE_FILE} is missing; copy the whole checkpoint again")
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return Online("model.layers", tuple(_steps(recipe, config)))
+    config = read_json(directory / "config.json")
+    with reading(directory / RECIPE_FILE):
+        recipe = yaml.safe_load((directory / RECIPE_FILE).read_text(encoding="utf-8"))
+        if not isinstance(recipe["transforms"], Mapping):
+            raise InvalidInput(f"{directory}: {ONLINE_FILE} is missing; copy the whole checkpoint again")
+        return Online("model.layers", tuple(_steps(recipe, config)))
 
 
 def _steps(recipe: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Step]:

@@ -6,7 +6,6 @@ it, in `online.safetensors`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from caq.checkpoint.inspect import read_json
+from caq.checkpoint.pretrained import reading
 from caq.errors import Unsupported
+from caq.files.codec import decode, encode
 from caq.files.whole import write_json
 from caq.transforms.base import Diagonal, Operator, Orthogonal
 from caq.transforms.location import Location
@@ -48,6 +50,28 @@ class Online:
     steps: tuple[Step, ...]
 
 
+@dataclass(frozen=True)
+class _StoredStep:
+    """A step as `online.json` has it."""
+
+    block: int | None
+    path: str
+    location: str
+    inverse: bool
+    kind: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """All of `online.json`."""
+
+    schema: str
+    version: int
+    layers: str
+    steps: tuple[_StoredStep, ...]
+
+
 def write_online(directory: Path, online: Online) -> None:
     """Write `online.json`, and `online.safetensors` if a step has a matrix, into a checkpoint.
 
@@ -62,36 +86,48 @@ def write_online(directory: Path, online: Online) -> None:
         # Cloned, because safetensors refuses one tensor under two names, as a shared map has.
         matrices |= {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors.items()}
         plain = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
-        place = {"block": step.index, "path": step.path, "location": step.location.value, "inverse": step.inverse}
-        steps.append({**place, "kind": kind, "fields": plain})
+        steps.append(_StoredStep(step.index, step.path, step.location.value, step.inverse, kind, plain))
     if matrices:
         save_file(matrices, directory / MATRICES_FILE, {"format": "pt"})
-    write_json(directory / ONLINE_FILE, {"schema": SCHEMA, "version": VERSION, "layers": online.layers, "steps": steps})
+    write_json(directory / ONLINE_FILE, encode(_Stored(SCHEMA, VERSION, online.layers, tuple(steps))))
 
 
 def read_online(directory: Path) -> Online | None:
     """Return what `write_online` stored; None if there is no `online.json`.
 
     Raises:
+        InvalidInput: it, or the file of its matrices, is damaged.
         Unsupported: a later version wrote it, or it has a kind of step that is unknown.
     """
     file = directory / ONLINE_FILE
     if not file.is_file():
         return None
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    if (stored["schema"], stored["version"]) != (SCHEMA, VERSION):
+    values = read_json(file)
+    schema, version = values.get("schema"), values.get("version")
+    if (schema, version) != (SCHEMA, VERSION):
         raise Unsupported(
-            f"{file}: is {stored['schema']} version {stored['version']}, this CAQ reads {SCHEMA} version {VERSION}; "
-            "upgrade CAQ"
+            f"{file}: is {schema} version {version}, this CAQ reads {SCHEMA} version {VERSION}; upgrade CAQ"
         )
-    matrices = load_file(directory / MATRICES_FILE) if (directory / MATRICES_FILE).is_file() else {}
-    steps = tuple(_step(step, _of_step(matrices, number), file) for number, step in enumerate(stored["steps"]))
-    return Online(stored["layers"], steps)
+    stored = decode(_Stored, values, str(file))
+    with reading(directory / MATRICES_FILE):
+        matrices = load_file(directory / MATRICES_FILE) if (directory / MATRICES_FILE).is_file() else {}
+    with reading(file):
+        steps = tuple(_step(step, _of_step(matrices, number), file) for number, step in enumerate(stored.steps))
+    return Online(stored.layers, steps)
 
 
 def install_online(model: PreTrainedModel, online: Online) -> None:
-    """Hook what runs online onto a model's blocks, for good."""
-    for index, block in enumerate(model.get_submodule(online.layers).children()):
+    """Hook what runs online onto a model's blocks, for good.
+
+    Raises:
+        AttributeError: the model has no such module.
+        IndexError: it has no such block.
+    """
+    blocks = list(model.get_submodule(online.layers).children())
+    beyond = sorted({step.index for step in online.steps if step.index is not None} - {*range(len(blocks))})
+    if beyond:
+        raise IndexError(f"something runs online in block {beyond[0]}, and the model has {len(blocks)} blocks")
+    for index, block in enumerate(blocks):
         install(block, sites_of(online.steps, index))
 
 
@@ -110,12 +146,11 @@ def _of_step(matrices: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in matrices.items() if name.startswith(prefix)}
 
 
-def _step(stored: Mapping[str, Any], matrices: Mapping[str, torch.Tensor], file: Path) -> Step:
-    kind = stored["kind"]
-    if kind == ROUNDING:
-        act = QuantizationArgs(**stored["fields"], dynamic=True)
-    elif kind in OPERATORS:
-        act = OPERATORS[kind](**stored["fields"], **matrices)
+def _step(stored: _StoredStep, matrices: Mapping[str, torch.Tensor], file: Path) -> Step:
+    if stored.kind == ROUNDING:
+        act = QuantizationArgs(**stored.fields, dynamic=True)
+    elif stored.kind in OPERATORS:
+        act = OPERATORS[stored.kind](**stored.fields, **matrices)
     else:
-        raise Unsupported(f"{file}: has a step of kind {kind!r}, which this CAQ does not know; upgrade it")
-    return Step(stored["path"], Location(stored["location"]), act, stored["inverse"], stored["block"])
+        raise Unsupported(f"{file}: has a step of kind {stored.kind!r}, which this CAQ does not know; upgrade it")
+    return Step(stored.path, Location(stored.location), act, stored.inverse, stored.block)

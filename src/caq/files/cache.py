@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from caq.errors import InvalidInput
+from caq.files.content import located
 from caq.files.place import require_possible
 
 OTHER_CACHE = "choose another cache, by --cache or $CAQ_CACHE"
@@ -18,11 +19,10 @@ def cache_root(given: str | Path | None = None) -> Path:
     Raises:
         InvalidInput: it can be no directory.
     """
-    root = Path(given or os.environ.get("CAQ_CACHE") or "~/.cache/caq")
-    try:
-        root = root.expanduser()
-    except RuntimeError as error:
-        raise InvalidInput(f"{root}: {error}; {OTHER_CACHE}") from error
+    root = located(given or os.environ.get("CAQ_CACHE") or "~/.cache/caq")
+    if str(root).startswith("~"):
+        # As where neither $HOME nor the system's list of users says where it is.
+        raise InvalidInput(f"{root}: there is no such home directory; {OTHER_CACHE}")
     require_possible(root, OTHER_CACHE)
     return root
 

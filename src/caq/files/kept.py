@@ -22,6 +22,7 @@ KINDS = {
     "responses": (r"[0-9a-f]{20}", r"\d{5,}\.json"),
     # Version 0.1 kept plain texts and lines.
     "texts": (r"[\w-]+(\.json|\.txt)?", r"\d{5,}\.jsonl?"),
+    "probes": (r"[0-9a-f]{20}\.json", r"(?!)"),
     "safetybench": (r"test_answers_\w+\.json", r"(?!)"),
 }
 
@@ -91,9 +92,15 @@ def _entry(kind: str, path: Path) -> Entry | None:
     named, inside = KINDS[kind]
     if path.is_symlink() or not re.fullmatch(named, path.name):
         return None
-    files = tuple(_files(path, inside)) if path.is_dir() else (path,)
-    times = [path.stat().st_mtime, *(file.stat().st_mtime for file in files)]
-    return Entry(kind, path, files, sum(file.stat().st_size for file in files), max(times)) if files else None
+    known: dict[Path, os.stat_result] = {}
+    for file in _files(path, inside) if path.is_dir() else (path,):
+        # A run may have ended its writing, or cleared it, since it was listed.
+        with suppress(FileNotFoundError):
+            known[file] = file.stat()
+    times = [file.st_mtime for file in known.values()]
+    if path.is_dir():
+        times.append(path.stat().st_mtime)
+    return Entry(kind, path, tuple(known), sum(file.st_size for file in known.values()), max(times)) if known else None
 
 
 def _files(directory: Path, named: str) -> Iterator[Path]:

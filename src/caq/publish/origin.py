@@ -12,6 +12,8 @@ from huggingface_hub import hf_hub_download, metadata_load
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not re-exported by name
 
+from caq.files.content import located
+
 #: Facts of a model that quantization does not change, by their names in the hub's metadata block.
 INHERITED = ("license", "license_name", "license_link", "language")
 
@@ -36,7 +38,7 @@ def origin(model: str | Path) -> Origin:
 
     A directory that is gone has a name and no card.
     """
-    local = Path(model).expanduser()
+    local = located(model)
     if local.is_dir():
         return Origin(local.resolve().name, False, _metadata(local / "README.md"))
     if not _hub_name(str(model)):

@@ -15,6 +15,7 @@ from caq.errors import InvalidInput, in_one_line
 from caq.export.online import MATRICES_FILE, ONLINE_FILE
 from caq.files.cache import digest
 from caq.ledger import Entry
+from caq.loading import online_of
 from caq.runners.base import Source
 from caq.runners.context import context_of
 
@@ -28,6 +29,7 @@ def find_checkpoint(given: str, runner: str) -> Source:
     checkpoint = inspect(resolve(given), allow_quantized=True)
     _check_quantization(checkpoint)
     check_fit(checkpoint)
+    online_of(checkpoint.path)
     record, ledger = _record(checkpoint)
     sha256 = fingerprint(checkpoint)
     facts = _facts(given, checkpoint, sha256, record)
@@ -97,8 +99,8 @@ def _quantization(settings: Mapping[str, Any] | None) -> str:
 
 
 def _online(checkpoint: Checkpoint) -> Iterator[str | bytes]:
-    """Yield what decides a model's answers beside the files that are hashed: what runs online, and where it stops."""
-    for name in (ONLINE_FILE, MATRICES_FILE, RECIPE_FILE, "generation_config.json"):
+    """Yield what decides a model's answers beside the files that are hashed: what runs online."""
+    for name in (ONLINE_FILE, MATRICES_FILE, RECIPE_FILE):
         if (checkpoint.path / name).is_file():
             yield name
             yield (checkpoint.path / name).read_bytes()
