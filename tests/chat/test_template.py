@@ -149,7 +149,7 @@ assert right and os.waitpid(child, 0)[1] == 0
 
 def test_an_isolated_python_renders_by_its_own_jinja2_alone(tmp_path: Path) -> None:
     (tmp_path / "jinja2.py").write_text("raise SystemExit")
-    code = f"import sys; sys.path += {sys.path!r}; from caq.chat.template import *; "
+    code = f"import sys; sys.path = {sys.path!r}; from caq.chat.template import *; "
     code += "assert render(Template('{{ messages[0].content }}', ()), [{'content': 'a'}], {}, answer=False) == 'a'"
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     subprocess.run([sys.executable, "-I", "-c", code], check=True, timeout=60, env=env)

@@ -21,7 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from caq.errors import TooLong, Unsupported
 from caq.runners.base import Choice
 from caq.runners.states import Cut, chunk_tokens, inference, logits, longest_first, pad
-from caq.runners.tokens import encode
+from caq.tokens import encode
 
 PADDING = -1
 #: Kinds of layers, as configurations call them.
