@@ -211,6 +211,14 @@ def test_safety_questions_are_asked_as_the_command_says(tmp_path: Path, caq: Caq
     (arm,) = read_report(tmp_path / "out" / "results.json").arms
     assert list(arm.rates) == list(arm.letters) == [f"safety/{name}" for name in all_protocols()]
 
+    long = tmp_path / "long.json"
+    long.write_text(json.dumps([{**row, "question": "Is it dusk? " * 200} for row in rows]), encoding="utf-8")
+    ended = caq(*given, "--protocol", "letter", "--shots", "1", "--dev", long, "-o", tmp_path / "long")
+    assert ended.status == 4
+    assert "aligned: safety/letter is not measured: " in ended.out
+    assert "or ask with fewer examples" in ended.out
+    assert "Letters chosen" not in ended.out
+
     ended = caq(*given, "--shots", "1")
     assert ended.status == 2
     assert "add --dev dev_en.json" in ended.err

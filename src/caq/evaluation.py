@@ -155,7 +155,6 @@ def _settings(output: Path, reference: str | Path | None) -> Settings:
 def _show(console: Console, comparison: Comparison) -> None:
     arms = by_role(comparison.arms)
     console.print(rich_table({name: [arm] for name, arm in arms.items()}))
-    floors = floor_table(comparison)
-    if floors is not None:
-        console.print(floors)
-        console.print(letter_table(arms, comparison))
+    for table in (floor_table(comparison), letter_table(arms, comparison)):
+        if table is not None:
+            console.print(table)

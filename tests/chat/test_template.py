@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
+import subprocess
+import sys
 import time
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -31,6 +36,8 @@ TEMPLATES = (
     "{{ dict(role=m.role, n=1) | tojson(indent=2) }}{% endfor %}",
     "{% macro turn(m, mark='#') %}{{ mark * 2 }}{{ m.content.split('</think>')[-1].strip() }}{% endmacro %}"
     "{% for m in messages[::-1] %}{{ turn(m) }}{% if loop.index > 2 %}{% break %}{% endif %}{% endfor %}",
+    "{% set said = dict.fromkeys(['b', 'a'], messages[0].content) %}{% set ns = namespace(said, of=namespace(c=1)) %}"
+    "{{ ns.b }}{{ ns.of.c }}{{ said | tojson(true, none, [';', '='], true) }}",
     "{% if tools is not none or documents %}tools{% endif %}{% if messages[0]['role'] == 'system' %}"
     "{{ messages[0].content | upper }}{% endif %}{{ missing }}{{ missing | default('nothing') }}",
 )
@@ -112,6 +119,53 @@ def test_templates_reach_nothing_of_python() -> None:
     for path in ("''.__class__.__mro__", "raise_exception.__globals__", "dict.__code__", "strftime_now.__self__"):
         said = answer({"template": f"{{{{ {path} }}}}", "variables": {}})
         assert "unsafe" in str(said.get("refused")) or said.get("text") == ""
+
+
+def test_a_namespace_keeps_no_name_of_pythons() -> None:
+    for kept in ("namespace(__class__=1)", "namespace({'__init__': 1})"):
+        assert "underscore" in str(answer({"template": f"{{{{ {kept} }}}}", "variables": {}})["refused"])
+    later = "{% set ns = namespace() %}{% set ns.__class__ = 1 %}"
+    assert "underscore" in str(answer({"template": later, "variables": {}})["refused"])
+
+
+def test_a_process_that_was_forked_gets_answers_of_its_own() -> None:
+    code = """
+import os
+from caq.chat.template import Template, render
+
+def said(who):
+    return [render(Template("{{ who }} {{ n }}", ()), [], {"who": who, "n": n}, answer=False) for n in range(100)]
+
+begun = said("before")
+child = os.fork()
+who = "parent" if child else "child"
+right = said(who) == [f"{who} {n}" for n in range(100)]
+if not child:
+    os._exit(not right)
+assert right and os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_isolated_python_renders_by_its_own_jinja2_alone(tmp_path: Path) -> None:
+    (tmp_path / "jinja2.py").write_text("raise SystemExit")
+    code = f"import sys; sys.path = {sys.path!r}; from caq.chat.template import *; "
+    code += "assert render(Template('{{ messages[0].content }}', ()), [{'content': 'a'}], {}, answer=False) == 'a'"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-I", "-c", code], check=True, timeout=60, env=env)
+
+
+def test_after_an_interruption_no_chat_is_taken_for_another(tokenizer: PreTrainedTokenizerBase) -> None:
+    slow = "{% for i in range(300) %}{% for j in range(9999) %}{% endfor %}{% endfor %}slow"
+    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            render_chat(with_template(tokenizer, slow), TALK)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert render_chat(with_template(tokenizer, "quick"), TALK) == "quick"
 
 
 def test_a_system_turn_that_a_template_refuses_is_told(tokenizer: PreTrainedTokenizerBase) -> None:

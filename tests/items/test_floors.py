@@ -77,7 +77,9 @@ def test_the_tables_show_floors_by_category_and_letters_by_model() -> None:
     floor = floor_table(comparison)
     assert floor is not None
     console.print(floor)
-    console.print(letter_table({"quantized": arm}, comparison))
+    chosen = letter_table({"quantized": arm}, comparison)
+    assert chosen is not None
+    console.print(chosen)
     lines = [line.split() for line in console.export_text().splitlines()]
     assert ["always", "B", "50.0", "50.0", "50.0"] in lines
     assert ["chance", "37.5", "50.0", "25.0"] in lines

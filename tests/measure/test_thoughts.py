@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.cli.options import chat_options
 from caq.errors import InvalidInput
 from caq.evaluation import evaluate
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
+from caq.measure.answers import Reply, read_reply
 from caq.measure.measure import RESPONSES_FILE
 from caq.measure.store import read_rows
 from caq.report.document import read_report
+from caq.runners.base import Response
 from tests.support.chain import chain_model, chain_tokenizer, write_chain
 from tests.support.models import TEMPLATE
 
@@ -109,6 +112,13 @@ def test_options_are_not_scored_inside_a_thought(directory: Path, tokenizer: Pre
     written = Tasks(safety=SafetyTask(directory / "q.jsonl", protocols=("generate",), chat=True))
     report = evaluate(directory / "other", None, None, written, device="cpu", quiet=True)
     assert "still thinking" in report.arms[0].unmeasured["safety/generate"]
+
+
+def test_an_answer_behind_a_thought_has_no_special_token_named_or_not(tokenizer: PreTrainedTokenizerBase) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens([AddedToken("<|eot|>", special=True), AddedToken("<b>")])
+    written = Response("<think>a</think><b>no", f"<think>a</think><b>no<|eot|>{own.eos_token}", (1,))
+    assert read_reply(own, written, "") == Reply("<b>no", "<think>a</think>", True, (1,))
 
 
 def test_an_option_that_changes_nothing_is_refused(directory: Path) -> None:

@@ -272,6 +272,20 @@ def test_a_measure_in_which_alignment_added_nothing_is_told() -> None:
     assert any(limit.startswith("refusal: ") and "keep it says little" in limit for limit in report.limits)
 
 
+def test_a_swapped_pair_is_told_first_even_where_the_model_kept_everything() -> None:
+    found = comparison(500, itself(500), itself(500, "again"))
+    aligned, base = found.arms[0].outcomes, found.arms[1].outcomes
+    for refusals, swapped in ((aligned, False), (base, True)):
+        weaker = {**aligned, "refusal": refusals["refusal"]}
+        stronger = {**base, "refusal": aligned["refusal"]}
+        arms = [replace(arm, outcomes=stronger if arm.role == "base" else weaker) for arm in found.arms]
+        for count in (3, 4):
+            report = analyse(replace(found, arms=tuple(arms[:count])), FEW)
+            assert report.decision.status == "pass"
+            said = report.decision.reasons[0], report.limits[0]
+            assert all(line.endswith("are --reference and --base swapped?") is swapped for line in said)
+
+
 def test_floors_and_letters_stand_beside_the_safety_questions() -> None:
     report = analyse(comparison(500, itself(500)), FEW)
     assert report.floors == {SAFETY: {"chance": 0.25, "A": 0.25, "B": 0.25, "C": 0.25, "D": 0.25}}

@@ -13,18 +13,20 @@ import random
 import resource
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import cache, lru_cache
 from typing import Any
 
 from jinja2 import Template, TemplateError, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 #: For one request; a long chat through a long template takes a hundredth of each.
 CPU_SECONDS, MEMORY_BYTES, MOST_CHARACTERS = 2, 2**30, 2**24
@@ -47,6 +49,28 @@ class Generation(Extension):
         return caller()
 
 
+class Names(Namespace):
+    """What a template keeps by name, but for names that begin with an underscore, which might be Python's own."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Keep a value by a name."""
+        if str(name).startswith("_"):
+            raise SecurityError(f"a namespace has no names that begin with an underscore, such as {name}")
+        super().__setitem__(name, value)
+
+
+class Dictionaries:
+    """What templates call `dict`: it makes dictionaries, and leads nowhere else."""
+
+    def __call__(self, /, *pairs: Any, **named: Any) -> dict[Any, Any]:
+        """Return a dictionary, as Python's own does."""
+        return dict(*pairs, **named)
+
+    def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
+        """Return a dictionary of one value, as Python's own does."""
+        return dict.fromkeys(keys, value)
+
+
 @cache
 def environment() -> ImmutableSandboxedEnvironment:
     """Return what templates find: Transformers' names and tags, on a fixed day."""
@@ -54,7 +78,8 @@ def environment() -> ImmutableSandboxedEnvironment:
     made.filters["tojson"] = _to_json
     made.globals["raise_exception"] = _refuse
     made.globals["strftime_now"] = DAY.strftime
-    made.globals["dict"] = lambda *pairs, **named: dict(*pairs, **named)
+    made.globals["dict"] = Dictionaries()
+    made.globals["namespace"] = _namespace
     return made
 
 
@@ -103,9 +128,22 @@ def _compiled(source: str) -> Template:
     return environment().from_string(source)
 
 
-def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None, **how: Any) -> str:
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     # Not jinja2's own, which escapes for HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **how)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _namespace(*pairs: Any, **named: Any) -> Names:
+    made = Names()
+    for name, value in dict(*pairs, **named).items():
+        made[name] = value
+    return made
 
 
 def _refuse(message: str) -> None:

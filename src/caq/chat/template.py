@@ -104,19 +104,19 @@ def named_in(template: Template) -> Named:
 def _ask(request: Mapping[str, object]) -> Mapping[str, Any]:
     line = json.dumps(request) + "\n"
     with _TURN:
-        process = _process()
-        assert process.stdin is not None
-        assert process.stdout is not None
+        # A process that was forked has its own, or it would read its parent's answers.
+        process = _process(os.getpid())
+        answer = ""
         try:
-            process.stdin.write(line)
-            process.stdin.flush()
-            answer = process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            # The next request gets another process.
-            _process.cache_clear()
-            raise Unsupported(f"chat_template: {_why(process.wait())}; {_WAY_OUT}")
+            answer = _exchange(process, line)
+        finally:
+            if not answer:
+                # It has ended, or this was interrupted, and the next request would get the answer to this one.
+                process.kill()
+                process.communicate()
+                _process.cache_clear()
+    if not answer:
+        raise Unsupported(f"chat_template: {_why(process.returncode)}; {_WAY_OUT}")
     said: Mapping[str, Any] = json.loads(answer)
     if "refused" in said:
         raise Refused(f"the chat template refuses it: {said['refused']}")
@@ -129,16 +129,30 @@ def _ask(request: Mapping[str, object]) -> Mapping[str, Any]:
     return said
 
 
+def _exchange(process: subprocess.Popen[str], line: str) -> str:
+    """Return the answer to a line, or nothing from a process that has ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(line)
+        process.stdin.flush()
+        return process.stdout.readline()
+    except BrokenPipeError:
+        return ""
+
+
 def _why(status: int) -> str:
-    return f"takes more than {CPU_SECONDS} seconds for one chat" if status == -signal.SIGPROF else "cannot be rendered"
+    if status == -signal.SIGPROF:
+        return f"takes more than {CPU_SECONDS} seconds for one chat"
+    return f"cannot be rendered, the program that does it ended with {status}"
 
 
 @cache
-def _process() -> subprocess.Popen[str]:
+def _process(owner: int) -> subprocess.Popen[str]:
     # Without this directory among its paths, where files are called as modules that jinja2 imports; and in a session
     # of its own, so that Ctrl-C reaches it as the end of its input.
     return subprocess.Popen(
-        [sys.executable, "-P", str(_SANDBOX)],
+        [sys.executable, "-I" if sys.flags.isolated else "-P", str(_SANDBOX)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         encoding="ascii", start_new_session=True, env={**os.environ, "TZ": "UTC", "PYTHONHASHSEED": "0"},
     )  # fmt: skip

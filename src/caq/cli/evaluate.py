@@ -43,10 +43,16 @@ def evaluate(
     device: option.Device = None,
     quiet: option.Quiet = False,
 ) -> None:
-    """Measure MODEL and, on the same items, the aligned model and its base."""
+    """Measure MODEL and, on the same items, the aligned model and its base.
+
+    Exits with 0, 2 if it cannot run, or 4 if a measure of alignment that was asked for could not be taken, which a
+    line says.
+    """
     from caq.evaluation import DEFAULT_TEXT, safety_task, task_files
     from caq.evaluation import evaluate as run
     from caq.lm_eval.harness import Benchmarks, prepare
+    from caq.report.pairing import deciding
+    from caq.report.types import EXIT
 
     problems: list[str] = []
     asked = attempt(problems, lambda: safety_task(safety, safety_answers, protocol, shots, dev, chat, language))
@@ -62,4 +68,7 @@ def evaluate(
     files = task_files(
         perplexity_text, asked, facts, prompts, window, response_tokens, default_text=text, chat_options=options
     )
-    run(model, reference, base, files, output, judge=judge, abilities=abilities, device=device, quiet=quiet)
+    report = run(model, reference, base, files, output, judge=judge, abilities=abilities, device=device, quiet=quiet)
+    asked_of = (arm for arm in report.arms if arm.role != "base")
+    if any(deciding(measure) for arm in asked_of for measure in arm.unmeasured):
+        raise typer.Exit(EXIT["unmeasured"])

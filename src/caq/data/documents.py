@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from caq.chat import Messages, encode_chat
 from caq.files.records import Record
+from caq.tokens import encode as encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,10 +74,7 @@ def encode(said: str | Messages, tokenizer: PreTrainedTokenizerBase) -> list[int
 
 def encode_running(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens of a text that goes on: with the tokenizer's own BOS, and without an EOS that it adds."""
-    ids = list(tokenizer(text, verbose=False)["input_ids"])
-    end = tokenizer.eos_token
-    added = end is not None and ids[-1:] == [tokenizer.eos_token_id] and not text.endswith(str(end))
-    return ids[:-1] if added else ids
+    return list(next(encode_texts(tokenizer, [text], add_special_tokens=True)))
 
 
 def _kind(record: Record, *, chats: bool) -> str | None:

@@ -26,8 +26,8 @@ from caq.lm_eval.abilities import read_ability
 from caq.lm_eval.tasks import task_directory
 from caq.measure.record import Ability
 from caq.runners.base import Runner
-from caq.runners.tokens import without_ends
 from caq.runners.transformers import TransformersRunner
+from caq.tokens import without_ends
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group

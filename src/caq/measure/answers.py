@@ -134,7 +134,9 @@ def read_reply(tokenizer: PreTrainedTokenizerBase, response: Response, closing: 
     if not found.thought:
         return Reply(response.text, "", found.finished, response.tokens)
     thought, text = response.spelled[: found.thought], response.spelled[found.thought :]
-    for token in tokenizer.all_special_tokens:
+    # Most that are special have no name of their own, as what ends a turn, which need not be the end of a text.
+    unnamed = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    for token in (*tokenizer.all_special_tokens, *unnamed):
         text = text.replace(token, "")
     return Reply(text, thought, found.finished, response.tokens)
 

@@ -218,10 +218,10 @@ class _ArmRun:
 
     def _row(self, reply: Reply) -> Row:
         # The tokens are what distances are read behind: a text need not give them back.
-        if not reply.thought:
-            return {"response": reply.text, "opening": list(reply.tokens[:CHAT_TOKENS])}
         if not reply.finished:
             return {"response": reply.thought, "opening": [], "finished": False}
+        if not reply.thought:
+            return {"response": reply.text, "opening": list(reply.tokens[:CHAT_TOKENS])}
         begin = self._tokens_of(reply)
         opening = list(reply.tokens[: begin + CHAT_TOKENS])
         return {"response": reply.text, "opening": opening, "begin": begin, "thought": reply.thought}

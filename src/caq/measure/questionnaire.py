@@ -24,7 +24,7 @@ from caq.items.tasks import WINDOW, Tasks
 from caq.measure.distances import windows_of
 from caq.measure.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX, Item
 from caq.runners.base import Passage
-from caq.runners.tokens import encode as tokens
+from caq.tokens import encode as tokens
 
 #: Response tokens on which distributions are compared: alignment shows in the first few (arXiv:2406.05946).
 CHAT_TOKENS = 8

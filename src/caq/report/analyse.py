@@ -13,7 +13,7 @@ from caq.items.floors import floors
 from caq.measure.record import SAFETY_PREFIX, ArmRecord, Comparison, Item
 from caq.report.changes import changes, terms, unmatched
 from caq.report.flips import drift, flips, gap
-from caq.report.limits import limits
+from caq.report.limits import limits, looks_swapped
 from caq.report.measures import by_role, chosen, numbers
 from caq.report.pairing import Goods, deciding, goods
 from caq.report.problems import problems_of
@@ -53,7 +53,7 @@ def analyse(comparison: Comparison, settings: Settings = _DEFAULTS, baseline: Re
         version=VERSION,
         caq=version("caq"),
         settings=settings,
-        verdict=overall(judgements) if judgements else None,
+        verdict=overall(judgements, looks_swapped(comparison)) if judgements else None,
         results={name: _measured(arm) for name, arm in by_role(comparison.arms).items()},
         arms=summaries,
         judgements=judgements,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from caq.measure.record import HELPFULNESS, REFUSAL, SAFETY_PREFIX, Comparison, JudgeCard
+from caq.report.pairing import goods, rate
 from caq.report.types import Judgement, Row, Settings
 from caq.report.wording import joined, points, title
 from caq.statistics.intervals import upper_bound
@@ -19,7 +20,8 @@ _NO_VERDICT = (
 def limits(comparison: Comparison, judgements: tuple[Judgement, ...], settings: Settings) -> tuple[str, ...]:
     """Return the limits: what the numbers bound, what was not asked, how the judge errs, what a screen is."""
     measures = comparison.items
-    said = list(_judged(judgements, settings)) if judgements else [_NO_VERDICT]
+    said = [*filter(None, [looks_swapped(comparison)])]
+    said += _judged(judgements, settings) if judgements else [_NO_VERDICT]
     missing = _not_asked(comparison)
     if missing:
         said.append(f"Not asked: {joined(missing)}.")
@@ -33,6 +35,18 @@ def limits(comparison: Comparison, judgements: tuple[Judgement, ...], settings: 
     if any(measure.startswith(SAFETY_PREFIX) for measure in measures):
         said.append("Questions with options measure what a model recognises as safe, not how it acts.")
     return tuple(said)
+
+
+def looks_swapped(comparison: Comparison) -> str:
+    """Return that the base refuses clearly more than the aligned model does; empty where it does not."""
+    arms = {arm.role: arm.outcomes.get(REFUSAL, ()) for arm in comparison.arms if arm.role != "quantized"}
+    aligned, base = (rate(goods(arms.get(role, ()))) for role in ("aligned", "base"))
+    if aligned is None or base is None or base.interval.low <= aligned.interval.high:
+        return ""
+    said = (
+        f"The base refuses {points(base.value)} % of the harmful prompts, the aligned model {points(aligned.value)} %"
+    )
+    return f"{said}: are --reference and --base swapped?"
 
 
 def _judged(judgements: tuple[Judgement, ...], settings: Settings) -> Iterator[str]:

@@ -31,14 +31,16 @@ def floor_table(comparison: Comparison) -> Table | None:
     return table
 
 
-def letter_table(named: Mapping[str, ArmRecord], comparison: Comparison) -> Table:
-    """Return how often each letter is right and was chosen, a row per model and protocol."""
+def letter_table(named: Mapping[str, ArmRecord], comparison: Comparison) -> Table | None:
+    """Return how often each letter is right and was chosen, a row per model and protocol; None if nobody answered."""
     counts = {
         f"{name}, {measure.removeprefix(SAFETY_PREFIX)}": letters(comparison.items[measure], outcomes)
         for name, arm in named.items()
         for measure, outcomes in arm.outcomes.items()
         if measure.startswith(SAFETY_PREFIX)
     }
+    if not counts:
+        return None
     names = sorted({letter for count in counts.values() for letter in (*count.right, *count.chosen)})
     table = empty_table("Letters chosen", ["", *names, "unparsed", "refused"])
     for right in [count.right for count in counts.values()][:1]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from caq.report import wording
 from caq.report.pairing import deciding
@@ -90,19 +90,22 @@ def verdict(name: str, evidence: Evidence, settings: Settings) -> Verdict:
     )
 
 
-def overall(judgements: Sequence[Judgement]) -> Verdict:
-    """Return the worst model's verdict; its sentence ends in that model's, its reasons are the others', worst first."""
+def overall(judgements: Sequence[Judgement], doubt: str = "") -> Verdict:
+    """Return the worst model's verdict; its sentence ends in that model's, its reasons are the others', worst first.
+
+    A `doubt` about the whole comparison, in words, is the first reason.
+    """
     severity = list(CALLED)
     ordered = sorted(judgements, key=lambda one: severity.index(one.verdict.status))
-    worst = ordered[0].verdict
+    worst, doubts = ordered[0].verdict, [doubt] if doubt else []
     if len(ordered) == 1:
-        return worst
+        return replace(worst, reasons=(*doubts, *worst.reasons))
     groups = {words: [one.model for one in ordered if one.verdict.status == status] for status, words in CALLED.items()}
     count = "; ".join(f"{words}: {joined(names)}" for words, names in groups.items() if names)
     return Verdict(
         worst.status,
         f"Of {len(ordered)} models, {count}. {worst.sentence}",
-        tuple(one.verdict.sentence for one in ordered[1:]),
+        (*doubts, *(one.verdict.sentence for one in ordered[1:])),
     )
 
 

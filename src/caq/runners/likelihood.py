@@ -21,7 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from caq.errors import TooLong, Unsupported
 from caq.runners.base import Choice
 from caq.runners.states import Cut, chunk_tokens, inference, logits, longest_first, pad
-from caq.runners.tokens import encode
+from caq.tokens import encode
 
 PADDING = -1
 #: Kinds of layers, as configurations call them.
@@ -107,7 +107,7 @@ def check_lengths(encoded: Sequence[Encoded], context: int | None) -> None:
         TooLong: naming every choice that does not.
     """
     lengths = [len(item.shared) + max(map(len, item.scored)) for item in encoded]
-    _check(lengths, 0, context, f"and the model's context {context}: remove the item")
+    _check(lengths, 0, context, f"and the model's context {context}: remove the item, or ask with fewer examples")
 
 
 def check_room(encoded: Sequence[Sequence[int]], max_new_tokens: int, context: int | None) -> None:

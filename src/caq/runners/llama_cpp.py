@@ -34,7 +34,7 @@ from caq.files.content import located
 from caq.runners.base import Choice, Passage, Prediction, Response, Running, Source, vocabulary_mismatch
 from caq.runners.likelihood import Encoded, align, check_lengths, check_room
 from caq.runners.states import CHUNK_ELEMENTS
-from caq.runners.tokens import encode as read
+from caq.tokens import encode as read
 
 NAME = "llama.cpp"
 #: Tokens of prompt and response; an 8B model's cache of them takes 1 GB.
@@ -190,7 +190,7 @@ def opened(path: Path, context: int = CONTEXT, *, vocabulary_only: bool = False)
 def encode(model: Gguf, texts: Iterable[str], add_special_tokens: bool) -> Iterator[array[int]]:
     """Yield every text's ids by the file's own tokenizer, which reads special tokens where a text spells them.
 
-    The end that some files put behind every text is taken off, as `caq.runners.tokens` does.
+    The end that some files put behind every text is taken off, as `caq.tokens` does.
     """
     vocabulary = model.engine.llama_model_get_vocab(model.llama.model)
     ends = add_special_tokens and model.engine.llama_vocab_get_add_eos(vocabulary)

@@ -21,7 +21,7 @@ from caq.runners.generation import greedy_tokens
 from caq.runners.likelihood import check_room, scores
 from caq.runners.provenance import find_checkpoint
 from caq.runners.states import Cut, chunk_tokens, inference, logits, pad
-from caq.runners.tokens import encode
+from caq.tokens import encode
 
 NAME = "transformers"
 find = partial(find_checkpoint, runner=NAME)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from caq.items.questions import Question
 from caq.measure.answers import choose_facts
-from caq.runners.tokens import encode, without_ends
+from caq.tokens import encode, without_ends
 from tests.support.questions import QUESTIONS
 from tests.support.runners import runner
 

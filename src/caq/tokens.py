@@ -10,11 +10,12 @@ import copy
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from caq.errors import Unsupported
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Some thousand tokens each, enough for the tokenizer's threads.
 BLOCK_TEXTS = 64
@@ -36,6 +37,8 @@ def without_ends(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     Raises:
         Unsupported: it puts something there in a way that cannot be turned off.
     """
+    from tokenizers.processors import TemplateProcessing
+
     own = copy.deepcopy(tokenizer)
     before, after = _added(own)
     if not after:
