@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import torch
 from compressed_tensors.quantization import QuantizationArgs
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +24,6 @@ from caq.testbed.export import export
 from caq.train import FitInputs, learn_in_turn
 from caq.transforms.online import Step
 from caq.walk import block_arguments
-from caq.workspace import Workspace
 from caq.world import World
 
 
@@ -61,10 +59,7 @@ def detached(student: Student) -> Student:
 def kl_of_learning(pair: Path, scratch: Path, recipe: Recipe, *, detach: bool) -> list[float]:
     """KL to the aligned model on the validation sequences, at the start and at every evaluation."""
     ids = token_blocks(recipe.data, load_tokenizer(pair / "aligned"), recipe.seed).ids
-    workspace = Workspace(scratch / "out", {})
-    run = Run(
-        open_pair(pair / "aligned", None), recipe, World(), torch.float32, workspace, scratch, load_bound, quiet=True
-    )
+    run = Run(open_pair(pair / "aligned", None), recipe, World(), scratch, load_bound, quiet=True)
     teacher, (student, _) = teach(run, ids), plan_student(run)
     inputs = FitInputs(
         detached(student) if detach else student,

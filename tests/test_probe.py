@@ -18,7 +18,6 @@ from caq.probe import Leaning, check_files, check_leanings, lean, looks_swapped
 from caq.recipe import Recipe, preset
 from caq.run import Run
 from caq.testbed.export import export
-from caq.workspace import Workspace
 from caq.world import World
 from tests.support.pairs import SMALL, make_tokenizer, write_pair
 from tests.support.tiny import BUILDERS, tiny_model
@@ -128,8 +127,7 @@ def test_a_model_is_looked_at_once_and_the_base_only_where_the_aligned_one_does_
         return load_bound(path, dtype, device)
 
     def run(pair: Pair) -> Run:
-        workspace, cache = Workspace(tmp_path / "out", {}), tmp_path / "cache"
-        return Run(pair, recipe(bundled), World(), torch.float32, workspace, cache, load, quiet=True, i_know=True)
+        return Run(pair, recipe(bundled), World(), tmp_path / "cache", load, quiet=True, i_know=True)
 
     right = open_pair(bundled / "aligned", bundled / "base")
     assert check_leanings(run(right)) == check_leanings(run(right)) == ()
@@ -147,8 +145,7 @@ def test_a_cache_that_cannot_be_written_stops_nobody(bundled: Path, tmp_path: Pa
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "probes").write_text("in the way")
     pair, chosen = open_pair(bundled / "aligned", bundled / "base"), recipe(bundled, **UNLEARNED)
-    workspace, cache = Workspace(tmp_path / "out", {}), tmp_path / "cache"
-    run = Run(pair, chosen, World(), torch.float32, workspace, cache, load_bound, quiet=True)
+    run = Run(pair, chosen, World(), tmp_path / "cache", load_bound, quiet=True)
     assert check_leanings(run) == ()
 
 

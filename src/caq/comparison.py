@@ -19,7 +19,7 @@ from caq.measure.store import locked, require_reports
 from caq.report.analyse import analyse
 from caq.report.document import read_report
 from caq.report.problems import settings_problems
-from caq.report.render import RENDERERS, REPORTS, write_report
+from caq.report.render import RENDERERS, report_files, write_report
 from caq.report.types import Report, Settings
 
 FORMATS = tuple(RENDERERS)
@@ -64,7 +64,7 @@ def compare(
     """
     output = Path(output)
     # By itself, before a model is looked for on the hub.
-    require_reports(output, REPORTS)
+    require_reports(output, report_files())
     problems, earlier = _check(settings, formats, baseline)
     problems += _repeated(models)
     if not models:

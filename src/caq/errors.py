@@ -140,6 +140,12 @@ def shown(value: object) -> str:
         return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
+def some(names: Iterable[str], most: int = 5) -> str:
+    """Return the first few names, and how many there are besides."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most:,} more" if len(listed) > most else "")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class's name where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

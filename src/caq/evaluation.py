@@ -22,7 +22,7 @@ from caq.measure.store import locked, read_manifest, require_reports
 from caq.report.analyse import analyse
 from caq.report.document import RESULTS_FILE, read_report
 from caq.report.measures import by_role
-from caq.report.render import RENDERERS, REPORTS, write_report
+from caq.report.render import RENDERERS, report_files, write_report
 from caq.report.safety_table import floor_table, letter_table
 from caq.report.table import rich_table, wide_console
 from caq.report.types import Report, Settings
@@ -104,7 +104,7 @@ def evaluate(
     """
     if output is not None:
         # By itself, before a model is looked for on the hub.
-        require_reports(output, REPORTS)
+        require_reports(output, report_files())
     problems: list[str] = []
     named = attempt(problems, lambda: find_judge(judge))
     models: Named = [("aligned", reference), ("base", base), ("quantized", model)]

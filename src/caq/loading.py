@@ -37,6 +37,8 @@ def load(
     if online is not None:
         with reading(path / ONLINE_FILE):
             install_online(model, online)
+            # What does not fit the model shows when it runs.
+            model(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
     return model
 
 

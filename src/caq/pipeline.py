@@ -29,7 +29,7 @@ from caq.export.online import Online
 from caq.export.stored import StoredWeights
 from caq.files.cache import cache_root, digest
 from caq.files.content import located
-from caq.inputs import Pair, check_recipe, compute_dtype, open_pair, widened
+from caq.inputs import Pair, check_recipe, open_pair, widened
 from caq.ledger import Entry
 from caq.loading import load_bound
 from caq.numerics.scheme import Numerics, regrouped, resolve
@@ -111,7 +111,8 @@ def quantize(
     world, cache = World(device=find_device(device)), cache_root(cache_dir)
     with owned(Path(output_dir), _apart(model, base, cache)) as output:
         pair, chosen = open_pair(model, base), recipe or preset("default")
-        return _quantize(pair, chosen, output, load_bound, world, cache, restart=restart, quiet=quiet, i_know=i_know)
+        run = Run(pair, chosen, world, cache, load_bound, quiet, i_know)
+        return _found_or_made(run, output, restart=restart)
 
 
 def quantize_pair(
@@ -132,7 +133,8 @@ def quantize_pair(
     """
     world, cache = World(device=find_device(device)), cache_root(cache_dir)
     with owned(output_dir, _apart(pair.aligned.path, pair.base.path if pair.base else None, cache)) as output:
-        return _quantize(pair, recipe, output, load, world, cache, restart=restart, quiet=quiet, i_know=i_know)
+        run = Run(pair, recipe, world, cache, load, quiet, i_know)
+        return _found_or_made(run, output, restart=restart)
 
 
 def _apart(model: str | Path, base: str | Path | None, cache: Path) -> dict[str, Path]:
@@ -143,29 +145,17 @@ def _apart(model: str | Path, base: str | Path | None, cache: Path) -> dict[str,
     }
 
 
-def _quantize(
-    pair: Pair,
-    recipe: Recipe,
-    output: Path,
-    load: Load,
-    world: World,
-    cache: Path,
-    *,
-    restart: bool,
-    quiet: bool,
-    i_know: bool,
-) -> QuantizationResult:
+def _found_or_made(run: Run, output: Path, *, restart: bool) -> QuantizationResult:
     """Return what an equal earlier run made, or make it."""
+    pair, recipe = run.pair, run.recipe
     check_recipe(pair, recipe)
-    turned = check_files(pair, i_know=i_know)
-    dtype = compute_dtype(pair.aligned, recipe)
-    load_aligned = partial(load, pair.aligned.path, dtype, world.device)
-    computed = digest(pair.fingerprints["aligned"], str(dtype))
-    data = calibrate(pair.aligned, computed, recipe, cache, load_aligned, quiet=quiet)
+    turned = check_files(pair, i_know=run.i_know)
+    load_aligned, computed = partial(run.load_model, pair.aligned), digest(pair.fingerprints["aligned"], str(run.dtype))
+    data = calibrate(pair.aligned, computed, recipe, run.cache, load_aligned, quiet=run.quiet)
     data = told_publicly(replace(data, entries=(*turned, *data.entries)), recipe.data)
     identity = _identity(pair, recipe, data.ids)
     earlier = None if restart else read_record(output, identity)
-    workspace = Workspace(output, identity, computed_on(world.device))
+    workspace = Workspace(output, identity, computed_on(run.world.device))
     if earlier is not None:
         if workspace.holds_this_run():
             workspace.remove()
@@ -173,13 +163,12 @@ def _quantize(
     # What is kept there is made no second time, or makes room.
     require_space(output, 2 * pair.aligned.weight_bytes - workspace.size)
     workspace = open_workspace(output, identity, workspace.conditions, restart=restart)
-    run = Run(pair, recipe, world, dtype, workspace, cache, load, quiet, i_know)
-    result = _make(run, data)
+    result = _make(run, data, workspace)
     workspace.remove()
     return result
 
 
-def _make(run: Run, data: Calibration) -> QuantizationResult:
+def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResult:
     """Teach, plan, learn, prove, quantize, write."""
     recipe, ids = run.recipe, data.ids
     teacher = teach(run, ids)
@@ -189,7 +178,7 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     chosen = format_for(recipe.format, numerics, recipe.transforms)
 
     start = plan.start(observe(bound, plan, ids))
-    arguments, state = block_arguments(bound, ids[:1].to(run.world.device)), run.workspace.fit_state
+    arguments, state = block_arguments(bound, ids[:1].to(run.world.device)), workspace.fit_state
     inputs = FitInputs(student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world, state, run.quiet)
     fits = learn_in_turn(recipe.learn, inputs, start)
     learned = fits[-1].parameters if fits else start
@@ -198,8 +187,8 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
     proof = ids[:1, :CHECKED_TOKENS].to(run.world.device)
     preserved = check_preserved(bound, folded, lambda index: plan.sites(index, folded.operators), proof)
 
-    run.workspace.outer.write({name: tensor.to(run.stored) for name, tensor in folded.outer().items()}, [])
-    stored = StoredWeights(run.workspace, bound.family.layers, chosen, numerics.linear.weights)
+    workspace.outer.write({name: tensor.to(run.stored) for name, tensor in folded.outer().items()}, [])
+    stored = StoredWeights(workspace, bound.family.layers, chosen, numerics.linear.weights)
     rounded = _quantize_blocks(run, student, folded, stored, ids)
     ledger = (
         *widened(run.pair.aligned, recipe),
@@ -209,11 +198,11 @@ def _make(run: Run, data: Calibration) -> QuantizationResult:
         *(entry for fit in fits for entry in fit.entries),
         *rounded,
     )
-    result = QuantizationResult(run.workspace.output, [fit.record() for fit in fits], preserved, ledger, data.origin)
+    result = QuantizationResult(workspace.output, [fit.record() for fit in fits], preserved, ledger, data.origin)
     steps = (*plan.steps(folded.operators), *cache_steps(bound, numerics))
-    shards = [run.workspace.outer, *(run.workspace.block(index) for index in range(bound.shape.layers))]
+    shards = [workspace.outer, *(workspace.block(index) for index in range(bound.shape.layers))]
     configuration, online = chosen.configuration(bound, numerics, steps), Online(bound.family.layers, steps)
-    record = _record(run, result)
+    record = _record(run, workspace, result)
     public = recipe.public().to_yaml()
     write_checkpoint(result.output, shards, run.pair.aligned, configuration, online, public, record)
     return result
@@ -269,7 +258,7 @@ def _quantize_one(
     run: Run, student: Student, folded: Folded, stored: StoredWeights, index: int, inputs: BlockInputs | None
 ) -> list[Entry]:
     """Quantize and store a block, unless an earlier run has; return its entries for the ledger."""
-    file, bound, quantizer = run.workspace.block(index), student.bound, run.recipe.quantizer
+    file, bound, quantizer = stored.workspace.block(index), student.bound, run.recipe.quantizer
     statistics = quantizer.statistics
     contents = file.read()
     if contents is None:
@@ -283,7 +272,7 @@ def _quantize_one(
     return [Entry(**entry) for entry in contents.note]
 
 
-def _record(run: Run, result: QuantizationResult) -> dict[str, object]:
+def _record(run: Run, workspace: Workspace, result: QuantizationResult) -> dict[str, object]:
     return {
         "caq": version("caq"),
         "recipe_sha256": run.recipe.fingerprint(),
@@ -292,8 +281,8 @@ def _record(run: Run, result: QuantizationResult) -> dict[str, object]:
         "preserved": result.preserved,
         "fits": list(result.fits),
         "ledger": [entry.as_dict() for entry in result.ledger],
-        "computed": dict(run.workspace.conditions),
-        IDENTITY: dict(run.workspace.identity),
+        "computed": dict(workspace.conditions),
+        IDENTITY: dict(workspace.identity),
     }
 
 

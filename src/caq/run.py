@@ -10,9 +10,8 @@ import torch
 
 from caq.checkpoint.inspect import Checkpoint
 from caq.families import Bound
-from caq.inputs import Pair, stored_dtype
+from caq.inputs import Pair, compute_dtype, stored_dtype
 from caq.recipe import Recipe
-from caq.workspace import Workspace
 from caq.world import World
 
 #: Loads a full-precision model from its directory; the model is never changed.
@@ -27,8 +26,6 @@ class Run:
         pair: the checked checkpoints.
         recipe: all settings.
         world: the processes that share the run, and where this one computes.
-        dtype: of the computation.
-        workspace: where the run keeps what it has done.
         cache: where runs share what their teachers computed.
         load: loads a full-precision model.
         quiet: show no progress.
@@ -38,12 +35,15 @@ class Run:
     pair: Pair
     recipe: Recipe
     world: World
-    dtype: torch.dtype
-    workspace: Workspace
     cache: Path
     load: Load
     quiet: bool
     i_know: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the computation."""
+        return compute_dtype(self.pair.aligned, self.recipe)
 
     @property
     def stored(self) -> torch.dtype:

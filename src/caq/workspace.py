@@ -10,6 +10,7 @@ from pathlib import Path
 
 from caq.errors import OtherRun
 from caq.files.cache import digest
+from caq.files.codec import parse
 from caq.files.sealed import SealedFile
 from caq.files.whole import partial_name, sweep_directory, write_json
 from caq.progress import remark
@@ -107,7 +108,7 @@ def open_workspace(
 
 def _read(record: Path) -> dict[str, str] | None:
     try:
-        earlier = json.loads(record.read_text(encoding="utf-8"))
+        earlier = parse(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return earlier if isinstance(earlier, dict) else None

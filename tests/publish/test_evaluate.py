@@ -10,6 +10,7 @@ import pytest
 
 from caq import cli
 from caq.checkpoint.manifest import verify
+from caq.measure.store import locked
 from caq.publish.push import files_to_push
 from caq.report.types import EXIT
 from caq.testbed.export import export
@@ -73,19 +74,21 @@ def test_an_evaluation_that_cannot_be_run_is_refused_before_anything_is_quantize
     assert "nothing is asked that decides" in capsys.readouterr().err
     assert quantize(bundled, tmp_path / "out", "--safety", bundled / "safety.jsonl") == 2
     assert "add --evaluate" in capsys.readouterr().err
-    assert not list(tmp_path.glob("*out*"))
+    (tmp_path / "out-report").write_text("in the way")
+    assert quantize(bundled, tmp_path / "out", "--evaluate", "--prompts", bundled / "some-prompts.jsonl") == 2
+    assert "out-report: is a file" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.glob("*out*")] == ["out-report"]
 
 
 def test_a_comparison_that_failed_goes_on_from_the_checkpoint(
     bundled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "out-report").write_text("in the way")
-    assert quantize(bundled, tmp_path / "out", "--evaluate", "--prompts", bundled / "some-prompts.jsonl") == 2
+    with locked(tmp_path / "out-report"):
+        assert quantize(bundled, tmp_path / "out", "--evaluate", "--prompts", bundled / "some-prompts.jsonl") == 2
     said = capsys.readouterr().err
-    assert "out-report: is a file" in said
+    assert "is writing here" in said
     assert f"{tmp_path / 'out'} was written and is whole; the same command goes on from there" in said
     assert verify(tmp_path / "out") == ()
-    (tmp_path / "out-report").unlink()
     asked: list[str | Path] = ["--evaluate", "--prompts", bundled / "some-prompts.jsonl"]
     assert quantize(bundled, tmp_path / "out", *asked) == EXIT["undecided"]
     assert f"found {tmp_path / 'out'}" in capsys.readouterr().out

@@ -85,7 +85,7 @@ def test_a_card_of_ones_own_replaces_what_was_edited_in_place(checkpoint: Path, 
 def test_a_source_that_is_no_text_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "card.md").write_bytes(b"\xff\xfe\x00")
     for name in ("card.md", "missing.md"):
-        with pytest.raises(InvalidInput, match="is not readable text"):
+        with pytest.raises(InvalidInput, match=r"is UTF-16, not UTF-8 text|give the path of a file"):
             put_card(checkpoint, tmp_path / name)
     with pytest.raises(InvalidInput, match="is not readable, so nothing can be verified"):
         put_text(tmp_path, "README.md", "# A\n")

@@ -16,7 +16,7 @@ from caq.checkpoint.inspect import Checkpoint
 from caq.checkpoint.names import folded
 from caq.checkpoint.pretrained import LoadingReport, read_config, read_generation_config, read_tokenizer, try_load
 from caq.checkpoint.vocabulary import named_ids
-from caq.errors import attempt, refuse
+from caq.errors import attempt, refuse, some
 
 #: Counts of modules, each of which takes time and memory even without tensors.
 _COUNTS = ("layer", "expert", "label", "stage")
@@ -27,7 +27,6 @@ _POSITIVE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_he
 #: Families that see and hear keep the names of such tokens in their models that only read, without rows for them.
 _OTHER_SENSES = re.compile(r"image|video|vision|audio")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
-_NAMED = 5
 
 
 def check_fit(checkpoint: Checkpoint) -> None:
@@ -101,8 +100,7 @@ def _tokens_beyond(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase | 
     ids = named_ids(checkpoint, tokenizer).items()
     beyond = {token: number for token, number in ids if number >= rows and not _OTHER_SENSES.search(token)}
     if beyond:
-        first = sorted(beyond, key=beyond.__getitem__)[:_NAMED]
-        named = ", ".join(f"{token!r} is {beyond[token]:,}" for token in first)
+        named = some(f"{token!r} is {beyond[token]:,}" for token in sorted(beyond, key=beyond.__getitem__))
         yield (
             f"{checkpoint.path}: {len(beyond):,} of the tokenizer's ids are beyond the model's {rows:,} rows "
             f"(vocab_size): {named}; take the tokenizer that belongs to these weights, or resize the embedding"
@@ -127,10 +125,9 @@ def _tensors(checkpoint: Checkpoint, config: PretrainedConfig, rows: object) -> 
 def _unread(checkpoint: Checkpoint) -> Iterator[str]:
     for kind in sorted({info.dtype for info in checkpoint.tensors.values()} - FULL.keys()):
         names = folded(name for name, info in checkpoint.tensors.items() if info.dtype == kind)
-        some = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
         yield (
-            f"{checkpoint.path}: stores {some} as {kind}, and config.json has no quantization_config that says how to "
-            "read it; give a full-precision model"
+            f"{checkpoint.path}: stores {some(names)} as {kind}, and config.json has no quantization_config that says "
+            "how to read it; give a full-precision model"
         )
 
 

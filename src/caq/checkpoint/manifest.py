@@ -6,13 +6,13 @@ beside it. So what is not named there is as wrong as what has changed.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from caq.checkpoint.inspect import INDEX_FILE, SINGLE_FILE
-from caq.errors import InvalidInput, refuse
+from caq.checkpoint.inspect import INDEX_FILE, SINGLE_FILE, read_json
+from caq.errors import InvalidInput, refuse, some
+from caq.files.codec import parse
 from caq.files.whole import sha256_of, write_json
 
 HASHES = "sha256sums.json"
@@ -22,7 +22,6 @@ RECORD_FILE = "caq.json"
 _REQUIRED = ("config.json", RECIPE_FILE, RECORD_FILE)
 #: What git and the hub's library put into a copy; no loader reads it.
 _BY_THE_HUB = (".git", ".gitattributes", ".cache/huggingface")
-_SHOWN = 5
 
 
 def write_hashes(directory: Path) -> None:
@@ -45,8 +44,8 @@ def read_hashes(directory: Path) -> dict[str, str]:
     if not directory.is_dir():
         raise InvalidInput(f"{directory}: no such directory; give one that CAQ wrote")
     try:
-        hashes = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        hashes = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         problem = f"is not readable, so nothing can be verified ({error}); copy the whole checkpoint again"
         raise InvalidInput(f"{path}: {problem}") from error
     if not isinstance(hashes, dict) or not all(isinstance(sha256, str) for sha256 in hashes.values()):
@@ -109,12 +108,6 @@ def contents(directory: Path) -> set[str]:
     return found
 
 
-def some(names: Iterable[str]) -> str:
-    """Return the first few names, and how many there are besides."""
-    listed = list(names)
-    return ", ".join(listed[:_SHOWN]) + (f" and {len(listed) - _SHOWN:,} more" if len(listed) > _SHOWN else "")
-
-
 def _changed(directory: Path, hashes: Mapping[str, str]) -> Iterator[str]:
     for name, sha256 in hashes.items():
         if not (directory / name).is_file() or sha256_of(directory / name) != sha256:
@@ -130,9 +123,9 @@ def _weights(directory: Path) -> set[str]:
     if not (directory / INDEX_FILE).is_file():
         return {SINGLE_FILE}
     try:
-        places = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"]
+        places = read_json(directory / INDEX_FILE)["weight_map"]
         return {INDEX_FILE, *map(str, places.values())}
-    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+    except (InvalidInput, LookupError, AttributeError):
         return {INDEX_FILE}  # It has changed, then, and is named for that.
 
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from caq.checkpoint.manifest import HASHES, contents, foreign, some
-from caq.errors import InvalidInput, attempt, refuse
+from caq.checkpoint.manifest import HASHES, contents, foreign
+from caq.errors import InvalidInput, attempt, refuse, some
 from caq.files.content import located
 from caq.files.place import require_replaceable
 

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.checkpoint.pretrained import read_tokenizer
-from caq.errors import InvalidInput
+from caq.errors import InvalidInput, some
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_SHOWN = 5
 #: How vocabularies name the ids that they keep free, whether or not they call them special.
 _RESERVED = re.compile(r"reserved|unused|placeholder|extra|dummy|control", re.IGNORECASE)
 
@@ -85,14 +84,10 @@ def _vocabularies(ours: Mapping[str, int], theirs: Mapping[str, int]) -> Iterato
     for here, there, where in ((ours, theirs, "the aligned model"), (theirs, ours, "the base")):
         only = sorted(token for token in here if token not in there)
         if only:
-            yield f"tokenizer: {len(only):,} tokens are only in {where}: {_some(only)}"
+            yield f"tokenizer: {len(only):,} tokens are only in {where}: {some(map(repr, only))}"
     moved = sorted(token for token in ours if token in theirs and ours[token] != theirs[token])
     if moved:
-        yield f"tokenizer: {len(moved):,} tokens have other ids in the base: {_some(moved)}"
-
-
-def _some(tokens: list[str]) -> str:
-    return ", ".join(map(repr, tokens[:_SHOWN])) + (", …" if len(tokens) > _SHOWN else "")
+        yield f"tokenizer: {len(moved):,} tokens have other ids in the base: {some(map(repr, moved))}"
 
 
 def _renamed(ours: _Tokenizer, theirs: _Tokenizer, rows: int) -> frozenset[int]:

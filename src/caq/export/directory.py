@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from caq.checkpoint.companions import companions
-from caq.checkpoint.inspect import Checkpoint
+from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.checkpoint.manifest import RECIPE_FILE, RECORD_FILE, verify, write_hashes
 from caq.checkpoint.write import atomic_directory
 from caq.errors import InvalidInput
@@ -49,8 +48,9 @@ def write_checkpoint(
         write_online(directory, online)
         # The rotated head is no longer the embedding's transpose.
         config = {**aligned.config, "tie_word_embeddings": False, **configuration}
-        # Where the model lay when it was saved: a directory of its maker's.
-        config.pop("_name_or_path", None)
+        # Where the model lay when it was saved, a directory of its maker's; code, which does not travel.
+        for name in ("_name_or_path", "auto_map"):
+            config.pop(name, None)
         write_json(directory / "config.json", config)
         files = companions(aligned.path)
         for name in files:
@@ -64,9 +64,9 @@ def write_checkpoint(
 def read_record(output: Path, identity: Mapping[str, str]) -> dict[str, Any] | None:
     """Return the record of a checkpoint that is there, whole, with this identity; None if it has to be made."""
     try:
-        record: dict[str, Any] = json.loads((output / RECORD_FILE).read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(output / RECORD_FILE)
         same = record[IDENTITY] == dict(identity) and not verify(output)
-    except (OSError, ValueError, LookupError, TypeError, InvalidInput):
+    except (OSError, LookupError, InvalidInput):
         return None  # No checkpoint of ours, or a damaged one.
     return record if same else None
 

@@ -100,7 +100,7 @@ def require_reports(output: Path, names: Sequence[str]) -> None:
     """
     require_directory(output, "choose a directory for the report")
     if read_manifest(output) is None and not (output / ARMS).is_dir():
-        taken = [name for name in (*names, ITEMS) if os.path.lexists(output / name)]
+        taken = [name for name in (*names, ITEMS, ARMS) if os.path.lexists(output / name)]
         refuse([f"{output / name}: is not of CAQ's and would be replaced; choose another directory" for name in taken])
 
 

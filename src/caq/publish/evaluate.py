@@ -16,7 +16,7 @@ from caq.loading import load_tokenizer
 from caq.measure.questionnaire import read_questionnaire
 from caq.measure.store import require_reports
 from caq.publish.readme import write_card
-from caq.report.render import REPORTS
+from caq.report.render import report_files
 from caq.report.types import Report
 from caq.runners.context import context_of
 
@@ -39,7 +39,7 @@ def evaluation_tasks(
         InvalidInput: nothing that decides is asked for, every problem of the files, or the report cannot be written
             beside the checkpoint.
     """
-    require_reports(report_directory(checkpoint), REPORTS)
+    require_reports(report_directory(checkpoint), report_files())
     if safety is None and prompts is None:
         raise InvalidInput("--evaluate: nothing is asked that decides; add --safety safetybench-en, or --prompts FILE")
     asked = SafetyTask(Path(safety)) if safety else None

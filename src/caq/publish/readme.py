@@ -8,6 +8,7 @@ from caq.checkpoint.inspect import fingerprint, inspect, read_json
 from caq.checkpoint.manifest import RECIPE_FILE, RECORD_FILE, read_hashes
 from caq.checkpoint.write import put_text
 from caq.errors import InvalidInput, refuse
+from caq.files.content import read_text
 from caq.files.whole import sha256_of
 from caq.publish.card import model_card
 from caq.publish.origin import origin
@@ -55,12 +56,7 @@ def put_card(directory: Path, source: Path) -> None:
     Raises:
         InvalidInput: the source cannot be read, the directory is not a checkpoint of CAQ's, or the report is not on it.
     """
-    try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(
-            f"{source}: is not readable text ({error}); give a Markdown file, or a results.json"
-        ) from error
+    text = read_text(source)
     if source.suffix.lower() == ".json":
         write_card(directory, from_json(text))
     else:

@@ -23,8 +23,10 @@ RENDERERS: dict[str, tuple[str, Renderer]] = {
     "junit": ("junit.xml", render_junit),
 }
 
-#: The files of all formats.
-REPORTS = tuple(file for file, _ in RENDERERS.values())
+
+def report_files() -> tuple[str, ...]:
+    """Return the names of the files of all formats."""
+    return tuple(file for file, _ in RENDERERS.values())
 
 
 def write_report(output: Path, report: Report, comparison: Comparison, formats: Sequence[str]) -> None:
@@ -32,7 +34,7 @@ def write_report(output: Path, report: Report, comparison: Comparison, formats: 
     drawn: Mapping[str, str] = {
         name: render(report, comparison) for key, (name, render) in RENDERERS.items() if key in formats
     }
-    for name in REPORTS:
+    for name in report_files():
         if name in drawn:
             write_text(output / name, drawn[name])
         else:
