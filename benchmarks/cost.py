@@ -27,7 +27,6 @@ from caq.reproduce.pairs import bundled, recipe_for
 from caq.run import Run
 from caq.train import EndToEnd, FitInputs
 from caq.walk import block_arguments
-from caq.workspace import open_workspace
 from caq.world import World
 
 ROUNDS = 12
@@ -64,8 +63,7 @@ def step_times(directory: Path, recipe: Recipe) -> dict[str, list[float]]:
     """Return seconds a step, per round, by objective."""
     pair, world = open_pair(directory / "pair" / "aligned", directory / "pair" / "base"), World()
     ids = token_blocks(recipe.data, load_tokenizer(pair.aligned.path), 0).ids
-    workspace = open_workspace(directory / "steps", {"benchmark": "bundled_pair"}, restart=True)
-    run = Run(pair, recipe, world, torch.float32, workspace, directory / "cache", load_bound, quiet=True)
+    run = Run(pair, recipe, world, directory / "cache", load_bound, quiet=True)
     student, _ = plan_student(run)
     arguments = block_arguments(student.bound, ids[:1])
     runs = {name: replace(run, recipe=recipe.with_overrides({"objective.name": name})) for name in ("kl-top", "cal")}

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from caq.checkpoint.inspect import Checkpoint, read_json
 from caq.errors import Diverged
@@ -39,7 +40,6 @@ from caq.train import EndToEnd, FitInputs
 from caq.train.teacher import CHUNK, TeacherCache
 from caq.transforms.apply import fold
 from caq.walk import block_arguments, embed
-from caq.workspace import open_workspace
 from caq.world import World
 
 SHAPES = {
@@ -203,15 +203,23 @@ def write_pair(directory: Path, shape: Shape, device: torch.device) -> dict[str,
                 model = LlamaForCausalLM(config)
             torch.set_default_dtype(torch.float32)
             model.save_pretrained(path)
+            _bytes_as_tokens().save_pretrained(path)
     return paths
 
 
+def _bytes_as_tokens() -> PreTrainedTokenizerFast:
+    """Return a tokenizer by which the probe can ask a random model; its answers tell nothing."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
 def opened(paths: dict[str, Path], directory: Path, recipe: Recipe, device: torch.device) -> Run:
-    """Return a run whose caches and workspace are in `directory`; random models have no tokenizer to check."""
+    """Return a run whose caches are in `directory`; random models need no checks."""
     aligned, base = (_checkpoint(paths[name]) for name in ("aligned", "base"))
     pair = Pair(aligned, base, {name: str(path) for name, path in paths.items()})
-    workspace = open_workspace(directory / "out", {"benchmark": "llama8b_gpu"}, restart=True)
-    return Run(pair, recipe, World(device=device), DTYPE, workspace, directory / "cache", load_bound, quiet=False)
+    return Run(pair, recipe, World(device=device), directory / "cache", load_bound, quiet=False)
 
 
 def _checkpoint(path: Path) -> Checkpoint:

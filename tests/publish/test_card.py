@@ -195,3 +195,6 @@ def test_the_card_of_a_hub_model_is_read_from_the_cache_without_a_network(
     (folder / "refs" / "main").write_text("c0ffee")
     (folder / "snapshots" / "c0ffee" / "README.md").write_text("---\nlicense: mit\n---\n")
     assert origin("owner/name") == Origin("owner/name", True, {"license": "mit"})
+    (folder / "refs" / "v2").write_text("c0ffee")
+    assert origin("owner/name@v2") == Origin("owner/name", True, {"license": "mit"})
+    assert origin("owner/name@v3") == Origin("owner/name", True)

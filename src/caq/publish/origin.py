@@ -23,7 +23,7 @@ class Origin:
     """A model as its quantized copy names it.
 
     Attributes:
-        name: the hub name, or a local directory's last part: cards are public, paths are not.
+        name: the hub name, without a revision, or a local directory's last part: cards are public, paths are not.
         on_hub: whether it is a hub name.
         metadata: what its card says of `INHERITED`; nothing is guessed.
     """
@@ -41,9 +41,11 @@ def origin(model: str | Path) -> Origin:
     local = located(model)
     if local.is_dir():
         return Origin(local.resolve().name, False, _metadata(local / "README.md"))
-    if not _hub_name(str(model)):
+    # As `checkpoint.source` reads it: NAME@REVISION is the model NAME.
+    name, _, revision = str(model).partition("@")
+    if not _hub_name(name):
         return Origin(local.name, False)
-    return Origin(str(model), True, _metadata(_hub_card(str(model))))
+    return Origin(name, True, _metadata(_hub_card(name, revision or None)))
 
 
 def _hub_name(name: str) -> bool:
@@ -54,9 +56,9 @@ def _hub_name(name: str) -> bool:
     return True
 
 
-def _hub_card(name: str) -> Path | None:
+def _hub_card(name: str, revision: str | None) -> Path | None:
     try:
-        return Path(hf_hub_download(name, "README.md"))
+        return Path(hf_hub_download(name, "README.md", revision=revision))
     except (OSError, ValueError):
         return None  # Offline and not in the cache, or there is none: the card then says that the licence is not known.
 
