@@ -45,8 +45,7 @@ def evaluate(
 ) -> None:
     """Measure MODEL and, on the same items, the aligned model and its base.
 
-    Exits with 0, 2 if it cannot run, or 4 if a measure of alignment that was asked for could not be taken, which a
-    line says.
+    Exits with 0, 2 if it cannot run, or 4 if a measure of MODEL's alignment could not be taken, which a line says.
     """
     from caq.evaluation import DEFAULT_TEXT, safety_task, task_files
     from caq.evaluation import evaluate as run
@@ -69,6 +68,6 @@ def evaluate(
         perplexity_text, asked, facts, prompts, window, response_tokens, default_text=text, chat_options=options
     )
     report = run(model, reference, base, files, output, judge=judge, abilities=abilities, device=device, quiet=quiet)
-    asked_of = (arm for arm in report.arms if arm.role != "base")
-    if any(deciding(measure) for arm in asked_of for measure in arm.unmeasured):
+    judged = (arm for arm in report.arms if arm.role == "quantized")
+    if any(deciding(measure) for arm in judged for measure in arm.unmeasured):
         raise typer.Exit(EXIT["unmeasured"])
