@@ -27,6 +27,8 @@ _WORD = re.compile(rf"{_THOUGHT}_(?:effort|mode|level|strategy)")
 #: The least of thinking, as templates call it; the first that a template names is taken.
 _LEAST = ("none", "off", "disabled", "no_think", "nothink", "non-thinking", "non_thinking", "chat", "minimal", "low")
 #: What templates without a switch of their own look for in the system's turn.
+#: What every chat is rendered from, and nobody chooses.
+_GIVEN = frozenset({"messages", "add_generation_prompt"})
 _DIRECTIVE = "/no_think"
 _PROBE = "Is the lamp of the harbour lit?"
 
@@ -76,7 +78,7 @@ def unknown_options(templates: Sequence[Template], options: ChatOptions) -> Iter
     Raises:
         Refused, Unsupported: as `named_in`.
     """
-    known = sorted(frozenset().union(*(named_in(template).variables for template in templates)))
+    known = sorted(frozenset().union(*(named_in(template).variables for template in templates)) - _GIVEN)
     for name in options:
         if name not in known:
             yield f"--chat-option {name}: no chat template names it{nearest(name, known)}"

@@ -196,8 +196,13 @@ def _sharded(directory: Path, problems: list[str]) -> dict[str, TensorInfo]:
     named: dict[str, list[str]] = {file: [] for file in files}
     for name, file in places.items():
         named[file].append(name)
+    # Looked up, not opened: a damaged index may name any number of shards.
+    missing = set(files).difference(outside, (path.name for path in directory.iterdir()))
+    problems += [
+        f"{directory / file}: the index names this shard, and it is missing; download it" for file in sorted(missing)
+    ]
     result: dict[str, TensorInfo] = {}
-    for file in sorted(set(files).difference(outside)):
+    for file in sorted(set(files).difference(outside, missing)):
         before = len(problems)
         tensors = _header(directory / file, problems)
         if len(problems) == before:

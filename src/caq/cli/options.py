@@ -86,7 +86,7 @@ Prompts = Annotated[
 ]
 Window = Annotated[
     int | None,
-    typer.Option(help="Tokens per perplexity window; by default 2,048, or the shortest context of the models."),
+    typer.Option(min=2, help="Tokens per perplexity window; by default 2,048, or the shortest context of the models."),
 ]
 ChatOption = Annotated[
     list[str] | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -56,4 +57,4 @@ def reproduce(
         if named
         else None
     )
-    run(Request(table, pair, preset, output.resolve(), seeds, overrides, device, keep, tasks), quiet=quiet)
+    run(Request(table, pair, preset, Path(os.path.abspath(output)), seeds, overrides, device, keep, tasks), quiet=quiet)
