@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from caq.data.blocks import Calibration
+from caq.files.content import located
 from caq.files.whole import sha256_of
 from caq.recipe.sections import DataRecipe
 
@@ -20,8 +21,8 @@ def told_publicly(calibration: Calibration, data: DataRecipe) -> Calibration:
     """
     public = data.public()
     names = {path: name for path, name in ((data.text, public.text), (data.prompts, public.prompts)) if path and name}
-    there = {path: name for path, name in names.items() if Path(path).expanduser().exists()}
-    files = {name: _content(Path(path).expanduser()) for path, name in there.items()}
+    there = {path: name for path, name in names.items() if located(path).exists()}
+    files = {name: _content(located(path)) for path, name in there.items()}
     told = {"source": public.text} | ({"prompts": public.prompts} if public.prompts else {})
     origin = {**calibration.origin, **told} | ({"files": files} if files else {})
     entries = tuple(replace(entry, message=_renamed(entry.message, names)) for entry in calibration.entries)

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from caq.errors import InvalidInput
 from caq.files.cache import cache_root
+from caq.files.content import located
 from caq.files.lock import turn
 from caq.files.whole import write_bytes
 
@@ -42,7 +43,7 @@ def find_file(name: str) -> Path:
     """
     directory = os.environ.get(DIRECTORY_VARIABLE)
     if directory:
-        return Path(directory).expanduser() / name
+        return located(directory) / name
     return kept_answers(name) if name in ANSWERS_SHA256 else _from_hub(name)
 
 

@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from caq.checkpoint.inspect import Checkpoint
 from caq.errors import InvalidInput, Unsupported
+from caq.files.content import located
 from caq.runners.base import Choice, Passage, Prediction, Response, Running, Source, vocabulary_mismatch
 from caq.runners.likelihood import Encoded, align, check_lengths, check_room
 from caq.runners.states import CHUNK_ELEMENTS
@@ -113,7 +114,7 @@ class LlamaCppRunner:
 
 def find(given: str) -> Source:
     """Find a GGUF file and check that llama.cpp reads its head: see `caq.runners.RunnerModule`."""
-    path = Path(given).expanduser()
+    path = located(given)
     if not path.is_file():
         raise InvalidInput(f"{path}: no such file; give a GGUF file on this machine")
     with opened(path, vocabulary_only=True) as model:
