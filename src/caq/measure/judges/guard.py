@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from caq.checkpoint.fit import check_fit
 from caq.checkpoint.inspect import fingerprint, inspect
 from caq.checkpoint.source import resolve
+from caq.files.content import located
 from caq.items.requests import Prompt
 from caq.loading import load_tokenizer
 from caq.measure.judges.base import ABSTAINED, Call, Judge, JudgeSpec, Label
@@ -53,7 +54,7 @@ def guard_spec(guard: Guard) -> JudgeSpec:
     """Return a guard model as the registry knows it."""
 
     def find(where: str) -> str:
-        directory = Path(where).expanduser()
+        directory = located(where)
         if not where or not directory.is_dir():
             return where or guard.revision
         check_fit(inspect(directory))
