@@ -56,7 +56,7 @@ class RunnerSpec:
 #: The last that recognises a source runs it; Transformers takes what no other does.
 RUNNERS: dict[str, RunnerSpec] = {
     "transformers": RunnerSpec(lambda given: True, "caq.runners.transformers"),
-    "llama.cpp": RunnerSpec(lambda given: given.endswith(".gguf"), "caq.runners.llama_cpp"),
+    "llama.cpp": RunnerSpec(lambda given: given.lower().endswith(".gguf"), "caq.runners.llama_cpp"),
 }
 
 
