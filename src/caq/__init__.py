@@ -6,8 +6,9 @@ Names are imported when they are first used: torch and transformers take seconds
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+# typing's, without the import: an interruption is told from the moment on that `caq.cli` is there, and not before.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from caq.comparison import compare
     from caq.loading import load

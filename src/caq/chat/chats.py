@@ -11,7 +11,10 @@ from caq.errors import InvalidInput
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NO_TEMPLATE = "the tokenizer has no chat template; give the aligned model's tokenizer"
+NO_TEMPLATE = (
+    "the tokenizer has no chat template; give the aligned model's tokenizer, or put the template into a file "
+    "chat_template.jinja beside it (a chat_template.json is read by processors alone)"
+)
 _NOTHING: ChatOptions = {}
 
 

@@ -84,6 +84,7 @@ Prompts = Annotated[
         help="Prompts: JSON Lines of prompt and harmful, or a CSV of XSTest, HarmBench, AdvBench, SimpleSafetyTests."
     ),
 ]
+IKnow = Annotated[bool, typer.Option("--i-know", help="Go on though the aligned model and its base look swapped.")]
 Window = Annotated[
     int | None,
     typer.Option(min=2, help="Tokens per perplexity window; by default 2,048, or the shortest context of the models."),

@@ -55,9 +55,7 @@ def quantize(
     window: option.Window = None,
     response_tokens: option.ResponseTokens = 32,
     chat_option: option.ChatOption = None,
-    i_know: Annotated[
-        bool, typer.Option("--i-know", help="Go on though the aligned model and its base look swapped.")
-    ] = False,
+    i_know: option.IKnow = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Start over, without what was done for this output.")
     ] = False,

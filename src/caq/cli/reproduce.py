@@ -34,6 +34,7 @@ def reproduce(
     response_tokens: option.ResponseTokens = 32,
     chat_option: option.ChatOption = None,
     keep: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every row's checkpoint.")] = False,
+    i_know: option.IKnow = False,
     device: option.Device = None,
     quiet: option.Quiet = False,
 ) -> None:
@@ -57,4 +58,7 @@ def reproduce(
         if named
         else None
     )
-    run(Request(table, pair, preset, Path(os.path.abspath(output)), seeds, overrides, device, keep, tasks), quiet=quiet)
+    run(
+        Request(table, pair, preset, Path(os.path.abspath(output)), seeds, overrides, device, keep, tasks, i_know),
+        quiet=quiet,
+    )

@@ -18,13 +18,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from caq.errors import InvalidInput
+
 #: The end of such a name, as a pattern.
 _PARTIAL = "partial-" + 8 * "[0-9a-f]"
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield the name of a file to write, which becomes `path` if the block succeeds and vanishes if it does not."""
+    """Yield the name of a file to write, which becomes `path` if the block succeeds and vanishes if it does not.
+
+    Raises:
+        InvalidInput: a directory is in its place.
+    """
+    if path.is_dir():
+        raise InvalidInput(f"{path}: is a directory, where a file is to be written; remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
     try:

@@ -44,6 +44,7 @@ class Request:
         seeds: runs of every row; None takes the table's own number.
         settings: overrides for every row, by dotted key.
         device: None takes the accelerator if there is one.
+        i_know: go on though the two models look swapped.
         tasks: what is measured instead of the pair's own, such as local files.
     """
 
@@ -56,6 +57,7 @@ class Request:
     device: str | None = None
     keep_checkpoints: bool = False
     tasks: Tasks | None = None
+    i_know: bool = False
 
     @property
     def command(self) -> str:
@@ -67,6 +69,7 @@ class Request:
         words += [] if self.tasks is None else _options(self.tasks)
         words += [] if self.device is None else ["--device", self.device]
         words += ["--keep-checkpoints"] if self.keep_checkpoints else []
+        words += ["--i-know"] if self.i_know else []
         return shlex.join([*words, "-o", str(self.directory)])
 
 
@@ -113,7 +116,7 @@ def _run(request: Request, *, quiet: bool) -> ExperimentTable:
     recipe, seeds = recipe_for(pair, request.preset, request.settings), tuple(range(request.seeds or experiment.seeds))
     grid = Grid(
         request.directory, pair.model, pair.base, pair.tasks, recipe, experiment.arms, seeds,
-        benchmarks=experiment.benchmarks, device=request.device, keep_checkpoints=request.keep_checkpoints,
+        benchmarks=experiment.benchmarks, device=request.device, keep_checkpoints=request.keep_checkpoints, i_know=request.i_know,
     )  # fmt: skip
     console = wide_console()
     bench = open_bench(grid)

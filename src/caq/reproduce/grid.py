@@ -62,6 +62,7 @@ class Grid:
         benchmarks: what lm-eval measures besides.
         device: None takes the accelerator if there is one.
         keep_checkpoints: leave them in `directory/checkpoints`; a grid of an 8B model's would fill a disk.
+        i_know: go on though the two models look swapped.
     """
 
     directory: Path
@@ -74,6 +75,7 @@ class Grid:
     benchmarks: Benchmarks | None = None
     device: str | None = None
     keep_checkpoints: bool = False
+    i_know: bool = False
 
     def cell_recipe(self, arm: str, seed: int) -> Recipe:
         """Return the recipe of one cell."""
@@ -216,7 +218,8 @@ def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord
     """Quantize, then measure the saved directory."""
     grid = bench.grid
     output = grid.directory / "checkpoints" / slug(f"{arm}-seed{recipe.seed}")
-    quantize = partial(quantize_pair, bench.pair, recipe, output, load=bench.load, cache_dir=grid.directory / "cache")
+    options = {"load": bench.load, "cache_dir": grid.directory / "cache", "i_know": grid.i_know}
+    quantize = partial(quantize_pair, bench.pair, recipe, output, **options)
     try:
         quantize(device=grid.device, quiet=quiet)
     except OtherRun as error:
