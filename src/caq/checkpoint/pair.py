@@ -28,7 +28,7 @@ def check_pair(aligned: Checkpoint, base: Checkpoint) -> None:
     if aligned.path.resolve() == base.path.resolve():
         raise InvalidInput(f"{base.path}: is the aligned model itself; give the base it was trained from")
     problems = [*_config(aligned, base), *_tensors(aligned, base), *tokenizer_differences(aligned, base)]
-    if not problems and _same_weights(aligned, base):
+    if not problems and same_weights(aligned, base):
         problems = [f"{base.path}: has the weights of {aligned.path}; give the base that it was trained from"]
     refuse(problems)
 
@@ -70,8 +70,11 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {name: info.shape for name, info in checkpoint.tensors.items()}
 
 
-def _same_weights(aligned: Checkpoint, base: Checkpoint) -> bool:
-    """Compare tensor by tensor, however they are sharded; different models differ within the first megabytes."""
+def same_weights(aligned: Checkpoint, base: Checkpoint) -> bool:
+    """Return whether two full-precision models of one shape have the same weights, in whatever type and shards.
+
+    Different models differ within the first megabytes that are read.
+    """
     return all(_same_values(aligned, base, name) for name in sorted(aligned.tensors.keys() & base.tensors.keys()))
 
 

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from caq.chat import find_template, manner_of, render_prompt, unknown_options
+from caq.checkpoint.pair import same_weights
 from caq.errors import InvalidInput, attempt
 from caq.files.cache import digest
 from caq.items.tasks import WINDOW, Tasks
@@ -92,6 +93,7 @@ def prepare(
     named = [(role, given) for role, given in models if given is not None]
     sources = [(role, attempt(problems, partial(_find, role, given))) for role, given in named]
     problems += _without_tokenizer(sources)
+    problems += _no_base(sources)
     contexts = {source.given: source.context for _, source in sources if source is not None}
     tasks = attempt(problems, partial(tasks.fitted, contexts)) or tasks
     entrants = list(_entrants(sources))
@@ -126,6 +128,17 @@ def _without_tokenizer(sources: Sequence[tuple[Role, Source | None]]) -> Iterato
         for _, source in sources:
             if source is not None and not source.own_tokenizer:
                 yield f"{source.given}: is asked through the aligned model's chat template; name that by --reference"
+
+
+def _no_base(sources: Sequence[tuple[Role, Source | None]]) -> Iterator[str]:
+    """Yield what is wrong with a base that is the aligned model, perhaps in another type."""
+    full = {role: source for role, source in sources if source is not None and role != "quantized"}
+    if len(full) < 2 or any("quantization_config" in source.checkpoint.config for source in full.values()):
+        return
+    aligned, base = full["aligned"].checkpoint, full["base"].checkpoint
+    shapes = [{name: info.shape for name, info in one.tensors.items()} for one in (aligned, base)]
+    if shapes[0] == shapes[1] and same_weights(aligned, base):
+        yield f"{base.path}: has the weights of {aligned.path}; give the base that it was trained from"
 
 
 def _entrants(sources: Sequence[tuple[Role, Source | None]]) -> Iterator[Entrant]:

@@ -116,7 +116,8 @@ def _run(request: Request, *, quiet: bool) -> ExperimentTable:
     recipe, seeds = recipe_for(pair, request.preset, request.settings), tuple(range(request.seeds or experiment.seeds))
     grid = Grid(
         request.directory, pair.model, pair.base, pair.tasks, recipe, experiment.arms, seeds,
-        benchmarks=experiment.benchmarks, device=request.device, keep_checkpoints=request.keep_checkpoints, i_know=request.i_know,
+        benchmarks=experiment.benchmarks, device=request.device,
+        keep_checkpoints=request.keep_checkpoints, i_know=request.i_know,
     )  # fmt: skip
     console = wide_console()
     bench = open_bench(grid)

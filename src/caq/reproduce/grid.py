@@ -218,8 +218,10 @@ def _quantized(bench: Bench, recipe: Recipe, arm: str, quiet: bool) -> ArmRecord
     """Quantize, then measure the saved directory."""
     grid = bench.grid
     output = grid.directory / "checkpoints" / slug(f"{arm}-seed{recipe.seed}")
-    options = {"load": bench.load, "cache_dir": grid.directory / "cache", "i_know": grid.i_know}
-    quantize = partial(quantize_pair, bench.pair, recipe, output, **options)
+    quantize = partial(
+        quantize_pair, bench.pair, recipe, output,
+        load=bench.load, cache_dir=grid.directory / "cache", i_know=grid.i_know,
+    )  # fmt: skip
     try:
         quantize(device=grid.device, quiet=quiet)
     except OtherRun as error:
