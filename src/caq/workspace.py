@@ -10,10 +10,9 @@ from pathlib import Path
 
 from caq.errors import OtherRun
 from caq.files.cache import digest
-from caq.files.codec import parse
 from caq.files.sealed import SealedFile
-from caq.files.whole import partial_name, sweep_directory, write_json
-from caq.progress import remark
+from caq.files.seals import SealedObject
+from caq.files.whole import partial_name, sweep_directory
 
 RUN_FILE = "run.json"
 
@@ -58,7 +57,7 @@ class Workspace:
 
     def holds_this_run(self) -> bool:
         """Return whether the directory is this run's, under whatever conditions."""
-        return dict(self.identity).items() <= (_read(self.directory / RUN_FILE) or {}).items()
+        return dict(self.identity).items() <= (_record(self.directory).peek() or {}).items()
 
     @property
     def size(self) -> int:
@@ -92,26 +91,20 @@ def open_workspace(
         OtherRun: an earlier, unfinished run differs; every difference is named.
     """
     workspace = Workspace(output.resolve(), identity, conditions or {})
-    record = workspace.directory / RUN_FILE
     if restart:
         workspace.remove()
-    if record.exists():
-        earlier = _read(record)
-        if earlier is None:
-            remark(f"{record}: is damaged; it is made again")
-        else:
-            _require_same(workspace.directory, earlier, workspace.record)
-    write_json(record, workspace.record)
+    record = _record(workspace.directory)
+    earlier = record.read()
+    if earlier is not None:
+        _require_same(workspace.directory, earlier, workspace.record)
+    record.write(workspace.record)
     sweep_directory(workspace.directory)
     return workspace
 
 
-def _read(record: Path) -> dict[str, str] | None:
-    try:
-        earlier = parse(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return earlier if isinstance(earlier, dict) else None
+def _record(directory: Path) -> SealedObject:
+    """Return the file that says whose a workspace is; damaged, it says nothing, and the other files tell by themselves."""
+    return SealedObject(directory / RUN_FILE, RUN_FILE)
 
 
 def _require_same(directory: Path, earlier: Mapping[str, str], identity: Mapping[str, str]) -> None:

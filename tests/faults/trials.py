@@ -17,7 +17,9 @@ from pathlib import Path
 
 from caq.checkpoint.manifest import verify
 from caq.checkpoint.write import owned
+from caq.files.seals import SealedObject
 from caq.measure.store import locked
+from caq.workspace import RUN_FILE
 from tests.faults.bench import Bench, content, share
 from tests.faults.kills import COMMANDS, INPUTS
 from tests.faults.refusals import edit, errors
@@ -196,7 +198,7 @@ def other_run(bench: Bench) -> str:
     """Go on with another recipe, other data, other models, another version: refused, and every difference named."""
 
     def version(root: Path) -> None:
-        edit(root / ".half.work/run.json", **{"code version": "0.0.1"})
+        _made_by(root / ".half.work/run.json", "0.0.1")
 
     def swapped_base(root: Path) -> None:
         shutil.copy(root / "pair/aligned/model-00001-of-00003.safetensors", root / "pair/base")
@@ -219,6 +221,14 @@ def other_run(bench: Bench) -> str:
             again = bench.run(root, f"{WHOLE} -o half {more} --restart")
             assert again.status == 0, f"{said}, with --restart: {errors(again)}"
     return f"{share(len(cases), len(cases))} refused, with the difference; --restart starts over"
+
+
+def _made_by(record: Path, version: str) -> None:
+    """Write a run's record as another version of caq would have."""
+    sealed = SealedObject(record, RUN_FILE)
+    written = sealed.peek()
+    assert written is not None
+    sealed.write({**written, "code version": version})
 
 
 def two_processes(bench: Bench) -> str:
