@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from caq.checkpoint.manifest import require_unchanged
 from caq.checkpoint.pretrained import read_model, read_tokenizer, reading
 from caq.checkpoint.source import resolve
 from caq.export.legacy import read_legacy
-from caq.export.online import ONLINE_FILE, Online, install_online, read_online
+from caq.export.online import MATRICES_FILE, ONLINE_FILE, Online, install_online, read_online
 from caq.families import Bound, bind, find_family
 
 
@@ -46,9 +47,10 @@ def online_of(directory: Path) -> Online | None:
     """Return what runs online in a checkpoint; None if CAQ did not write it.
 
     Raises:
-        InvalidInput: it is not readable.
+        InvalidInput: it is not readable, or not what was written: left out, a step would be missed by nobody.
         Unsupported: it is something that only a later version of CAQ can run.
     """
+    require_unchanged(directory, (ONLINE_FILE, MATRICES_FILE))
     return read_online(directory) or read_legacy(directory)
 
 

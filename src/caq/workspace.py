@@ -103,7 +103,7 @@ def open_workspace(
 
 
 def _record(directory: Path) -> SealedObject:
-    """Return the file that says whose a workspace is; damaged, it says nothing, and the other files tell by themselves."""
+    """Return the file that says whose a workspace is; damaged, it says nothing, and the others tell by themselves."""
     return SealedObject(directory / RUN_FILE, RUN_FILE)
 
 

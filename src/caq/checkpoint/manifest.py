@@ -56,6 +56,20 @@ def read_hashes(directory: Path) -> dict[str, str]:
     return hashes
 
 
+def require_unchanged(directory: Path, names: Iterable[str]) -> None:
+    """Check a few files of a checkpoint against its `sha256sums.json`; where there is none, nothing is known of them.
+
+    Raises:
+        InvalidInput: one was changed or is missing, or `sha256sums.json` is not readable.
+    """
+    if (directory / HASHES).is_file():
+        hashes = read_hashes(directory)
+        changed = _changed(directory, {name: hashes[name] for name in names if name in hashes})
+        refuse(
+            [f"{directory / name}: is missing or was changed after it was written; copy it again" for name in changed]
+        )
+
+
 def verify(directory: Path) -> tuple[str, ...]:
     """Return the relative paths of all that is not as `sha256sums.json` says: see `differences`.
 
