@@ -214,5 +214,5 @@ RECIPES = {
     "no mapping": _recipe("- 1\n", "mapping"),
     "no YAML": _recipe("a: [\n", "recipe.yaml"),
     "empty": _recipe("scheme:\n", "scheme"),
-    "a bomb": _recipe(_BOMB, "unknown key"),
+    "a bomb": _recipe(_BOMB, "with its aliases"),
 }
