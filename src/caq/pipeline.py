@@ -23,6 +23,7 @@ from caq.checkpoint.write import owned, require_space
 from caq.data.blocks import Calibration
 from caq.data.calibration import calibrate
 from caq.data.named import told_publicly
+from caq.errors import CaqError
 from caq.export import format_for
 from caq.export.directory import IDENTITY, read_record, write_checkpoint
 from caq.export.online import Online
@@ -163,7 +164,13 @@ def _found_or_made(run: Run, output: Path, *, restart: bool) -> QuantizationResu
     # What is kept there is made no second time, or makes room.
     require_space(output, 2 * pair.aligned.weight_bytes - workspace.size)
     workspace = open_workspace(output, identity, workspace.conditions, restart=restart)
-    result = _make(run, data, workspace)
+    try:
+        result = _make(run, data, workspace)
+    except CaqError:
+        # Refused before anything was kept, another run need not ask for the place.
+        if workspace.is_empty:
+            workspace.remove()
+        raise
     workspace.remove()
     return result
 

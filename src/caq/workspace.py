@@ -60,6 +60,11 @@ class Workspace:
         return dict(self.identity).items() <= (_record(self.directory).peek() or {}).items()
 
     @property
+    def is_empty(self) -> bool:
+        """Whether the run has kept nothing yet."""
+        return {path.name for path in self.directory.glob("*")} <= {RUN_FILE}
+
+    @property
     def size(self) -> int:
         """Bytes of what the directory holds."""
         return sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
