@@ -127,8 +127,10 @@ def test_a_loss_that_is_not_a_number_goes_back_to_the_best_step(course: Course, 
     result = course.learn(objective=Disturbed(course.objective, not_a_number, after=14, learning=True))
     assert result.history == whole[0].history[:3]
     (entry,) = result.entries
-    assert (entry.stage, entry.event, entry.details) == ("fit", "loss-not-finite", {"step": 8, "best_step": 6})
-    assert "step 8: the loss is nan; went back to step 6" in entry.message
+    # Which of the two is better differs from one kind of processor to another.
+    best = int(min(result.history, key=lambda record: record["pull"])["step"])
+    assert (entry.stage, entry.event, entry.details) == ("fit", "loss-not-finite", {"step": 8, "best_step": best})
+    assert f"step 8: the loss is nan; went back to step {best}" in entry.message
     until_six = course.learn(objective=Disturbed(course.objective, not_a_number, after=12, learning=True))
     assert same(result, until_six)
 

@@ -7,7 +7,7 @@ beside it. So what is not named there is as wrong as what has changed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from caq.checkpoint.inspect import INDEX_FILE, SINGLE_FILE, read_json
