@@ -20,7 +20,7 @@ from tests.faults.stage import write_stage
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 BEGIN, END = "<!-- written by make test-faults -->", "<!-- until here -->"
 #: Mutations that the table tells of.
-MUTATIONS = 1_000
+MUTATIONS = 300
 
 
 @dataclass(frozen=True)
