@@ -122,3 +122,9 @@ def test_files_that_cannot_be_linked_are_copied(checkpoint: Path, monkeypatch: p
     monkeypatch.setattr(os, "link", unsupported)
     put_text(checkpoint, "README.md", "# A\n")
     assert verify(checkpoint) == ()
+
+
+def test_an_empty_card_is_no_card(tmp_path: Path) -> None:
+    (tmp_path / "card.md").write_text(" \n")
+    with pytest.raises(InvalidInput, match="is empty"):
+        put_card(tmp_path, tmp_path / "card.md")

@@ -57,6 +57,8 @@ def put_card(directory: Path, source: Path) -> None:
         InvalidInput: the source cannot be read, the directory is not a checkpoint of CAQ's, or the report is not on it.
     """
     text = read_text(source)
+    if not text.strip():
+        raise InvalidInput(f"{source}: is empty; give a card, or the results.json of a comparison")
     if source.suffix.lower() == ".json":
         write_card(directory, from_json(text))
     else:
