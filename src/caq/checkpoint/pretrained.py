@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,7 @@ def _check_files(directory: Path) -> None:
     problems: list[str] = []
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         if (directory / name).exists():
-            attempt(problems, lambda name=name: read_json(directory / name))  # type: ignore[misc]
+            attempt(problems, partial(read_json, directory / name))
     if (directory / "tokenizer.json").exists():
         attempt(problems, lambda: _check_fast(directory / "tokenizer.json"))
     refuse(problems)

@@ -10,7 +10,7 @@ import stat
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 from caq.errors import InvalidInput
 
@@ -112,7 +112,7 @@ def require_file(path: Path) -> Path:
 def _opened(path: Path) -> BinaryIO:
     place = require_file(path)
     try:
-        return gzip.open(place) if place.suffix.lower() == ".gz" else place.open("rb")  # type: ignore[return-value]
+        return cast(BinaryIO, gzip.open(place)) if place.suffix.lower() == ".gz" else place.open("rb")
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror}; give a file that can be read") from error
 

@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from caq.errors import InvalidInput, is_out_of_space
+from caq.files.whole import partial_name
 
-#: What is added to a name for what is written beside it: a dot and `.partial-XXXXXXXX`.
-_BESIDE = len(".") + len(".partial-") + 8
+#: What the longest name beside another adds to it.
+_BESIDE = len(partial_name(Path("x")).name) - 1
 #: Room for the names below a directory that is to be written.
 _BELOW = 256
 #: File systems without nameless files.
