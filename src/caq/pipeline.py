@@ -186,7 +186,9 @@ def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResu
 
     start = plan.start(observe(bound, plan, ids))
     arguments, state = block_arguments(bound, ids[:1].to(run.world.device)), workspace.fit_state
-    inputs = FitInputs(student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world, state, run.quiet)
+    inputs = FitInputs(
+        student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world, state_file=state, quiet=run.quiet
+    )
     fits = learn_in_turn(recipe.learn, inputs, start)
     learned = fits[-1].parameters if fits else start
     operators = plan.operators({name: value.to(run.world.device, torch.float64) for name, value in learned.items()})

@@ -81,7 +81,9 @@ class Course:
         student = student or make_student()
         arguments = block_arguments(student.bound, ids[:1])
         chosen = objective or self.objective
-        return FitInputs(student, chosen, self.teacher, ids, arguments, seed, world or World(), state_file, quiet=True)
+        return FitInputs(
+            student, chosen, self.teacher, ids, arguments, seed, world or World(), state_file=state_file, quiet=True
+        )
 
     def learn(
         self,

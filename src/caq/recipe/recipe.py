@@ -30,7 +30,14 @@ from caq.train.end_to_end import EndToEnd
 from caq.transforms import TRANSFORMS
 from caq.transforms.spec import TransformSpec
 
-PRESETS = ("default", "paper", "paper-code")
+_PRESET_FILES = resources.files("caq.recipe").joinpath("presets")
+#: The bundled recipes by name, one file each; CAQ's own first.
+PRESETS = tuple(
+    sorted(
+        (file.name.removesuffix(".yaml") for file in _PRESET_FILES.iterdir() if file.name.endswith(".yaml")),
+        key=lambda name: (name != "default", name),
+    )
+)
 # By name: a transform that joins the registry is not on by default.
 _TRANSFORMS = (
     "residual-rotation norm-scaling value-output-rotation value-output-scaling "
@@ -193,12 +200,12 @@ def _keys() -> list[str]:
 
 
 def preset(name: str) -> Recipe:
-    """Return a bundled recipe: `default`, `paper` (its text's settings) or `paper-code` (its code's).
+    """Return a bundled recipe, such as `default`, `paper` (its text's settings) or `paper-code` (its code's).
 
     Raises:
         InvalidInput: no such preset.
     """
     if name not in PRESETS:
         raise InvalidInput(f"{name}: no such preset{nearest(name, PRESETS)}")
-    text = resources.files("caq.recipe").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
+    text = _PRESET_FILES.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     return Recipe.model_validate(parse_yaml(text, f"preset {name}"))

@@ -10,7 +10,7 @@ from caq.files.codec import encode
 from caq.ledger import Entry
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from caq.files.sealed import SealedFile
@@ -33,6 +33,7 @@ class FitInputs:
         arguments: the blocks' arguments for one sequence of them.
         seed: decides the order of the sequences.
         world: the processes that learn together.
+        weights: how much each token counts, on average 1; None counts all alike.
         state_file: where the state is kept, so that a stopped fit resumes; None keeps none. The second of a run's
             learners keeps its own in a file beside it.
         quiet: show no progress.
@@ -45,6 +46,7 @@ class FitInputs:
     arguments: BlockArguments
     seed: int
     world: World
+    weights: Float[Tensor, "samples length"] | None = None
     state_file: SealedFile | None = None
     quiet: bool = False
 
