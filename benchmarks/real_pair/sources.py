@@ -57,8 +57,8 @@ class Sources:
 
 def read_sources(data: Path) -> Sources:
     """Read all of it from `../shared/data`."""
-    instructions = _shuffled(_instructions(data / "llms_from_scratch" / "instruction-data.json"))
-    questions = _shuffled(read_questions(data / "safetybench" / "safetybench_en_dev500.jsonl"))
+    instructions = shuffled(_instructions(data / "llms_from_scratch" / "instruction-data.json"))
+    questions = shuffled(read_questions(data / "safetybench" / "safetybench_en_dev500.jsonl"))
     examples = read_examples(data / "safetybench" / "dev_en.json").values()
     xstest = read_prompts(data / "xstest" / "xstest_prompts.csv")
     tests = read_prompts(data / "simple_safety_tests" / "simple_safety_tests.csv")
@@ -93,6 +93,7 @@ def _instructions(path: Path) -> tuple[Instruction, ...]:
     )
 
 
-def _shuffled(items: Sequence[T]) -> tuple[T, ...]:
+def shuffled(items: Sequence[T]) -> tuple[T, ...]:
+    """Return items in an order of their own, the same every time."""
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))
     return tuple(items[index] for index in order.tolist())

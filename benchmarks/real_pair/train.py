@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ RANK = 8
 BATCH = 1280
 RATE = 8e-4
 WARMUP = 10
+TARGETS = "all-linear"
 
 
 def train(base: Path, sources: Sources, adapter: Path, *, quiet: bool = False) -> None:
@@ -27,7 +29,7 @@ def train(base: Path, sources: Sources, adapter: Path, *, quiet: bool = False) -
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=TARGETS, task_type="CAUSAL_LM")
     student = get_peft_model(model, config)
     steps = list(batches(lessons(sources, tokenizer), BATCH))
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
@@ -41,7 +43,15 @@ def train(base: Path, sources: Sources, adapter: Path, *, quiet: bool = False) -
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             advance()
-    student.to(torch.bfloat16).save_pretrained(adapter)
+    student.to(torch.bfloat16).save_pretrained(str(adapter))
+
+
+def settings() -> dict[str, object]:
+    """Return what decides the adapter besides the data."""
+    return {
+        "lora_rank": RANK, "lora_alpha": 2 * RANK, "targets": TARGETS, "batch_tokens": BATCH, "learning_rate": RATE,
+        "warmup_steps": WARMUP, "epochs": 1, "seed": 0, "torch": torch.__version__, "peft": version("peft"),
+    }  # fmt: skip
 
 
 def loss(student: torch.nn.Module, batch: Sequence[Lesson]) -> torch.Tensor:

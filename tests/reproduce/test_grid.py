@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from caq.cli.app import app
-from caq.errors import InvalidInput, Unsupported
+from caq.errors import CaqError, InvalidInput, Unsupported
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
+from caq.recipe import Recipe
 from caq.reproduce.command import Request, run
 from caq.reproduce.experiments import BASELINES, EXPERIMENTS
 from caq.reproduce.grid import ALIGNED, BASE, Cell, Grid, cells, open_bench
@@ -37,8 +38,13 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
     directory = tmp_path_factory.mktemp("grid")
     pair = bundled(directory / "pair")
     shrink(directory / "pair")
-    recipe = recipe_for(pair, "default", QUICK)
-    return Grid(directory, pair.model, pair.base, pair.tasks, recipe, KEPT, (0, 1))
+    return Grid(directory, pair.model, pair.base, pair.tasks, recipes(directory, KEPT), (0, 1))
+
+
+def recipes(directory: Path, arms: Mapping[str, Mapping[str, object]]) -> dict[str, Recipe]:
+    """Return the recipes of arms that override the quick one."""
+    quick = recipe_for(bundled(directory / "pair"), "default", QUICK)
+    return {name: quick.with_overrides(overrides) for name, overrides in arms.items()}
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +68,13 @@ def test_a_second_run_computes_nothing_and_finds_the_same(grid: Grid, found: lis
 
 def test_checkpoints_go_once_they_are_measured_unless_they_are_to_stay(grid: Grid, found: list[Cell]) -> None:
     assert list((grid.directory / "checkpoints").iterdir()) == []
-    kept = replace(grid, seeds=(5,), arms={"RTN": KEPT["RTN"]}, keep_checkpoints=True)
+    kept = replace(grid, seeds=(5,), arms={"RTN": grid.arms["RTN"]}, keep_checkpoints=True)
     list(cells(open_bench(kept), quiet=True))
     assert (grid.directory / "checkpoints" / "rtn-seed5" / "config.json").exists()
 
 
 def test_a_killed_grid_ends_with_the_same_records(grid: Grid, found: list[Cell], tmp_path: Path) -> None:
-    other = replace(grid, directory=tmp_path, arms={"GPTQ": KEPT["GPTQ"]})
+    other = replace(grid, directory=tmp_path, arms={"GPTQ": grid.arms["GPTQ"]})
     list(islice(cells(open_bench(other), quiet=True), 3))
     (tmp_path / "cells" / ".aligned.json.partial-1").write_text("half a record")
     resumed = list(cells(open_bench(other), quiet=True))
@@ -80,12 +86,34 @@ def test_a_killed_grid_ends_with_the_same_records(grid: Grid, found: list[Cell],
     assert {path.name for path in (tmp_path / "cells").glob("*.json")} <= whole
 
 
+def test_workers_find_what_one_process_finds(grid: Grid, tmp_path: Path) -> None:
+    # Of as many threads as a worker has.
+    one, shared = (replace(grid, directory=tmp_path / name, seeds=(0,)) for name in ("one", "shared"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = list(cells(open_bench(one), quiet=True))
+        together = list(cells(open_bench(shared), jobs=2, quiet=True))
+    finally:
+        torch.set_num_threads(threads)
+    assert [cell.record for cell in alone] == [cell.record for cell in together]
+    # The table reads what the workers have found.
+    assert all(cell.seconds is None for cell in together[2:])
+
+
+def test_what_a_worker_refuses_is_told_as_in_one_process(grid: Grid, tmp_path: Path) -> None:
+    short = grid.arms["RTN"].with_overrides({"data.samples": 100_000})
+    other = replace(grid, directory=tmp_path, arms={"Short": short}, seeds=(0,))
+    with pytest.raises(CaqError, match=r"blocks of 64 tokens, 100,000 were asked for.*\nin arm Short, seed 0"):
+        list(cells(open_bench(other), jobs=2, quiet=True))
+
+
 def test_what_another_recipe_left_unfinished_is_started_over(
     grid: Grid, found: list[Cell], capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = grid.directory / "checkpoints" / "left-seed0"
     open_workspace(output, {"recipe": "another"}).fit_state.write({}, [])
-    left = replace(grid, arms={"Left": {**KEPT["RTN"], "scheme.preset": "W8A8"}}, seeds=(0,))
+    left = replace(grid, arms={"Left": grid.arms["RTN"].with_overrides({"scheme.preset": "W8A8"})}, seeds=(0,))
     assert list(cells(open_bench(left), quiet=True))[-1].record is not None
     said = capsys.readouterr().err
     assert "another recipe (another, now" in said
@@ -94,7 +122,7 @@ def test_what_another_recipe_left_unfinished_is_started_over(
 
 
 def test_cells_of_another_recipe_or_other_items_are_not_reused(grid: Grid, found: list[Cell], tmp_path: Path) -> None:
-    other = replace(grid, recipe=grid.recipe.with_overrides({"scheme.preset": "W8A8"}), seeds=(0,))
+    other = replace(grid, arms={"RTN": grid.arms["RTN"].with_overrides({"scheme.preset": "W8A8"})}, seeds=(0,))
     wide = next(cell for cell in cells(open_bench(other), quiet=True) if cell.arm == "RTN")
     narrow = next(cell for cell in found if cell.arm == "RTN")
     assert wide.record is not None
@@ -129,7 +157,7 @@ def test_cells_of_another_version_device_or_end_of_answers_are_not_reused(
 
 def test_cells_know_what_the_files_hold_that_their_recipe_names(grid: Grid, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
-    other = replace(grid, recipe=grid.recipe.with_overrides({"data.text": str(text)}))
+    other = replace(grid, arms={"RTN": grid.arms["RTN"].with_overrides({"data.text": str(text)})})
     contents = set()
     for content in ("one text", "another text"):
         text.write_text(content, encoding="utf-8")
@@ -147,7 +175,7 @@ def test_a_folder_with_files_of_others_is_refused(tmp_path: Path) -> None:
 
 
 def test_arms_of_one_recipe_share_a_cell(grid: Grid, found: list[Cell]) -> None:
-    renamed = replace(grid, arms={"Another name": KEPT["GPTQ"]})
+    renamed = replace(grid, arms={"Another name": grid.arms["GPTQ"]})
     assert all(cell.seconds is None for cell in cells(open_bench(renamed), quiet=True))
 
 
@@ -157,7 +185,7 @@ def test_a_cell_that_diverges_is_a_finding_and_the_grid_goes_on(grid: Grid, foun
         "learn.end-to-end.rotation_learning_rate": 1e6,
         "learn.end-to-end.scaling_learning_rate": 1e6,
     }
-    after = replace(grid, arms={"Wild": wild, "RTN": KEPT["RTN"]}, seeds=(0,))
+    after = replace(grid, arms={**recipes(grid.directory, {"Wild": wild}), "RTN": grid.arms["RTN"]}, seeds=(0,))
     for _ in range(2):
         wild_cell, rtn = list(cells(open_bench(after), quiet=True))[2:]
         assert wild_cell.record is None
@@ -167,12 +195,12 @@ def test_a_cell_that_diverges_is_a_finding_and_the_grid_goes_on(grid: Grid, foun
 
 
 def test_a_failing_arm_says_which_it_was(grid: Grid, found: list[Cell]) -> None:
-    wrong = {**KEPT["RTN"], "scheme.preset": "NVFP4"}
+    wrong = grid.arms["RTN"].with_overrides({"scheme.preset": "NVFP4"})
     with pytest.raises(Unsupported) as refused:
-        open_bench(replace(grid, arms={**KEPT, "Wrong": wrong}))
+        open_bench(replace(grid, arms={**grid.arms, "Wrong": wrong}))
     assert refused.value.__notes__ == ["in arm Wrong"]
     # Only the text itself shows that there is too little of it.
-    short = {**KEPT["RTN"], "data.samples": 100_000}
+    short = grid.arms["RTN"].with_overrides({"data.samples": 100_000})
     with pytest.raises(InvalidInput) as failed:
         list(cells(open_bench(replace(grid, arms={"Short": short})), quiet=True))
     assert failed.value.__notes__ == ["in arm Short, seed 0"]

@@ -21,7 +21,10 @@ def reproduce(
     table: Annotated[str, typer.Argument(help="table1, table2, table3, table4, tableS1 or calibration.")],
     output: option.Folder = Path("reproduce"),
     pair: Annotated[
-        str, typer.Option(help="bundled, Llama-3.1-8B, Llama-2-7B, Qwen2-7B, Mistral-7B-v0.1, or ALIGNED:BASE.")
+        str,
+        typer.Option(
+            help="bundled, Llama-3.1-8B, Llama-2-7B, Qwen2-7B, Mistral-7B-v0.1, a pair's directory, or ALIGNED:BASE."
+        ),
     ] = "bundled",
     preset: Annotated[str, typer.Option(help="Preset of the recipes: default, paper, paper-code.")] = "default",
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every row; by default the table's number.")] = None,
@@ -36,6 +39,7 @@ def reproduce(
     keep: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every row's checkpoint.")] = False,
     i_know: option.IKnow = False,
     device: option.Device = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes of one thread that share the rows.")] = 1,
     quiet: option.Quiet = False,
 ) -> None:
     """Run a table of the paper, row by row and seed by seed, and print the paper's figures beside the measured ones.
@@ -59,6 +63,8 @@ def reproduce(
         else None
     )
     run(
-        Request(table, pair, preset, Path(os.path.abspath(output)), seeds, overrides, device, keep, tasks, i_know),
+        Request(
+            table, pair, preset, Path(os.path.abspath(output)), seeds, overrides, device, keep, tasks, i_know, jobs
+        ),
         quiet=quiet,
     )

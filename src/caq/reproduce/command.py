@@ -14,14 +14,16 @@ from caq.errors import InvalidInput, nearest, refuse
 from caq.files.place import require_directory
 from caq.items.tasks import Tasks
 from caq.measure.store import locked
+from caq.recipe import Recipe
 from caq.report.experiment import ExperimentTable
 from caq.report.measures import numbers
 from caq.report.table import rich_table, wide_console
-from caq.reproduce.experiments import EXPERIMENTS
+from caq.reproduce.experiments import EXPERIMENTS, Experiment
 from caq.reproduce.grid import CELLS, FULL_PRECISION, Cell, Grid, cells, open_bench
-from caq.reproduce.pairs import open_source, recipe_for
+from caq.reproduce.pairs import PairSource, open_source, recipe_for
 from caq.reproduce.plots import draw
 from caq.reproduce.report import Finished, summarise, write_report
+from caq.reproduce.workers import one_thread
 
 #: Measures of a row that is printed as it comes.
 SHOWN = (
@@ -46,6 +48,7 @@ class Request:
         device: None takes the accelerator if there is one.
         i_know: go on though the two models look swapped.
         tasks: what is measured instead of the pair's own, such as local files.
+        jobs: processes of one thread that share the cells; one computes them here, with all threads.
     """
 
     table: str
@@ -58,6 +61,7 @@ class Request:
     keep_checkpoints: bool = False
     tasks: Tasks | None = None
     i_know: bool = False
+    jobs: int = 1
 
     @property
     def command(self) -> str:
@@ -70,6 +74,7 @@ class Request:
         words += [] if self.device is None else ["--device", self.device]
         words += ["--keep-checkpoints"] if self.keep_checkpoints else []
         words += ["--i-know"] if self.i_know else []
+        words += [] if self.jobs == 1 else ["--jobs", str(self.jobs)]
         return shlex.join([*words, "-o", str(self.directory)])
 
 
@@ -113,18 +118,21 @@ def require_tables(directory: Path, table: str) -> None:
 def _run(request: Request, *, quiet: bool) -> ExperimentTable:
     pair = open_source(request.pair, request.directory / "pair", request.tasks)
     experiment = EXPERIMENTS[request.table](pair)
-    recipe, seeds = recipe_for(pair, request.preset, request.settings), tuple(range(request.seeds or experiment.seeds))
+    seeds = tuple(range(request.seeds or experiment.seeds))
     grid = Grid(
-        request.directory, pair.model, pair.base, pair.tasks, recipe, experiment.arms, seeds,
+        request.directory, pair.model, pair.base, pair.tasks, arm_recipes(request, pair, experiment), seeds,
         benchmarks=experiment.benchmarks, device=request.device,
         keep_checkpoints=request.keep_checkpoints, i_know=request.i_know,
     )  # fmt: skip
     console = wide_console()
+    if request.jobs > 1:
+        # Every cell is computed alike, whoever does it.
+        one_thread()
     bench = open_bench(grid)
     for line in bench.setup.lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     done: list[Cell] = []
-    for cell in cells(bench, quiet=quiet):
+    for cell in cells(bench, jobs=request.jobs, quiet=quiet):
         done.append(cell)
         _print_row(console, grid, done)
     asked, judge = bench.setup.questionnaire, bench.setup.judge
@@ -137,6 +145,18 @@ def _run(request: Request, *, quiet: bool) -> ExperimentTable:
     write_report(finished, table, folder, draw(experiment, finished.runs, table.spreads, folder))
     console.print(f"wrote {folder / 'results.json'} and {folder / 'report.md'}", soft_wrap=True)
     return table
+
+
+def arm_recipes(request: Request, pair: PairSource, experiment: Experiment) -> dict[str, Recipe]:
+    """Return the recipe of every arm: the command's preset with the arm's overrides, or a preset of its own."""
+    own = recipe_for(pair, request.preset).with_overrides(request.settings)
+    return {
+        arm: own.with_overrides(overrides)
+        if arm not in experiment.presets
+        # What a method does not have cannot be set.
+        else recipe_for(pair, experiment.presets[arm], {**request.settings, **overrides})
+        for arm, overrides in experiment.arms.items()
+    }
 
 
 def _print_row(console: Console, grid: Grid, done: list[Cell]) -> None:

@@ -6,12 +6,13 @@ A new table is one function here and one line in `EXPERIMENTS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from caq.items.safetybench import CATEGORIES
 from caq.lm_eval.harness import Benchmarks
-from caq.reproduce.grid import Overrides
 from caq.reproduce.pairs import PairSource
+
+Overrides = Mapping[str, object]
 
 FIXED: Overrides = {"transforms": [], "learn": []}
 #: Table 1's arms, and between them the transforms that are set by hand.
@@ -60,6 +61,7 @@ class Experiment:
         contrasts: pairs of arms whose difference is the point.
         sweep: for ablations over one setting.
         benchmarks: what lm-eval measures besides; long, so only where the table has it.
+        presets: by arm, the preset that it overrides instead of the command's.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Experiment:
     contrasts: tuple[tuple[str, str], ...]
     sweep: Sweep | None = None
     benchmarks: Benchmarks | None = None
+    presets: Mapping[str, str] = field(default_factory=dict)
 
 
 AGAINST_OTHERS = tuple(("CAL", other) for other in ("KL-Top", "KL", "MSE", "Hadamard", "GPTQ"))

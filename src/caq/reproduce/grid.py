@@ -37,6 +37,7 @@ from caq.measure.run import Entrant, Named, Setup, measure_arms, place_arms, pre
 from caq.pipeline import quantize_pair
 from caq.progress import remark
 from caq.recipe import Recipe
+from caq.reproduce.workers import working
 from caq.run import Load
 from caq.runners import find_source
 
@@ -46,8 +47,6 @@ FULL_PRECISION = (BASE, ALIGNED)
 #: Where in a grid's directory its cells are.
 CELLS = "cells"
 
-Overrides = Mapping[str, object]
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -56,8 +55,7 @@ class Grid:
     Attributes:
         directory: results, caches and, while they are measured, checkpoints.
         model: the aligned model: directory or hub name.
-        recipe: what all arms have in common.
-        arms: by name, overrides of it.
+        arms: recipes by name.
         seeds: one run of every arm for each.
         benchmarks: what lm-eval measures besides.
         device: None takes the accelerator if there is one.
@@ -69,8 +67,7 @@ class Grid:
     model: str
     base: str
     tasks: Tasks
-    recipe: Recipe
-    arms: Mapping[str, Overrides]
+    arms: Mapping[str, Recipe]
     seeds: tuple[int, ...]
     benchmarks: Benchmarks | None = None
     device: str | None = None
@@ -79,7 +76,7 @@ class Grid:
 
     def cell_recipe(self, arm: str, seed: int) -> Recipe:
         """Return the recipe of one cell."""
-        return self.recipe.with_overrides({**self.arms[arm], "seed": seed})
+        return self.arms[arm].with_overrides({"seed": seed})
 
 
 @dataclass(frozen=True)
@@ -146,21 +143,32 @@ def open_bench(grid: Grid) -> Bench:
     return Bench(grid, _shared(load_bound), pair, setup, identity, contents)
 
 
-def cells(bench: Bench, *, quiet: bool = False) -> Iterator[Cell]:
-    """Run the grid; yield full precision first, then every arm of every seed, as they come.
+def cells(bench: Bench, *, jobs: int = 1, quiet: bool = False) -> Iterator[Cell]:
+    """Run the grid; yield full precision first, then every arm of every seed, in that order, as they come.
 
-    A cell in which learning diverges is a result; the grid continues.
+    A cell in which learning diverges is a result; the grid continues. `jobs` processes of one thread share the cells.
     """
     grid = bench.grid
     roles: tuple[Role, Role] = ("base", "aligned")
     for name, role in zip(FULL_PRECISION, roles, strict=True):
         yield _cell(bench, Cell(name, 0, "", None), name, partial(_full_precision, bench, role))
-    for seed in grid.seeds:
-        for arm in grid.arms:
-            recipe = grid.cell_recipe(arm, seed)
-            named = "".join(bench.contents[name] for name in (recipe.data.text, recipe.data.prompts) if name)
-            empty = Cell(arm, seed, recipe.fingerprint(), None)
-            yield _cell(bench, empty, empty.recipe + named, partial(_quantized, bench, recipe, arm, quiet))
+    order = [(arm, seed) for seed in grid.seeds for arm in grid.arms]
+    with working(partial(_compute, grid), order, jobs) as wait:
+        for arm, seed in order:
+            wait(arm, seed)
+            yield _quantized_cell(bench, arm, seed, quiet=quiet)
+
+
+def _compute(grid: Grid, arm: str, seed: int) -> None:
+    """Compute a cell in a process that has nothing of the grid in memory."""
+    _quantized_cell(open_bench(replace(grid, arms={arm: grid.arms[arm]})), arm, seed, quiet=True)
+
+
+def _quantized_cell(bench: Bench, arm: str, seed: int, *, quiet: bool) -> Cell:
+    recipe = bench.grid.cell_recipe(arm, seed)
+    named = "".join(bench.contents[name] for name in (recipe.data.text, recipe.data.prompts) if name)
+    empty = Cell(arm, seed, recipe.fingerprint(), None)
+    return _cell(bench, empty, empty.recipe + named, partial(_quantized, bench, recipe, arm, quiet))
 
 
 def _shared(load: Load) -> Load:

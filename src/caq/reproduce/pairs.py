@@ -1,16 +1,22 @@
-"""The pairs that tables are made on: the paper's four by their hub names, the bundled one, or any `ALIGNED:BASE`."""
+"""The pairs that tables are made on: the paper's four by their hub names, the bundled one, a directory that describes
+itself, or any `ALIGNED:BASE`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from caq.checkpoint.inspect import read_json
 from caq.errors import InvalidInput, nearest
+from caq.files.codec import decode
+from caq.files.content import located
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
 from caq.lm_eval.harness import Benchmarks
-from caq.recipe import Recipe, preset
+from caq.recipe import SELF, Recipe, preset
 from caq.testbed.export import complete, data_tasks
 
 Settings = Mapping[str, object]
@@ -68,10 +74,13 @@ HUB_PAIRS: Mapping[str, tuple[str, str]] = {
 }
 PAPER_NAMES: Mapping[str, str] = {"Llama-3.1-8B": "LLaMA3.1-8B", "Llama-2-7B": "LLaMA2-7B"}
 BUNDLED = "bundled"
+DESCRIPTION = "pair.json"
+PLAIN = "plain"
 
 
 def open_source(name: str, directory: Path, tasks: Tasks | None = None) -> PairSource:
-    """Return a pair by name: `bundled`, a key of `HUB_PAIRS`, or `ALIGNED:BASE`, two directories or hub names.
+    """Return a pair by name: `bundled`, a key of `HUB_PAIRS`, a directory with `pair.json`, or `ALIGNED:BASE`, two
+    directories or hub names.
 
     The bundled pair is written into `directory` first; `tasks` are measured instead of the paper's benchmarks.
 
@@ -80,10 +89,14 @@ def open_source(name: str, directory: Path, tasks: Tasks | None = None) -> PairS
     """
     if name == BUNDLED:
         return bundled(directory, tasks)
+    if (located(name) / DESCRIPTION).is_file():
+        return read_directory(located(name), tasks)
     aligned, colon, base = name.partition(":")
     known = HUB_PAIRS.get(name)
     if known is None and not (aligned and colon and base):
-        raise InvalidInput(f"{name}: no such pair{nearest(name, (BUNDLED, *HUB_PAIRS))}; or give ALIGNED:BASE")
+        raise InvalidInput(
+            f"{name}: no such pair{nearest(name, (BUNDLED, *HUB_PAIRS))}; or give a pair's directory, or ALIGNED:BASE"
+        )
     aligned, base = known or (aligned, base)
     texts = {kind: {"data.text": text} for kind, text in HUB_TEXTS.items()}
     return PairSource(
@@ -93,9 +106,61 @@ def open_source(name: str, directory: Path, tasks: Tasks | None = None) -> PairS
     )  # fmt: skip
 
 
+def read_directory(directory: Path, tasks: Tasks | None = None) -> PairSource:
+    """Return the pair in a directory: `aligned`, `base`, `pair.json`, and the data that this names or that is there.
+
+    `heldout.txt`, `safety.jsonl`, `facts.jsonl` and `prompts.jsonl` are what is measured, as far as they are there.
+
+    Raises:
+        InvalidInput: `pair.json` is not as `_Description` has it.
+    """
+    file = directory / DESCRIPTION
+    described = decode(_Description, read_json(file), str(file))
+    found = {path.name: path for path in directory.iterdir()}
+    questions = found.get("safety.jsonl")
+    measured = Tasks(
+        found.get("heldout.txt"), SafetyTask(questions) if questions else None, found.get("facts.jsonl"),
+        found.get("prompts.jsonl"), described.window, described.response_tokens,
+    )  # fmt: skip
+    texts = {kind: _text(kind, str(directory / name)) for kind, name in described.texts.items()}
+    settings = {**described.settings, **texts.get(PLAIN, {})}
+    return PairSource(
+        directory.name, str(directory / "aligned"), str(directory / "base"), tasks or measured, settings, texts,
+        note=described.note,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Description:
+    """`pair.json`.
+
+    Attributes:
+        window: tokens of the text that are read at once.
+        response_tokens: longest response.
+        settings: overrides of a preset that fit the pair.
+        texts: files in the directory to calibrate on, by kind: `plain` is the default, `self` prompts to answer.
+        note: what to know of its figures.
+    """
+
+    window: int
+    response_tokens: int
+    settings: dict[str, Any]
+    texts: dict[str, str]
+    note: str = ""
+
+
+def _text(kind: str, file: str) -> Settings:
+    return {"data.text": SELF, "data.prompts": file} if kind == SELF else {"data.text": file}
+
+
 def recipe_for(pair: PairSource, preset_name: str, settings: Settings | None = None) -> Recipe:
-    """Return a preset with the sizes that fit the pair, and further overrides."""
-    return preset(preset_name).with_overrides({**pair.settings, **(settings or {})})
+    """Return a preset with the sizes that fit the pair, and further overrides.
+
+    Those of transforms and learners that the preset does not have are left out.
+    """
+    chosen = preset(preset_name)
+    own = {"transforms": chosen.transforms, "learn": chosen.learn}
+    return chosen.with_overrides({**own, **pair.settings, **(settings or {})})
 
 
 def bundled(directory: Path, tasks: Tasks | None = None) -> PairSource:
