@@ -20,8 +20,8 @@ from caq.recipe import Recipe
 from caq.reproduce.pairs import bundled, recipe_for
 from caq.run import Run
 from caq.student import Student
-from caq.testbed.export import export
 from caq.teaching import teach
+from caq.testbed.export import export
 from caq.train import FitInputs, learn_in_turn
 from caq.transforms.online import Step
 from caq.walk import block_arguments
