@@ -21,10 +21,11 @@ import torch
 from caq.data import token_blocks
 from caq.inputs import open_pair
 from caq.loading import load_bound, load_tokenizer
-from caq.pipeline import plan_student, teach
+from caq.pipeline import plan_student
 from caq.recipe import Recipe
 from caq.reproduce.pairs import bundled, recipe_for
 from caq.run import Run
+from caq.teaching import teach
 from caq.train import EndToEnd, FitInputs
 from caq.walk import block_arguments
 from caq.world import World

@@ -31,11 +31,12 @@ from caq.export import FORMATS
 from caq.families import Shape
 from caq.inputs import Pair
 from caq.loading import load_bound
-from caq.pipeline import plan_student, teach
+from caq.pipeline import plan_student
 from caq.quantizers.blocks import BlockInputs, block_outputs, quantize_block
 from caq.recipe import Recipe, preset
 from caq.run import Run
 from caq.student import Student
+from caq.teaching import teach
 from caq.train import EndToEnd, FitInputs
 from caq.train.teacher import CHUNK, TeacherCache
 from caq.transforms.apply import fold

@@ -15,11 +15,12 @@ from caq.errors import Diverged
 from caq.inputs import open_pair
 from caq.loading import load_bound, load_tokenizer
 from caq.numerics.fake import fake_quantize_dynamic
-from caq.pipeline import plan_student, teach
+from caq.pipeline import plan_student
 from caq.recipe import Recipe
 from caq.reproduce.pairs import bundled, recipe_for
 from caq.run import Run
 from caq.student import Student
+from caq.teaching import teach
 from caq.testbed.export import export
 from caq.train import FitInputs, learn_in_turn
 from caq.transforms.online import Step

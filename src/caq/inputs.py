@@ -22,6 +22,7 @@ from caq.errors import attempt, refuse
 from caq.export import format_for
 from caq.families import find_family, shape_of
 from caq.ledger import Entry
+from caq.negatives import negative_problems
 from caq.numerics.scheme import resolve, undivided
 from caq.recipe import Recipe
 
@@ -74,12 +75,7 @@ def check_recipe(pair: Pair, recipe: Recipe) -> None:
         InvalidInput: every setting that the models do not allow.
         Unsupported: a scheme that cannot be learned through or loaded, or that the format cannot hold.
     """
-    problems = []
-    if recipe.needs_base and pair.base is None:
-        problems.append(
-            f"objective {recipe.objective.name} pushes away from the base model: "
-            "give --base, or choose --objective kl-top"
-        )
+    problems = list(negative_problems(pair.aligned, recipe, has_base=pair.base is not None))
     config = read_config(pair.aligned.path)
     inputs = find_family(config.model_type).inputs(config)
     problems += undivided(recipe.scheme, inputs)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from caq.checkpoint.write import owned, require_space
@@ -33,17 +33,18 @@ from caq.files.content import located
 from caq.inputs import Pair, check_recipe, open_pair, widened
 from caq.ledger import Entry
 from caq.loading import load_bound
+from caq.negatives import stood_in
 from caq.numerics.scheme import Numerics, regrouped, resolve
 from caq.observe import observe
 from caq.preservation import check_preserved
-from caq.probe import check_files, check_leanings, load_probed
+from caq.probe import check_files, check_leanings
 from caq.progress import progress
 from caq.quantizers.blocks import BlockInputs, block_outputs, quantize_block
 from caq.recipe import Recipe, preset
 from caq.run import Load, Run
 from caq.student import Student
+from caq.teaching import teach, weigh
 from caq.train import FitInputs, learn_in_turn
-from caq.train.teacher import TeacherCache, cache_hidden, cache_targets
 from caq.transforms.activations import activation_steps, cache_steps
 from caq.transforms.apply import Folded, fold
 from caq.transforms.plan import make_plan
@@ -92,7 +93,7 @@ def quantize(
 
     Args:
         model: the aligned model: a local directory or a hub name.
-        base: its base; needed by contrastive objectives.
+        base: its base; None where there is none, and contrastive objectives then take another negative.
         recipe: all settings; None takes the default preset.
         output_dir: where the checkpoint goes; it appears whole or not at all.
         cache_dir: where texts and teacher caches are kept for later runs; None takes `$CAQ_CACHE` or `~/.cache/caq`.
@@ -178,7 +179,7 @@ def _found_or_made(run: Run, output: Path, *, restart: bool) -> QuantizationResu
 def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResult:
     """Teach, plan, learn, prove, quantize, write."""
     recipe, ids = run.recipe, data.ids
-    teacher = teach(run, ids)
+    teacher, weights = teach(run, ids), weigh(run, ids)
     turned = check_leanings(run)
     student, numerics = plan_student(run)
     bound, plan = student.bound, student.plan
@@ -187,8 +188,9 @@ def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResu
     start = plan.start(observe(bound, plan, ids))
     arguments, state = block_arguments(bound, ids[:1].to(run.world.device)), workspace.fit_state
     inputs = FitInputs(
-        student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world, state_file=state, quiet=run.quiet
-    )
+        student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world,
+        weights=weights, state_file=state, quiet=run.quiet,
+    )  # fmt: skip
     fits = learn_in_turn(recipe.learn, inputs, start)
     learned = fits[-1].parameters if fits else start
     operators = plan.operators({name: value.to(run.world.device, torch.float64) for name, value in learned.items()})
@@ -198,9 +200,10 @@ def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResu
 
     workspace.outer.write({name: tensor.to(run.stored) for name, tensor in folded.outer().items()}, [])
     stored = StoredWeights(workspace, bound.family.layers, chosen, numerics.linear.weights)
-    rounded = _quantize_blocks(run, student, folded, stored, ids)
+    rounded = _quantize_blocks(run, student, folded, stored, ids, weights if recipe.weighting.statistics else None)
     ledger = (
         *widened(run.pair.aligned, recipe),
+        *stood_in(recipe, has_base=run.pair.base is not None),
         *turned,
         *regrouped(recipe.scheme, bound.family.inputs(bound.model.config)),
         *data.entries,
@@ -217,20 +220,6 @@ def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResu
     return result
 
 
-def teach(run: Run, ids: Int[Tensor, "samples length"]) -> TeacherCache | None:
-    """Run each teacher over the calibration data, one at a time, and keep what the objective needs of them."""
-    if not run.recipe.needs_teacher:
-        return None
-    root, objective = run.cache / "teachers", run.recipe.objective
-    teachers = ("aligned", "base") if objective.needs_base else ("aligned",)
-    cached = partial(cache_hidden, ids=ids, root=root, dtype=run.dtype, world=run.world, quiet=run.quiet)
-    hidden = {
-        name: cached(partial(load_probed, run, name), run.pair.fingerprints[name], name=name) for name in teachers
-    }
-    aligned, base = hidden["aligned"], hidden.get("base")
-    return cache_targets(objective, aligned, base, len(ids), root, world=run.world, quiet=run.quiet)
-
-
 def plan_student(run: Run) -> tuple[Student, Numerics]:
     """Load the aligned model and lay out its transforms and number formats."""
     bound = run.load_model(run.pair.aligned)
@@ -242,7 +231,12 @@ def plan_student(run: Run) -> tuple[Student, Numerics]:
 
 @torch.no_grad()
 def _quantize_blocks(
-    run: Run, student: Student, folded: Folded, stored: StoredWeights, ids: Int[Tensor, "samples length"]
+    run: Run,
+    student: Student,
+    folded: Folded,
+    stored: StoredWeights,
+    ids: Int[Tensor, "samples length"],
+    weights: Float[Tensor, "samples length"] | None,
 ) -> tuple[Entry, ...]:
     """Quantize and store block after block; each reads what the *stored* blocks before it output."""
     bound, quantizer = student.bound, run.recipe.quantizer
@@ -250,13 +244,14 @@ def _quantize_blocks(
     hidden, statistics = None, quantizer.statistics
     if statistics is not None:
         hidden = embed(bound, stored, ids[: statistics.samples].to(run.world.device)).to(run.dtype).cpu()
+        weights = None if weights is None else weights[: statistics.samples]
     entries: list[Entry] = []
     with progress(f"quantize: {quantizer.name}", bound.shape.layers, quiet=run.quiet) as advance:
         for index in range(bound.shape.layers):
             if hidden is None:
                 entries += _quantize_one(run, student, folded, stored, index, None)
             else:
-                inputs = BlockInputs(hidden, arguments[index], student.sites(index, folded.operators))
+                inputs = BlockInputs(hidden, arguments[index], student.sites(index, folded.operators), weights)
                 entries += _quantize_one(run, student, folded, stored, index, inputs)
                 hidden = block_outputs(bound, index, stored.block(index), inputs)
             advance()

@@ -46,7 +46,7 @@ def teach(root: Path, objective: Objective, world: World | None = None) -> Teach
     """Cache the objective's targets: model 0 is the aligned one, model 1 its base."""
     world = world or World()
     aligned, base = hidden_states(root, 0, world=world), hidden_states(root, 1, world=world)
-    return cache_targets(objective, aligned, base, len(IDS), root, world=world, quiet=True)
+    return cache_targets(objective, aligned, base, IDS, root, world=world, quiet=True)
 
 
 def make_student(family: str = "llama", dtype: torch.dtype = DTYPE) -> Student:
@@ -75,6 +75,7 @@ class Course:
         ids: Tensor = IDS,
         seed: int = 0,
         world: World | None = None,
+        weights: Tensor | None = None,
         state_file: SealedFile | None = None,
     ) -> FitInputs:
         """Return what a learner is given, with a fresh student."""
@@ -82,8 +83,9 @@ class Course:
         arguments = block_arguments(student.bound, ids[:1])
         chosen = objective or self.objective
         return FitInputs(
-            student, chosen, self.teacher, ids, arguments, seed, world or World(), state_file=state_file, quiet=True
-        )
+            student, chosen, self.teacher, ids, arguments, seed, world or World(),
+            weights=weights, state_file=state_file, quiet=True,
+        )  # fmt: skip
 
     def learn(
         self,

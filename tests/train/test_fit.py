@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from caq.errors import Diverged
-from caq.objectives import Logits, Loss, Objective, Targets
+from caq.objectives import Logits, Loss, Objective, Targets, Teachers
 from caq.objectives.restricted import TopKullbackLeibler
 from caq.recipe import Recipe
 from caq.train import FitResult, loop
@@ -34,12 +34,13 @@ class Disturbed:
     learning: bool = False
     calls: int = field(default=0, init=False)
     name: ClassVar[str] = "disturbed"
-    needs_base: ClassVar[bool] = False
+    needs_negative: ClassVar[bool] = False
+    negative: ClassVar[None] = None
     needs_full: ClassVar[bool] = False
     targets_options: ClassVar[tuple[str, ...]] = ()
 
-    def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
-        return self.objective.targets(aligned, negative)
+    def targets(self, teachers: Teachers) -> dict[str, Tensor]:
+        return self.objective.targets(teachers)
 
     def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
         loss = self.objective(student, targets, progress)
@@ -285,12 +286,13 @@ class Cramped:
     objective: Objective
     sequences: int
     name: ClassVar[str] = "cramped"
-    needs_base: ClassVar[bool] = False
+    needs_negative: ClassVar[bool] = False
+    negative: ClassVar[None] = None
     needs_full: ClassVar[bool] = False
     targets_options: ClassVar[tuple[str, ...]] = ()
 
-    def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
-        return self.objective.targets(aligned, negative)
+    def targets(self, teachers: Teachers) -> dict[str, Tensor]:
+        return self.objective.targets(teachers)
 
     def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
         if len(student) > self.sequences * IDS.shape[1]:

@@ -40,9 +40,11 @@ def plain_gradients(course: Course) -> tuple[float, dict[str, Tensor]]:
     hidden = final_hidden_states(student, IDS[BATCH], student.plan.operators(parameters), inputs.arguments)
     kept = [course.teacher.read(sample) for sample in BATCH]
     rows = {name: torch.cat([sequence[name] for sequence in kept]) for name in kept[0]}
-    loss = course.objective(logits(student, hidden).flatten(0, 1), course.teacher.expand(rows), 0.5).total
-    loss.backward()
-    return loss.item(), gradients(parameters)
+    weights = None if inputs.weights is None else inputs.weights[BATCH].flatten()
+    loss = course.objective(logits(student, hidden).flatten(0, 1), course.teacher.expand(rows), 0.5)
+    total = loss.mean(weights)["total"]
+    total.backward()
+    return total.item(), gradients(parameters)
 
 
 @pytest.mark.parametrize("chunk", [7, 256])

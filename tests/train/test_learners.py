@@ -13,7 +13,7 @@ from torch import Tensor
 
 from caq.errors import InvalidInput
 from caq.files.codec import parse
-from caq.objectives import OBJECTIVES, Logits, Loss, Targets
+from caq.objectives import OBJECTIVES, Logits, Loss, Targets, Teachers
 from caq.objectives.restricted import TopKullbackLeibler
 from caq.options import Options
 from caq.pipeline import quantize
@@ -95,16 +95,17 @@ class Squared(Options):
 
     name: Literal["squared"] = "squared"
     pull_k: int = 9
-    needs_base: ClassVar[bool] = False
+    needs_negative: ClassVar[bool] = False
+    negative: ClassVar[None] = None
     needs_full: ClassVar[bool] = False
     targets_options: ClassVar[tuple[str, ...]] = ("pull_k",)
 
-    def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
-        return TopKullbackLeibler(pull_k=self.pull_k).targets(aligned, negative)
+    def targets(self, teachers: Teachers) -> dict[str, Tensor]:
+        return TopKullbackLeibler(pull_k=self.pull_k).targets(teachers)
 
     def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
         loss = TopKullbackLeibler(pull_k=self.pull_k)(student, targets, progress)
-        return Loss((1 + progress) * loss.total.square(), loss.pull)
+        return Loss((1 + progress) * loss.total.square(), loss.pull.square())
 
 
 class Shrunk(Options):
@@ -130,7 +131,7 @@ def test_a_made_up_objective_and_a_made_up_learner_learn_in_turn_from_a_recipe(t
     inputs = Course(teach(tmp_path, recipe.objective), recipe.objective).inputs()
     fitted, shrunk = learn_in_turn(recipe.learn, inputs, inputs.student.plan.start({}))
     for record, weight in zip(fitted.history, (1.0, 1 + 10 / 12, 2.0), strict=True):
-        assert record["total"] == pytest.approx(weight * record["pull"] ** 2, rel=1e-5)
+        assert record["total"] == pytest.approx(weight * record["pull"], rel=1e-5)
     assert fitted.best_step == 12
     assert all(torch.equal(value, 0.25 * fitted.parameters[name]) for name, value in shrunk.parameters.items())
     with pytest.raises(InvalidInput, match=r"learn.shrunk.factr: unknown key; did you mean learn.shrunk.factor\?"):

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from caq.errors import CaqError
 from caq.families import Bound
-from caq.objectives import Objective
+from caq.objectives import UNLABELLED, Objective, Teachers
+from caq.objectives.bounded import JensenShannon, PositivePart
 from caq.objectives.full import ContrastiveKullbackLeibler, KullbackLeibler, MeanSquaredError
+from caq.objectives.gap import Hinge, SigmoidGap
+from caq.objectives.next_token import CrossEntropy
 from caq.objectives.restricted import ContrastiveAlignment, ContrastiveTopKullbackLeibler, TopKullbackLeibler
 from caq.train import teacher
 from caq.train.teacher import TeacherCache, cache_hidden, cache_targets
@@ -30,6 +33,11 @@ OBJECTIVES: dict[str, Objective] = {
     "contrastive-kl-top": ContrastiveTopKullbackLeibler(pull_k=9, push_k=5),
     "cal": ContrastiveAlignment(pull_k=9, push_k=5),
     "cal, logits, K beyond the vocabulary": ContrastiveAlignment(pull_k=500, push_k=5, difference="logit"),
+    "cross-entropy": CrossEntropy(),
+    "hinge": Hinge(pull_k=9, push_k=5),
+    "sigmoid-gap": SigmoidGap(pull_k=9, push_k=5),
+    "jensen-shannon": JensenShannon(pull_k=9, push_k=5),
+    "positive-part": PositivePart(pull_k=9),
     "cal, not renormalised": ContrastiveAlignment(pull_k=9, push_k=500, renormalize=False),
 }
 
@@ -51,11 +59,14 @@ def directories(root: Path) -> set[str]:
 
 def dense(targets: dict[str, Tensor]) -> dict[str, Tensor]:
     """Targets on S as rows over the vocabulary, so that the order of S does not matter."""
-    found = dict(targets)
-    for side in ("pull", "push"):
-        if f"{side}_index" in targets:
-            index, values = found.pop(f"{side}_index").long(), found.pop(f"{side}_log_prob")
-            found[side] = torch.full((len(index), 64), -torch.inf).scatter(1, index, values)
+    found = {}
+    for key, values in targets.items():
+        if key.endswith("log_prob"):
+            # What has no index of its own is on the pulled tokens.
+            index = targets.get(f"{key.partition('_')[0]}_index", targets["pull_index"]).long()
+            found[key] = torch.full((len(index), 64), -torch.inf).scatter(1, index, values)
+        elif not key.endswith("index"):
+            found[key] = values
     return found
 
 
@@ -70,7 +81,8 @@ def test_targets_are_those_of_the_models_own_logits(
     models = [tiny_bound(seed).model for seed in (0, 1)]
     for sample in (0, 7):
         aligned, base = (model(IDS[sample][None]).logits[0] for model in models)
-        expected = objective.targets(aligned, base if objective.needs_base else None)
+        labels = torch.cat([IDS[sample][1:], torch.tensor([UNLABELLED])])
+        expected = objective.targets(Teachers(aligned, base if objective.needs_negative else None, labels))
         found = cache.expand(cache.read(sample))
         assert found.keys() == expected.keys()
         for key, value in dense(found).items():
@@ -98,7 +110,7 @@ def test_a_second_run_loads_no_model(tmp_path: Path) -> None:
     objective = OBJECTIVES["kl-top"]
     written = []
     for _ in range(2):
-        cache = cache_targets(objective, first, None, len(IDS), tmp_path, world=World(), quiet=True)
+        cache = cache_targets(objective, first, None, IDS, tmp_path, world=World(), quiet=True)
         files = cache.rows["targets"].directory.iterdir()
         written.append({path.name: path.stat().st_ino for path in files})
     assert len(written[0]) == len(IDS)
@@ -131,7 +143,7 @@ def test_targets_are_keyed_by_the_objective_s_settings_but_not_by_alpha(tmp_path
     aligned, base = hidden_states(tmp_path, 0), hidden_states(tmp_path, 1)
 
     def targets(objective: Objective) -> TeacherCache:
-        return cache_targets(objective, aligned, base, len(IDS), tmp_path, world=World(), quiet=True)
+        return cache_targets(objective, aligned, base, IDS, tmp_path, world=World(), quiet=True)
 
     different: list[Objective] = [
         ContrastiveAlignment(pull_k=9, push_k=5),
@@ -145,7 +157,7 @@ def test_targets_are_keyed_by_the_objective_s_settings_but_not_by_alpha(tmp_path
     caches = [targets(objective) for objective in different]
     assert len({str(cache.rows["targets"].directory) for cache in caches}) == len(different)
     assert targets(ContrastiveAlignment(alpha=0.1, pull_k=9, push_k=5)) == caches[0]
-    other_way = cache_targets(different[0], base, aligned, len(IDS), tmp_path, world=World(), quiet=True)
+    other_way = cache_targets(different[0], base, aligned, IDS, tmp_path, world=World(), quiet=True)
     assert other_way != caches[0]
 
 
@@ -192,7 +204,7 @@ def test_the_teachers_and_the_student_are_never_in_memory_together(tmp_path: Pat
 
     aligned, base = hidden_states(tmp_path, 0, load(0)), hidden_states(tmp_path, 1, load(1))
     objective = OBJECTIVES["contrastive-kl"]
-    cache = cache_targets(objective, aligned, base, len(IDS), tmp_path, world=World(), quiet=True)
+    cache = cache_targets(objective, aligned, base, IDS, tmp_path, world=World(), quiet=True)
     load(2)()
     assert len(loaded) == 3
     assert cache.heads.keys() == {"aligned", "negative"}
@@ -204,7 +216,7 @@ def test_what_was_damaged_in_the_cache_is_named_and_made_again(
 ) -> None:
     objective, counted = OBJECTIVES["kl-top"], Counted(0)
     hidden = hidden_states(tmp_path, 0, counted)
-    targets = cache_targets(objective, hidden, None, len(IDS), tmp_path, world=World(), quiet=True).rows["targets"]
+    targets = cache_targets(objective, hidden, None, IDS, tmp_path, world=World(), quiet=True).rows["targets"]
     files = [hidden.file(3).path, hidden.head.path, targets.file(3).path]
     whole = [path.read_bytes() for path in files]
     for path, content in zip(files, whole, strict=True):
@@ -212,7 +224,7 @@ def test_what_was_damaged_in_the_cache_is_named_and_made_again(
         other = path.with_name("00004.safetensors").read_bytes()
         path.write_bytes({"cut off": content[:-9], "emptied": b"", "a flipped bit": flipped}.get(damage, other))
     hidden = hidden_states(tmp_path, 0, counted)
-    cache_targets(objective, hidden, None, len(IDS), tmp_path, world=World(), quiet=True)
+    cache_targets(objective, hidden, None, IDS, tmp_path, world=World(), quiet=True)
     said = capsys.readouterr().err
     assert all(f"{path}: " in said for path in files)
     assert said.count("it is made again") == len(files)

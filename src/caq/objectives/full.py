@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from caq.objectives.base import Alpha, Logits, Loss, Targets, contrast, pulled, required
+from caq.objectives.base import (
+    Alpha,
+    Logits,
+    Loss,
+    Negative,
+    Schedule,
+    Targets,
+    Teachers,
+    contrast,
+    pulled,
+    scheduled,
+)
 from caq.options import Options
 
 if TYPE_CHECKING:
@@ -12,33 +23,35 @@ if TYPE_CHECKING:
 
 
 class MeanSquaredError(Options):
-    """Mean squared difference of the logits, over tokens and vocabulary."""
+    """Mean squared difference of the logits over the vocabulary."""
 
     name: Literal["mse"] = "mse"
-    needs_base: ClassVar[bool] = False
+    needs_negative: ClassVar[bool] = False
+    negative: ClassVar[None] = None
     needs_full: ClassVar[bool] = True
     targets_options: ClassVar[tuple[str, ...]] = ()
 
-    def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
+    def targets(self, teachers: Teachers) -> dict[str, Tensor]:
         """Keep the aligned model's logits."""
-        return {"aligned": aligned}
+        return {"aligned": teachers.aligned}
 
     def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
         """Return mean (student − aligned)²."""
-        return pulled((student.float() - targets["aligned"].float()).square().mean())
+        return pulled((student.float() - targets["aligned"].float()).square().mean(-1))
 
 
 class KullbackLeibler(Options):
     """KL(p_aligned ‖ p_Q) over the whole vocabulary."""
 
     name: Literal["kl"] = "kl"
-    needs_base: ClassVar[bool] = False
+    needs_negative: ClassVar[bool] = False
+    negative: ClassVar[None] = None
     needs_full: ClassVar[bool] = True
     targets_options: ClassVar[tuple[str, ...]] = ()
 
-    def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
+    def targets(self, teachers: Teachers) -> dict[str, Tensor]:
         """Keep the aligned model's logits."""
-        return {"aligned": aligned}
+        return {"aligned": teachers.aligned}
 
     def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
         """Return KL(p_aligned ‖ p_Q)."""
@@ -48,21 +61,25 @@ class KullbackLeibler(Options):
 
 
 class ContrastiveKullbackLeibler(Options):
-    """KL(p_aligned ‖ p_Q) − α·KL(p_base ‖ p_Q) over the whole vocabulary; unbounded below (see `contrast`).
+    """KL(p_aligned ‖ p_Q) − α·KL(p_neg ‖ p_Q) over the whole vocabulary; unbounded below (see `contrast`).
 
     Attributes:
-        alpha: weight of the push away from the base.
+        alpha: weight of the push away from the negative.
+        alpha_schedule: how the weight rises from 0.
+        negative: whom to push away from; None takes the base where there is one, and `rtn` otherwise.
     """
 
     name: Literal["contrastive-kl"] = "contrastive-kl"
     alpha: Alpha = 0.75
-    needs_base: ClassVar[bool] = True
+    alpha_schedule: Schedule = "constant"
+    negative: Negative | None = None
+    needs_negative: ClassVar[bool] = True
     needs_full: ClassVar[bool] = True
     targets_options: ClassVar[tuple[str, ...]] = ()
 
-    def targets(self, aligned: Logits, negative: Logits | None) -> dict[str, Tensor]:
+    def targets(self, teachers: Teachers) -> dict[str, Tensor]:
         """Keep both teachers' logits."""
-        return {"aligned": aligned, "negative": required(negative)}
+        return {"aligned": teachers.aligned, "negative": teachers.contrasted()}
 
     def __call__(self, student: Logits, targets: Targets, progress: float) -> Loss:
         """Return the contrast of both divergences."""
@@ -70,4 +87,4 @@ class ContrastiveKullbackLeibler(Options):
 
         log_prob = student.float().log_softmax(-1)
         pull, push = (kl(targets[name].float().log_softmax(-1), log_prob) for name in ("aligned", "negative"))
-        return contrast(pull, push, self.alpha)
+        return contrast(pull, push, scheduled(self.alpha, self.alpha_schedule, progress))

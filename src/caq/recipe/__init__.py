@@ -3,6 +3,16 @@
 from caq.numerics.options import SchemeRecipe
 from caq.recipe.overrides import parse_override
 from caq.recipe.recipe import PRESETS, Recipe, preset
-from caq.recipe.sections import SELF, DataRecipe
+from caq.recipe.sections import SELF, DataRecipe, NegativesRecipe, WeightingRecipe
 
-__all__ = ["PRESETS", "SELF", "DataRecipe", "Recipe", "SchemeRecipe", "parse_override", "preset"]
+__all__ = [
+    "PRESETS",
+    "SELF",
+    "DataRecipe",
+    "NegativesRecipe",
+    "Recipe",
+    "SchemeRecipe",
+    "WeightingRecipe",
+    "parse_override",
+    "preset",
+]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def contradictions(recipe: Recipe) -> list[str]:
     """Return what contradicts what; every sentence names the way out."""
-    return [*_scheme(recipe), *_learning(recipe), *_data(recipe)]
+    return [*_scheme(recipe), *_learning(recipe), *_weighting(recipe), *_data(recipe)]
 
 
 def _scheme(recipe: Recipe) -> Iterator[str]:
@@ -41,6 +41,16 @@ def _learning(recipe: Recipe) -> Iterator[str]:
                 f"{key}.validation_samples: {learner.validation_samples} of data.samples {recipe.data.samples} leave "
                 f"none to learn from; raise data.samples, or lower {key}.validation_samples"
             )
+
+
+def _weighting(recipe: Recipe) -> Iterator[str]:
+    weighting = recipe.weighting
+    if weighting.by == "uniform" or recipe.learn or (recipe.quantizer.statistics and weighting.statistics):
+        return
+    yield (
+        "weighting.by: alignment weighs nothing where nothing is learned and the quantizer has no statistics, or they "
+        "are not weighed; set weighting.by: uniform"
+    )
 
 
 def _data(recipe: Recipe) -> Iterator[str]:

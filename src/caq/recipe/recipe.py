@@ -15,7 +15,7 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_va
 from caq.errors import InvalidInput, attempt, nearest, shown
 from caq.export import FORMATS
 from caq.numerics.options import SchemeRecipe
-from caq.objectives import OBJECTIVES, Objective
+from caq.objectives import OBJECTIVES, Negative, Objective
 from caq.objectives.restricted import ContrastiveAlignment
 from caq.options import Options, sentences
 from caq.quantizers import QUANTIZERS, Quantizer
@@ -23,7 +23,7 @@ from caq.recipe import legacy
 from caq.recipe.contradictions import contradictions
 from caq.recipe.entries import Entry, read_entries, read_entry, read_section, read_set
 from caq.recipe.overrides import override
-from caq.recipe.sections import DataRecipe
+from caq.recipe.sections import DataRecipe, NegativesRecipe, WeightingRecipe
 from caq.recipe.text import LONGEST, dump_yaml, parse_yaml
 from caq.train import LEARNERS, Learner
 from caq.train.end_to_end import EndToEnd
@@ -54,6 +54,8 @@ class Recipe(Options):
         scheme: number formats.
         transforms: of `TRANSFORMS`, in the registry's order.
         objective: what the transforms are learned under, of `OBJECTIVES`.
+        weighting: how much each calibration token counts.
+        negatives: how negatives are made where they are not the base.
         learn: the learners, of `LEARNERS`, each of which starts where the one before it ended; empty learns nothing.
         quantizer: how weights are rounded, of `QUANTIZERS`.
         format: how the checkpoint is stored, of `FORMATS`.
@@ -68,6 +70,8 @@ class Recipe(Options):
     scheme: SchemeRecipe = SchemeRecipe()
     transforms: Annotated[tuple[TransformSpec, ...], Entry] = tuple(TRANSFORMS[name]() for name in _TRANSFORMS)
     objective: Annotated[Objective, Entry] = ContrastiveAlignment()
+    weighting: WeightingRecipe = WeightingRecipe()
+    negatives: NegativesRecipe = NegativesRecipe()
     learn: Annotated[tuple[Learner, ...], Entry] = (EndToEnd(),)
     quantizer: Annotated[Quantizer, Entry] = QUANTIZERS["gptq"]()
     format: str = "compressed-tensors"
@@ -76,9 +80,22 @@ class Recipe(Options):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @property
+    def negatives_asked(self) -> dict[str, Negative | None]:
+        """Whom the aligned model is told apart from, by the key that says so; None where the recipe leaves it open.
+
+        Empty where nothing compares it with anyone.
+        """
+        asked = {}
+        if self.needs_teacher and self.objective.needs_negative:
+            asked["objective.negative"] = self.objective.negative
+        if self.weighting.by == "alignment":
+            asked["weighting.negative"] = self.weighting.negative
+        return asked
+
+    @property
     def needs_base(self) -> bool:
-        """Whether anything that is learned compares with the base model."""
-        return self.needs_teacher and self.objective.needs_base
+        """Whether the recipe says that the aligned model is compared with its base, and with nobody else."""
+        return "base" in self.negatives_asked.values()
 
     @property
     def needs_teacher(self) -> bool:
@@ -167,6 +184,13 @@ class Recipe(Options):
         return recipe
 
 
+#: Sections of plain options.
+_SECTIONS: Mapping[str, type[Options]] = {
+    "scheme": SchemeRecipe,
+    "data": DataRecipe,
+    "weighting": WeightingRecipe,
+    "negatives": NegativesRecipe,
+}
 #: Sections that hold one entry, with their registries.
 _ENTRIES: Mapping[str, Mapping[str, type[Any]]] = {"objective": OBJECTIVES, "quantizer": QUANTIZERS}
 
@@ -178,19 +202,18 @@ def _format(value: object) -> object:
 
 
 _READERS: Mapping[str, Callable[[object], object]] = {
-    "scheme": partial(read_section, "scheme", SchemeRecipe),
     "transforms": lambda value: read_set("transforms", value, TRANSFORMS),
     "objective": lambda value: read_entry("objective", value, OBJECTIVES, "cal"),
     "learn": lambda value: read_entries("learn", value, LEARNERS),
     "quantizer": lambda value: read_entry("quantizer", value, QUANTIZERS, "gptq"),
     "format": _format,
-    "data": partial(read_section, "data", DataRecipe),
+    **{name: partial(read_section, name, kind) for name, kind in _SECTIONS.items()},
 }
 
 
 def _keys() -> list[str]:
     """Return every key there is, dotted, the sections first."""
-    kinds: list[tuple[str, type[Any]]] = [("scheme", SchemeRecipe), ("data", DataRecipe)]
+    kinds: list[tuple[str, type[Any]]] = list(_SECTIONS.items())
     kinds += [(section, kind) for section, registry in _ENTRIES.items() for kind in registry.values()]
     kinds += [(f"transforms.{name}", kind) for name, kind in TRANSFORMS.items()]
     kinds += [(f"learn.{name}", kind) for name, kind in LEARNERS.items()]

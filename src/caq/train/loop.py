@@ -234,20 +234,23 @@ def _chunked_loss(
     done: float,
     divisor: float | None = None,
 ) -> dict[str, float]:
-    """Return the tokens' mean loss and its terms; with a divisor, leave the gradient over it in `hidden.grad`."""
+    """Return the tokens' weighted mean loss and terms; with a divisor, leave the gradient over it in `hidden.grad`."""
     teacher = inputs.teacher
     if teacher is None:
         raise ValueError("end-to-end learning needs the teachers' targets")
     kept = [teacher.read(sample) for sample in samples]
     rows = {name: torch.cat([sequence[name] for sequence in kept]).to(hidden.device) for name in kept[0]}
+    weights = None if inputs.weights is None else inputs.weights[samples].flatten().to(hidden.device)
     flat = hidden.flatten(0, 1)
     sums: dict[str, Tensor] = {}
     for start in range(0, len(flat), CHUNK):
-        targets = teacher.expand({name: row[start : start + CHUNK] for name, row in rows.items()})
-        loss = inputs.objective(logits(inputs.student, flat[start : start + CHUNK]), targets, done)
-        share = len(flat[start : start + CHUNK]) / len(flat)
+        chunk = slice(start, start + CHUNK)
+        targets = teacher.expand({name: row[chunk] for name, row in rows.items()})
+        loss = inputs.objective(logits(inputs.student, flat[chunk]), targets, done)
+        terms = loss.mean(None if weights is None else weights[chunk])
+        share = len(flat[chunk]) / len(flat)
         if divisor is not None:
-            (loss.total * (share / divisor)).backward(retain_graph=start + CHUNK < len(flat))
-        for name, value in loss.terms().items():
-            sums[name] = sums.get(name, 0) + value * share
+            (terms["total"] * (share / divisor)).backward(retain_graph=start + CHUNK < len(flat))
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0) + value.detach() * share
     return {name: value.item() for name, value in sums.items()}

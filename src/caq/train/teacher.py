@@ -34,10 +34,13 @@ from caq.files.cache import digest
 from caq.files.kept import used
 from caq.files.lock import Hold, turn
 from caq.files.sealed import SealedFile
-from caq.objectives import Objective
+from caq.objectives import UNLABELLED, Objective, Teachers
 from caq.progress import progress
 from caq.walk import final_hidden
 from caq.world import World
+
+#: How a teacher's final hidden states come about: of its model and one sequence of tokens.
+States = Callable[[Bound, Int[Tensor, "1 length"]], Float[Tensor, "1 length hidden"]]
 
 #: Tokens whose whole rows of logits exist at once: 256 rows of 128k float32 logits are 131 MB.
 CHUNK = 256
@@ -117,23 +120,28 @@ def cache_hidden(
     name: str,
     dtype: torch.dtype,
     world: World,
+    states: States = final_hidden,
     quiet: bool = False,
 ) -> SequenceFiles:
     """Return a teacher's final hidden states on the calibration tokens, and its head.
 
-    The model is loaded only if some are missing, and released before this returns. The key is of the hash of its
-    weights, the tokens and the dtype of the computation; `name` is for progress.
+    The model is loaded only if some are missing, and released before this returns. The key is of the fingerprint, the
+    tokens and the dtype of the computation; `name` is for progress.
+
+    Args:
+        fingerprint: hash of the model's weights, and of whatever else `states` goes by.
+        states: computes a sequence's states with the model; by default as the model itself does.
     """
     files = SequenceFiles(root / f"hidden-{digest(fingerprint, _bytes(ids), str(dtype))}")
     share = {files.file(sample): sample for sample in world.share(range(len(ids)))}
-    with _completing(files.directory, (*share, *([files.head] if world.first else [])), world) as missing:
+    with completing(files.directory, (*share, *([files.head] if world.first else [])), world) as missing:
         if missing:
             bound = load()
             device = bound.embedding.weight.device
             with progress(f"teacher: {name}", len(missing), quiet=quiet) as advance:
                 for file in missing:
                     if file in share:
-                        hidden = final_hidden(bound, ids[share[file]][None].to(device))[0]
+                        hidden = states(bound, ids[share[file]][None].to(device))[0]
                         file.write({"hidden": hidden}, None)
                     else:
                         file.write({"head": bound.head.weight}, None)
@@ -145,39 +153,52 @@ def cache_targets(
     objective: Objective,
     aligned: SequenceFiles,
     negative: SequenceFiles | None,
-    samples: int,
+    ids: Int[Tensor, "samples length"],
     root: Path,
     *,
     world: World,
     quiet: bool = False,
 ) -> TeacherCache:
-    """Return the objective's targets on `samples` sequences, made from the teachers' hidden states.
+    """Return the objective's targets on the calibration tokens, made from the teachers' hidden states on them.
 
-    `negative` is the base model's, for objectives that need it. The objective's `targets_options` are part of the key;
+    `negative` is the negative's, for objectives that need it. The objective's `targets_options` are part of the key;
     the heads are applied on the world's device.
     """
-    teachers = {"aligned": aligned} | ({"negative": negative} if negative and objective.needs_base else {})
-    heads = {name: files.head.require().tensors["head"].to(world.device) for name, files in teachers.items()}
+    teachers = {"aligned": aligned} | ({"negative": negative} if negative and objective.needs_negative else {})
+    heads = heads_of(teachers, world)
     if objective.needs_full:
         return TeacherCache(teachers, heads)
     keys = [files.directory.name for files in teachers.values()]
     options = {option: getattr(objective, option) for option in objective.targets_options}
     description = json.dumps([objective.name, options], sort_keys=True)
     targets = SequenceFiles(root / f"targets-{digest(*keys, description)}")
-    share = {targets.file(sample): sample for sample in world.share(range(samples))}
+    share = {targets.file(sample): sample for sample in world.share(range(len(ids)))}
     with (
-        _completing(targets.directory, tuple(share), world) as missing,
+        completing(targets.directory, tuple(share), world) as missing,
         progress("teacher: targets", len(missing), quiet=quiet) as advance,
     ):
         for file in missing:
             hidden = {name: files.read(share[file])["hidden"].to(world.device) for name, files in teachers.items()}
-            file.write(_targets(objective, hidden, heads), None)
+            file.write(_targets(objective, hidden, heads, ids[share[file]].to(world.device)), None)
             advance()
     return TeacherCache({"targets": replace(targets, hold=Hold(targets.directory))}, {})
 
 
+def heads_of(teachers: Mapping[str, SequenceFiles], world: World) -> dict[str, Float[Tensor, "vocab hidden"]]:
+    """Return the teachers' heads on the world's device."""
+    return {name: files.head.require().tensors["head"].to(world.device) for name, files in teachers.items()}
+
+
+def chunked_logits(
+    hidden: Mapping[str, Float[Tensor, "length hidden"]], heads: Mapping[str, Float[Tensor, "vocab hidden"]]
+) -> Iterator[dict[str, Float[Tensor, "chunk vocab"]]]:
+    """Yield the teachers' logits on a sequence, `CHUNK` tokens at a time."""
+    for start in range(0, len(hidden["aligned"]), CHUNK):
+        yield {name: rows[start : start + CHUNK] @ heads[name].to(rows).mT for name, rows in hidden.items()}
+
+
 @contextmanager
-def _completing(directory: Path, files: Sequence[SealedFile], world: World) -> Iterator[list[SealedFile]]:
+def completing(directory: Path, files: Sequence[SealedFile], world: World) -> Iterator[list[SealedFile]]:
     """Hold an entry for all processes of this run; yield those of this one's files that are missing or damaged.
 
     A whole entry is not held: it may be where nothing can be written.
@@ -195,11 +216,17 @@ def _completing(directory: Path, files: Sequence[SealedFile], world: World) -> I
 
 
 @torch.no_grad()
-def _targets(objective: Objective, hidden: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    chunks = []
-    for start in range(0, len(hidden["aligned"]), CHUNK):
-        logits = {name: rows[start : start + CHUNK] @ heads[name].to(rows).mT for name, rows in hidden.items()}
-        chunks.append(objective.targets(logits["aligned"], logits.get("negative")))
+def _targets(
+    objective: Objective,
+    hidden: Mapping[str, Tensor],
+    heads: Mapping[str, Tensor],
+    ids: Int[Tensor, " length"],
+) -> dict[str, Tensor]:
+    labels = torch.cat([ids[1:], ids.new_tensor([UNLABELLED])]).split(CHUNK)
+    chunks = [
+        objective.targets(Teachers(logits["aligned"], logits.get("negative"), followed))
+        for logits, followed in zip(chunked_logits(hidden, heads), labels, strict=True)
+    ]
     return {name: torch.cat([chunk[name].cpu() for chunk in chunks]) for name in chunks[0]}
 
 
