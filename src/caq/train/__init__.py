@@ -6,7 +6,8 @@ from typing import Any
 
 from caq.train.end_to_end import EndToEnd
 from caq.train.learner import FitInputs, FitResult, Learner, learn_in_turn
+from caq.train.local import Local
 
-__all__ = ["LEARNERS", "EndToEnd", "FitInputs", "FitResult", "Learner", "learn_in_turn"]
+__all__ = ["LEARNERS", "EndToEnd", "FitInputs", "FitResult", "Learner", "Local", "learn_in_turn"]
 
-LEARNERS: dict[str, type[Any]] = {"end-to-end": EndToEnd}
+LEARNERS: dict[str, type[Any]] = {"end-to-end": EndToEnd, "local": Local}

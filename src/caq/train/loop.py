@@ -11,7 +11,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,31 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
+class Rates(Protocol):
+    """A learner's options for Adam."""
+
+    @property
+    def rotation_learning_rate(self) -> float:
+        """For rotations."""
+
+    @property
+    def scaling_learning_rate(self) -> float:
+        """For all other transforms."""
+
+
+class Validation(Protocol):
+    """A learner's options for looking at the validation sequences."""
+
+    @property
+    def validation_samples(self) -> int:
+        """Sequences, the last ones."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences per forward pass."""
+
+
 #: The pull term may rise this far above its lowest value before learning is called diverging.
 RISING = 1.5
 #: Evaluations in a row with a rising pull term after which learning stops.
@@ -49,7 +74,7 @@ def fit(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> Fi
     device, state_file = inputs.student.device, inputs.state_file
     saved = load_state(state_file, start, device) if state_file else None
     state = saved or _start(options, inputs, {name: value.to(device) for name, value in start.items()})
-    optimizer = _optimizer(inputs.student.plan, state.parameters, options)
+    optimizer = adam(inputs.student.plan, state.parameters, options)
     if state.optimizer:
         optimizer.load_state_dict(state.optimizer)
     with progress(f"learn: {inputs.objective.name}", options.steps - state.step, quiet=inputs.quiet) as advance:
@@ -92,7 +117,8 @@ def _in_memory(
         remark(state.entries[-1].message)
 
 
-def _optimizer(plan: Plan, parameters: Mapping[str, Tensor], options: EndToEnd) -> torch.optim.Adam:
+def adam(plan: Plan, parameters: Mapping[str, Tensor], options: Rates) -> torch.optim.Adam:
+    """Return Adam on the parameters, rotations with a learning rate of their own."""
     rotations = [value for name, value in parameters.items() if plan.transforms[name].group == "rotation"]
     others = [value for name, value in parameters.items() if plan.transforms[name].group != "rotation"]
     groups = [
@@ -117,14 +143,15 @@ def _advance(options: EndToEnd, inputs: FitInputs, state: FitState, optimizer: t
         return state.stop("loss-not-finite", f"the loss is {total}", {})
     torch.nn.utils.clip_grad_norm_(state.parameters.values(), options.gradient_clip)
     # Linear decay to zero: the last step is the smallest.
-    _scaled_step(optimizer, 1 - (state.step - 1) / options.steps)
+    scaled_step(optimizer, 1 - (state.step - 1) / options.steps)
     if state.step % options.evaluate_every and state.step != options.steps:
         return state
     state, found = _in_memory(options, inputs, state, lambda sized: evaluate(sized, inputs, state.parameters, done))
     return judge(state, {"step": float(state.step), **found}, options)
 
 
-def _scaled_step(optimizer: torch.optim.Adam, factor: float) -> None:
+def scaled_step(optimizer: torch.optim.Adam, factor: float) -> None:
+    """Take a step with the learning rates times a factor."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] *= factor
@@ -200,7 +227,9 @@ def accumulate(
 
 
 @torch.no_grad()
-def evaluate(options: EndToEnd, inputs: FitInputs, parameters: Mapping[str, Tensor], done: float) -> dict[str, float]:
+def evaluate(
+    options: Validation, inputs: FitInputs, parameters: Mapping[str, Tensor], done: float
+) -> dict[str, float]:
     """Return the mean loss and its terms on the validation sequences."""
     samples = range(len(inputs.ids) - options.validation_samples, len(inputs.ids))
     sums: dict[str, float] = {}

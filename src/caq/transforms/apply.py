@@ -26,10 +26,13 @@ def effective(
 
     `dtype` is float32 while learning, and float64 when folding, where rounding would compound across layers.
     """
+    return edited(unedited(bound, plan, index, dtype), plan.edits[index], operators)
+
+
+def unedited(bound: Bound, plan: Plan, index: int, dtype: torch.dtype) -> dict[str, Float[Tensor, ...]]:
+    """Return block `index`'s tensors as a plan's edits find them: norms' gains are moved where the stream is rotated."""
     tensors = cast(bound.tensors(index), dtype)
-    if plan.residual is not None:
-        tensors = moved_gains(bound.branches[index], tensors)
-    return edited(tensors, plan.edits[index], operators)
+    return tensors if plan.residual is None else moved_gains(bound.branches[index], tensors)
 
 
 def cast(tensors: Tensors, dtype: torch.dtype) -> dict[str, Float[Tensor, ...]]:
@@ -45,7 +48,7 @@ def moved_gains(branches: Iterable[Branch], tensors: Tensors) -> dict[str, Float
         gain = result[gain_name] + branch.norm.offset
         for address in branch.reads:
             name = f"{address.path}.weight"
-            result[name] = _on_rows(result[name], address.rows, -2, partial(torch.mul, gain))
+            result[name] = on_rows(result[name], address.rows, -2, partial(torch.mul, gain))
         result[gain_name] = torch.full_like(gain, 1 - branch.norm.offset)
     return result
 
@@ -73,13 +76,13 @@ def _edited(tensor: Tensor, edit: Edit, act: Callable[[Tensor], Tensor]) -> Tens
         return act(tensor + edit.address.offset) - edit.address.offset
     address: Address = edit.address
     if tensor.ndim < len(address.shape):
-        return _on_rows(tensor, address.rows, -1, act)
+        return on_rows(tensor, address.rows, -1, act)
     if edit.location == Location.WEIGHT_OUTPUT:
-        return _on_rows(tensor, address.rows, -2, lambda rows: act(rows.mT).mT)
-    return _on_rows(tensor, address.rows, -2, act)
+        return on_rows(tensor, address.rows, -2, lambda rows: act(rows.mT).mT)
+    return on_rows(tensor, address.rows, -2, act)
 
 
-def _on_rows(tensor: Tensor, rows: tuple[int, int] | None, axis: int, act: Callable[[Tensor], Tensor]) -> Tensor:
+def on_rows(tensor: Tensor, rows: tuple[int, int] | None, axis: int, act: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply a function to some rows of a fused projection, or to all."""
     if rows is None:
         return act(tensor)

@@ -1,0 +1,199 @@
+"""The loop of `local`: Adam on J, block by block, so that one block's tokens are in memory.
+
+A transform of one block is computed with that block; one that several share, the stream's rotation, once a step, its
+gradient summed over the blocks before it goes back through the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file
+from torch import Tensor
+
+from caq.files.sealed import SealedFile
+from caq.ledger import Entry
+from caq.progress import progress
+from caq.student import Student
+from caq.train.learner import FitInputs, FitResult
+from caq.train.local_model import SecondOrder
+from caq.train.local_scores import block_scores, sampled
+from caq.train.loop import adam, evaluate, scaled_step
+from caq.train.state import FitState, load_state, save_state
+from caq.transforms.base import Operator
+from caq.transforms.plan import Plan
+
+if TYPE_CHECKING:
+    from caq.train.local import Local
+
+#: Steps after which the state is written.
+SAVED_EVERY = 25
+#: What a record of the history has beside the loss's terms.
+SECOND_ORDER = "second_order"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What J reads of the aligned model: per block, mapped from its file or in memory.
+
+    Attributes:
+        counts: how much each token counts.
+        blocks: tensors by name, [tokens, features].
+        files: where they are kept, for as long as the fit runs.
+    """
+
+    counts: Float[Tensor, " tokens"]
+    blocks: Mapping[int, Mapping[str, Float[Tensor, "tokens features"]]]
+    files: tuple[SealedFile, ...] = ()
+
+    def drawn(self, index: int, tokens: Int[Tensor, " drawn"] | slice, device: torch.device) -> dict[str, Tensor]:
+        """Return some tokens of a block."""
+        return {name: rows[tokens].to(device) for name, rows in self.blocks[index].items()}
+
+    def remove(self) -> None:
+        """Delete the files."""
+        for file in self.files:
+            file.path.unlink(missing_ok=True)
+
+
+def fit(options: Local, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
+    """Learn from `start`, or from the saved state if there is one; see `Local.learn` for what is kept."""
+    device, state_file = inputs.student.device, inputs.state_file
+    model = _model(options, inputs.student)
+    validated = replace(inputs, student=model.student if model.weight_term else replace(model.student, weight_format=None))
+    state = load_state(state_file, start, device) if state_file else None
+    if state is not None and state.step == options.steps:
+        return _result(options, state)
+    scores = _scores(options, inputs, weights=model.weight_term > 0)
+    if state is None:
+        parameters = {name: value.detach().to(device).clone().requires_grad_() for name, value in start.items()}
+        state = FitState(step=0, micro_batch=1, parameters=parameters, best={}, best_step=0, history=())
+        state = _judged(options, validated, model, scores, state)
+    optimizer = adam(model.student.plan, state.parameters, options)
+    if state.optimizer:
+        optimizer.load_state_dict(state.optimizer)
+    with progress("learn: local", options.steps - state.step, quiet=inputs.quiet) as advance:
+        while state.step < options.steps:
+            _step(options, inputs, model, scores, state, optimizer)
+            state = replace(state, step=state.step + 1)
+            if state.step == options.steps:
+                state = _judged(options, validated, model, scores, state)
+            if state_file and inputs.world.first and (state.step % SAVED_EVERY == 0 or state.step == options.steps):
+                save_state(state, optimizer, state_file)
+            advance()
+    if inputs.world.first:
+        scores.remove()
+    return _result(options, state)
+
+
+def _model(options: Local, student: Student) -> SecondOrder:
+    from caq.train.local import LEFT_BY_GPTQ
+
+    given = options.weight_term
+    weight_term = given if given is not None else 0.0 if student.steps else LEFT_BY_GPTQ
+    return SecondOrder(replace(student, checkpointing=False), options.means == "apart", weight_term)
+
+
+def _scores(options: Local, inputs: FitInputs, *, weights: bool) -> Scores:
+    """Return what J reads, of an earlier run of this fit or made."""
+    samples = sampled(inputs, options.tokens, options.validation_samples)
+    counts = torch.ones(inputs.ids[samples].shape) if inputs.weights is None else inputs.weights[samples]
+    layers, state_file = inputs.student.bound.shape.layers, inputs.state_file
+    found = block_scores(inputs, samples, weights=weights)
+    if state_file is None:
+        return Scores(counts.flatten(), dict(found))
+    stem = state_file.path.stem
+    files = tuple(
+        replace(state_file, path=state_file.path.with_stem(f"{stem}-scores-{index:05d}")) for index in range(layers)
+    )
+    if inputs.world.first and not all(file.is_intact() for file in files):
+        for index, tensors in found:
+            files[index].write(tensors, [])
+    inputs.world.wait()
+    # Mapped, and read where tokens are drawn: the system decides how much of them is in memory.
+    return Scores(counts.flatten(), {index: load_file(file.path) for index, file in enumerate(files)}, files)
+
+
+def _step(
+    options: Local,
+    inputs: FitInputs,
+    model: SecondOrder,
+    scores: Scores,
+    state: FitState,
+    optimizer: torch.optim.Adam,
+) -> None:
+    """Take one step on tokens that are a function of seed and step alone, so that fits resume."""
+    generator = torch.Generator().manual_seed((inputs.seed * 1_000_003 + state.step) % 2**64)
+    tokens = torch.randint(0, len(scores.counts), (options.batch_tokens,), generator=generator)
+    optimizer.zero_grad()
+    second_order(model, scores, state.parameters, tokens, backward=True)
+    scaled_step(optimizer, 1 - state.step / options.steps)
+
+
+def second_order(
+    model: SecondOrder,
+    scores: Scores,
+    parameters: Mapping[str, Tensor],
+    tokens: Int[Tensor, " drawn"] | slice = slice(None),
+    *,
+    backward: bool = False,
+) -> float:
+    """Return J at `parameters` on some tokens, in nats per token; leave its gradient in them if asked to."""
+    plan, device = model.student.plan, model.student.device
+    counts, total = scores.counts[tokens].to(device), 0.0
+    with torch.set_grad_enabled(backward):
+        shared, leaves = _shared_operators(plan, parameters)
+        for index, edits in enumerate(plan.edits):
+            own = {edit.transform for edit in edits} - shared.keys()
+            operators = {name: plan.transforms[name].operator(parameters.get(name)) for name in own}
+            found = model(index, scores.drawn(index, tokens, device), counts, {**operators, **shared})
+            total += found.item()
+            if backward and found.requires_grad:
+                found.backward()
+    reached = [(tensor, leaf.grad) for tensor, leaf in leaves if leaf.grad is not None]
+    if reached:
+        torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])
+    return total
+
+
+def _shared_operators(
+    plan: Plan, parameters: Mapping[str, Tensor]
+) -> tuple[dict[str, Operator], list[tuple[Tensor, Tensor]]]:
+    """Return the operators that several blocks use, cut off from their parameters, and the tensors on both sides."""
+    used = [{edit.transform for edit in edits} for edits in plan.edits]
+    names = {name for here in used for name in here if sum(name in block for block in used) > 1}
+    operators: dict[str, Operator] = {}
+    cuts: list[tuple[Tensor, Tensor]] = []
+    for name in sorted(names):
+        operator: Any = plan.transforms[name].operator(parameters.get(name))
+        tensors = {field.name: getattr(operator, field.name) for field in fields(operator)}
+        tensors = {key: value for key, value in tensors.items() if isinstance(value, Tensor) and value.requires_grad}
+        leaves = {key: value.detach().requires_grad_() for key, value in tensors.items()}
+        operators[name] = replace(operator, **leaves)
+        cuts += [(tensors[key], leaves[key]) for key in leaves]
+    return operators, cuts
+
+
+def _judged(options: Local, inputs: FitInputs, model: SecondOrder, scores: Scores, state: FitState) -> FitState:
+    """Return the state with a record of where it stands, and with its parameters as the best if they are."""
+    found = evaluate(options, inputs, state.parameters, state.step / options.steps)
+    record = {"step": float(state.step), **found, SECOND_ORDER: second_order(model, scores, state.parameters)}
+    better = all(record["pull"] < past["pull"] for past in state.history)
+    state = replace(state, history=(*state.history, record))
+    return state.keep_best() if better else state
+
+
+def _result(options: Local, state: FitState) -> FitResult:
+    parameters = {name: value.detach().cpu() for name, value in state.best.items()}
+    entries = () if state.best_step else (_no_better(state),)
+    return FitResult(options.name, parameters, state.best_step, state.history, entries)
+
+
+def _no_better(state: FitState) -> Entry:
+    before, after = (state.history[index]["pull"] for index in (0, -1))
+    message = f"local learning found nothing better: pull {after:.4g} on the validation sequences, {before:.4g} before; kept the start"
+    return Entry("fit", "start-kept", message, {"before": before, "after": after})

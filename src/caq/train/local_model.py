@@ -1,0 +1,157 @@
+"""J: a second-order model of KL(aligned || quantized), as a function of the transforms.
+
+Rounding in steps of Δ adds noise of variance Δ²/12 to a transformed activation `x T`. To second order the divergence is
+half the noise's covariance against the Fisher information of the output about the activation, E[gᵀ g] with the score's
+gradient g (row vectors), which is `g T^-T` after the transform. With Δ = range / (2ᵇ − 1), summed over all activations
+that are rounded, E over tokens:
+
+    J = Σ E[range(x T)²] · E[‖g T^-T‖²] / (24 (2ᵇ − 1)²)
+
+and, for the weights W of the linears that read x, c times the same of their outputs' noise, with g at the output:
+
+    Σ_out E[‖x T‖²] · E[g_out²] · (2 max|w_out T^-T|)² / (24 (2ᵇ − 1)²)
+
+Formats in groups have a range per group. The expansion of KL is the Fisher metric's (arXiv:1412.1193), the noise model
+the textbook one of uniform rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from compressed_tensors.quantization import QuantizationArgs
+from jaxtyping import Float
+from torch import Tensor
+
+from caq.families import Address
+from caq.numerics.grids import as_rows
+from caq.student import Student
+from caq.train.local_places import edits_at, places, transformed, transformed_gradient
+from caq.transforms.apply import edited, unedited
+from caq.transforms.base import Diagonal, Operator
+from caq.transforms.location import Location
+from caq.transforms.spec import Edit
+
+Seen = Mapping[str, Float[Tensor, "tokens features"]]
+Operators = Mapping[str, Operator]
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """J of a student, block by block.
+
+    Attributes:
+        student: its plan, formats and own weights.
+        apart: take the means of noise and sensitivity apart, as above; else the mean of their product, token by token.
+        weight_term: c; 0 leaves weights out.
+    """
+
+    student: Student
+    apart: bool = True
+    weight_term: float = 0.0
+
+    def __call__(
+        self, index: int, seen: Seen, counts: Float[Tensor, " tokens"], operators: Operators
+    ) -> Float[Tensor, ""]:
+        """Return block `index`'s part of J in nats per token, differentiable in the operators.
+
+        Args:
+            index: of the block.
+            seen: what `block_scores` gave of it, or some tokens of that.
+            counts: how much each of these tokens counts; their gradients are times its root already.
+            operators: the transforms at the point where J is taken.
+        """
+        here = places(self.student, index, weights=self.weight_term > 0)
+        readers = {reader: None for place in here for reader in place.readers}
+        weights = self._weights(index, readers, operators)
+        total = counts.new_zeros(())
+        for place in here:
+            x = transformed(seen[f"{place.key}/x"].float(), place.edits, operators)
+            if place.format is not None:
+                g = transformed_gradient(seen[f"{place.key}/g"].float(), place.edits, operators)
+                total = total + _activation_noise(x, g, counts, place.format, apart=self.apart)
+            for reader in place.readers:
+                g = self._at_output(index, reader, seen[f"{reader.path}/out"].float(), operators)
+                total = total + self.weight_term * self._weight_noise(x, g, counts, weights[reader])
+        return total
+
+    def _weights(
+        self, index: int, readers: Iterable[Address], operators: Operators
+    ) -> dict[Address, Float[Tensor, "out features"]]:
+        """Return the readers' transformed weights, but for factors on their outputs; see `_output_edits`."""
+        readers = tuple(readers)
+        if not readers:
+            return {}
+        names = {reader: f"{reader.path}.weight" for reader in readers}
+        edits = self.student.plan.edits[index]
+        kept = {edit for reader in readers for edit in self._output_edits(index, reader, operators)}
+        kept |= {edit for reader in readers for edit in edits_at(edits, reader, Location.WEIGHT_INPUT)}
+        own = unedited(self.student.bound, self.student.plan, index, torch.float32)
+        own = {name: own[name] for name in dict.fromkeys(names.values())}
+        result = edited(own, [edit for edit in edits if edit in kept], operators)
+        return {reader: _its_rows(result[name], reader, -2) for reader, name in names.items()}
+
+    def _at_output(
+        self, index: int, reader: Address, g: Float[Tensor, "tokens out"], operators: Operators
+    ) -> Float[Tensor, "tokens out"]:
+        return transformed_gradient(_its_rows(g, reader, -1), self._output_edits(index, reader, operators), operators)
+
+    def _output_edits(self, index: int, reader: Address, operators: Operators) -> tuple[Edit, ...]:
+        """Return what transforms a linear's output, but for the factors that come last.
+
+        A factor multiplies its row's step and divides the gradient there, so that J does not depend on it; rounding
+        errors would, and Adam follows the smallest gradient.
+        """
+        found = list(edits_at(self.student.plan.edits[index], reader, Location.WEIGHT_OUTPUT))
+        while found and isinstance(operators[found[-1].transform], Diagonal):
+            found.pop()
+        return tuple(found)
+
+    def _weight_noise(
+        self,
+        x: Float[Tensor, "tokens features"],
+        g: Float[Tensor, "tokens out"],
+        counts: Float[Tensor, " tokens"],
+        weight: Float[Tensor, "out features"],
+    ) -> Float[Tensor, ""]:
+        args = self.student.weight_format
+        if args is None:
+            raise ValueError("the weights' term needs the weights' format")
+        energy = _mean(as_rows(x, args, "channel").square().sum(-1), counts)
+        steps = _steps(as_rows(weight, args, "channel"), args)
+        noise: Tensor = ((steps.square() @ energy) * g.square().mean(0)).sum() / 24
+        return noise
+
+
+def _activation_noise(
+    x: Float[Tensor, "tokens features"],
+    g: Float[Tensor, "tokens features"],
+    counts: Float[Tensor, " tokens"],
+    args: QuantizationArgs,
+    *,
+    apart: bool,
+) -> Float[Tensor, ""]:
+    noise = _steps(as_rows(x, args, "token"), args).square()
+    sensitivity = as_rows(g, args, "token").square().sum(-1)
+    product = _mean(noise, counts) * sensitivity.mean(0) if apart else (noise * sensitivity).mean(0)
+    total: Tensor = product.sum() / 24
+    return total
+
+
+def _steps(rows: Float[Tensor, "*batch length"], args: QuantizationArgs) -> Float[Tensor, "*batch"]:
+    """Return the distance between two neighbouring numbers of each row's format."""
+    low, high = rows.amin(-1).clamp(max=0), rows.amax(-1).clamp(min=0)
+    covered = 2 * torch.maximum(-low, high) if args.symmetric else high - low
+    return covered / (2**args.num_bits - 1)
+
+
+def _mean(rows: Float[Tensor, "tokens groups"], counts: Float[Tensor, " tokens"]) -> Float[Tensor, " groups"]:
+    """Return the mean over tokens, each counted as often as it counts."""
+    return counts @ rows / counts.sum()
+
+
+def _its_rows(tensor: Tensor, address: Address, axis: int) -> Tensor:
+    """Return the part of a fused projection's weight or output that is an address's."""
+    return tensor if address.rows is None else tensor.tensor_split(address.rows, dim=axis)[1]
