@@ -254,7 +254,7 @@ def quantize_blocks(run: Run, student: Student, ids: Int[Tensor, "samples length
         )
         chosen = FORMATS[run.recipe.format]
         stored = chosen.read(chosen.store(block, DTYPE), student.weight_format)
-        hidden = block_outputs(bound, index, stored, inputs)
+        hidden = block_outputs(bound, index, stored.weights(), inputs)
 
 
 @contextlib.contextmanager

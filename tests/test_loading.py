@@ -61,7 +61,7 @@ class Stored:
     def block(self, index: int) -> Mapping[str, Tensor]:
         prefix = f"{self.bound.family.layers}.{index}."
         own = {name.removeprefix(prefix): one for name, one in self.tensors.items() if name.startswith(prefix)}
-        return FORMATS["compressed-tensors"].read(own, self.args)
+        return FORMATS["compressed-tensors"].read(own, self.args).weights()
 
     def outer(self) -> Mapping[str, Tensor]:
         return self.tensors

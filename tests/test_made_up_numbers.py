@@ -16,7 +16,7 @@ from torch import Tensor
 from caq.errors import Unsupported
 from caq.export import FORMATS
 from caq.families import Bound
-from caq.numerics.codes import dequantize, quantize_codes, range_parameters
+from caq.numerics.codes import quantize_codes, range_parameters
 from caq.numerics.grids import GRIDS
 from caq.numerics.scheme import Numerics
 from caq.options import Options
@@ -56,13 +56,13 @@ class Loose:
             stored |= {f"{path}.codes": quantized.codes, f"{path}.scale": quantized.parameters["scale"]}
         return stored
 
-    def read(self, stored: Mapping[str, Tensor], args: QuantizationArgs) -> dict[str, Tensor]:
+    def read(self, stored: Mapping[str, Tensor], args: QuantizationArgs) -> QuantizedBlock:
         paths = [name.removesuffix(".codes") for name in stored if name.endswith(".codes")]
-        weights = {name: one for name, one in stored.items() if not name.endswith((".codes", ".scale"))}
-        for path in paths:
-            scale = {"scale": stored[f"{path}.scale"]}
-            weights[f"{path}.weight"] = dequantize(stored[f"{path}.codes"], scale, args)
-        return weights
+        others = {name: one for name, one in stored.items() if not name.endswith((".codes", ".scale"))}
+        return QuantizedBlock(
+            {path: Quantized(stored[f"{path}.codes"], {"scale": stored[f"{path}.scale"]}, args) for path in paths},
+            others,
+        )
 
     def configuration(self, bound: Bound, numerics: Numerics, steps: Sequence[Step]) -> dict[str, Any]:
         return {"loose": {"steps": len(steps)}}

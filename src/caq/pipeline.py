@@ -2,8 +2,8 @@
 
 check the inputs -> calibration data -> (is the checkpoint already made?) -> teachers' targets, and whether the pair is
 the right way round -> plan the transforms -> observe activations -> learn -> fold, and prove that it changed nothing
--> quantize block by block -> write the checkpoint. Every stage is resumable; what departs from the recipe is in the
-ledger.
+-> quantize block by block -> learn what is stored beside the codes -> write the checkpoint. Every stage is resumable;
+what departs from the recipe is in the ledger.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from caq.export.online import Online
 from caq.export.stored import StoredWeights
 from caq.files.cache import cache_root, digest
 from caq.files.content import located
+from caq.files.sealed import SealedFile
 from caq.inputs import Pair, check_recipe, open_pair, widened
 from caq.ledger import Entry
 from caq.loading import load_bound
@@ -44,7 +45,8 @@ from caq.recipe import Recipe, preset
 from caq.run import Load, Run
 from caq.student import Student
 from caq.teaching import teach, weigh
-from caq.train import FitInputs, learn_in_turn
+from caq.train import FitInputs, FitResult, Learner, learn_in_turn, stages
+from caq.train.rounded import Rounded
 from caq.transforms.activations import activation_steps, cache_steps
 from caq.transforms.apply import Folded, fold
 from caq.transforms.plan import make_plan
@@ -177,7 +179,7 @@ def _found_or_made(run: Run, output: Path, *, restart: bool) -> QuantizationResu
 
 
 def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResult:
-    """Teach, plan, learn, prove, quantize, write."""
+    """Teach, plan, learn, prove, quantize, refine, write."""
     recipe, ids = run.recipe, data.ids
     teacher, weights = teach(run, ids), weigh(run, ids)
     turned = check_leanings(run)
@@ -191,7 +193,8 @@ def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResu
         student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world,
         weights=weights, state_file=state, quiet=run.quiet,
     )  # fmt: skip
-    fits = learn_in_turn(recipe.learn, inputs, start)
+    before, after = stages(recipe.learn)
+    fits = learn_in_turn(before, inputs, start)
     learned = fits[-1].parameters if fits else start
     operators = plan.operators({name: value.to(run.world.device, torch.float64) for name, value in learned.items()})
     folded = fold(bound, plan, operators)
@@ -201,6 +204,10 @@ def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResu
     workspace.outer.write({name: tensor.to(run.stored) for name, tensor in folded.outer().items()}, [])
     stored = StoredWeights(workspace, bound.family.layers, chosen, numerics.linear.weights)
     rounded = _quantize_blocks(run, student, folded, stored, ids, weights if recipe.weighting.statistics else None)
+    blocks = [workspace.block(index) for index in range(bound.shape.layers)]
+    if after:
+        refined, blocks = _refine(run, after, inputs, folded, stored)
+        fits = (*fits, *refined)
     ledger = (
         *widened(run.pair.aligned, recipe),
         *stood_in(recipe, has_base=run.pair.base is not None),
@@ -212,11 +219,10 @@ def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResu
     )
     result = QuantizationResult(workspace.output, [fit.record() for fit in fits], preserved, ledger, data.origin)
     steps = (*plan.steps(folded.operators), *cache_steps(bound, numerics))
-    shards = [workspace.outer, *(workspace.block(index) for index in range(bound.shape.layers))]
     configuration, online = chosen.configuration(bound, numerics, steps), Online(bound.family.layers, steps)
     record = _record(run, workspace, result)
     public = recipe.public().to_yaml()
-    write_checkpoint(result.output, shards, run.pair.aligned, configuration, online, public, record)
+    write_checkpoint(result.output, [workspace.outer, *blocks], run.pair.aligned, configuration, online, public, record)
     return result
 
 
@@ -269,11 +275,32 @@ def _quantize_one(
         if inputs is not None and statistics is not None and not statistics.quantized:
             inputs = replace(inputs, sites=student.plan.sites(index, folded.operators))
         block = quantize_block(bound, index, folded.block(index), inputs, quantizer, stored.args, run.stored)
-        named = stored.format.store(block, run.stored).items()
-        prefix = f"{bound.family.layers}.{index}."
-        file.write({prefix + name: tensor for name, tensor in named}, [entry.as_dict() for entry in block.entries])
+        stored.write(file, index, block, run.stored)
         contents = file.require()
     return [Entry(**entry) for entry in contents.note]
+
+
+def _refine(
+    run: Run, learners: Sequence[Learner], inputs: FitInputs, folded: Folded, stored: StoredWeights
+) -> tuple[tuple[FitResult, ...], list[SealedFile]]:
+    """Learn what the stored blocks can still learn; return what it came to, and where the blocks are now."""
+    student, workspace = inputs.student, stored.workspace
+    layers, device = range(student.bound.shape.layers), run.world.device
+    rounded = Rounded(
+        student.bound,
+        tuple(stored.quantized(index).to(device) for index in layers),
+        {name: tensor.to(device, run.dtype) for name, tensor in stored.outer().items()},
+        partial(student.sites, operators=folded.operators),
+    )
+    inputs = replace(inputs, rounded=rounded, state_file=workspace.refined_fit_state)
+    fits = learn_in_turn(learners, inputs, rounded.start())
+    if not any(fit.best_step for fit in fits):
+        return fits, [workspace.block(index) for index in layers]
+    for index in layers:
+        file = workspace.refined_block(index)
+        if file.read() is None:
+            stored.write(file, index, rounded.block(index, fits[-1].parameters), run.stored)
+    return fits, [workspace.refined_block(index) for index in layers]
 
 
 def _record(run: Run, workspace: Workspace, result: QuantizationResult) -> dict[str, object]:

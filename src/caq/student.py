@@ -50,6 +50,28 @@ class Student:
         """Return what runs online in block `index`: the plan's maps, then rounding."""
         return (*self.plan.sites(index, operators), *sites_of(self.steps, index))
 
+    def final_hidden_states(
+        self, ids: Int[Tensor, "batch length"], parameters: Mapping[str, Tensor], arguments: BlockArguments
+    ) -> Float[Tensor, "batch length hidden"]:
+        """Return what the head reads, in the head's own coordinates; differentiable in the transforms' parameters.
+
+        Head and embedding are not quantized, so rotating hidden states there and back costs `hidden` instead of
+        `vocab` columns.
+        """
+        operators = self.plan.operators(parameters)
+        hidden = embed(self.bound, OwnWeights(self.bound), ids)
+        weights = _Effective(self, operators, _working(hidden))
+        rotation = _residual(self, operators)
+        if rotation is not None:
+            hidden = rotation.apply(hidden.to(_working(hidden))).to(hidden.dtype)
+        sites = partial(self.sites, operators=operators)
+        stream = walk(self.bound, weights, hidden, arguments, sites, checkpointing=self.checkpointing)
+        return _final(self.bound, stream, rotation)
+
+    def logits(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
+        """Return the head's logits of final hidden states."""
+        return head_logits(self.bound, OwnWeights(self.bound), hidden)
+
 
 @dataclass(frozen=True)
 class _Effective:
@@ -69,29 +91,6 @@ class _Effective:
 
     def outer(self) -> Mapping[str, Tensor]:
         return OwnWeights(self.student.bound).outer()
-
-
-def final_hidden_states(
-    student: Student, ids: Int[Tensor, "batch length"], operators: Mapping[str, Operator], arguments: BlockArguments
-) -> Float[Tensor, "batch length hidden"]:
-    """Return what the head reads, in the head's own coordinates; differentiable in the operators.
-
-    Head and embedding are not quantized, so rotating hidden states there and back costs `hidden` instead of `vocab`
-    columns.
-    """
-    hidden = embed(student.bound, OwnWeights(student.bound), ids)
-    weights = _Effective(student, operators, _working(hidden))
-    rotation = _residual(student, operators)
-    if rotation is not None:
-        hidden = rotation.apply(hidden.to(_working(hidden))).to(hidden.dtype)
-    sites = partial(student.sites, operators=operators)
-    stream = walk(student.bound, weights, hidden, arguments, sites, checkpointing=student.checkpointing)
-    return _final(student.bound, stream, rotation)
-
-
-def logits(student: Student, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
-    """Return the head's logits of final hidden states."""
-    return head_logits(student.bound, OwnWeights(student.bound), hidden)
 
 
 def _residual(student: Student, operators: Mapping[str, Operator]) -> Orthogonal | None:

@@ -26,7 +26,7 @@ from caq.numerics.options import SchemeRecipe
 from caq.numerics.scheme import resolve
 from caq.probe import load_probed
 from caq.run import Run
-from caq.student import Student, final_hidden_states
+from caq.student import Student
 from caq.train.teacher import SequenceFiles, TeacherCache, cache_hidden, cache_targets
 from caq.train.weights import cache_divergences, token_weights
 from caq.transforms.activations import activation_steps
@@ -98,4 +98,4 @@ def rounded(
     numerics = resolve(scheme, bound.shape.head_dim, bound.family.inputs(bound.model.config))
     steps, plan = tuple(activation_steps(bound, numerics)), make_plan(bound, (), numerics, seed=0)
     student = Student(bound, plan, steps, numerics.linear.weights, checkpointing=False)
-    return final_hidden_states(student, ids, {}, block_arguments(bound, ids[:1]))
+    return student.final_hidden_states(ids, {}, block_arguments(bound, ids[:1]))

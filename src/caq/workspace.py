@@ -42,6 +42,11 @@ class Workspace:
         return self._sealed("fit")
 
     @property
+    def refined_fit_state(self) -> SealedFile:
+        """Where the fit after rounding keeps its state."""
+        return self._sealed("refined-fit")
+
+    @property
     def outer(self) -> SealedFile:
         """Where embedding, final norm and head are kept."""
         return self._sealed("outer")
@@ -49,6 +54,10 @@ class Workspace:
     def block(self, index: int) -> SealedFile:
         """Where a quantized block is kept."""
         return self._sealed(f"block-{index:05d}")
+
+    def refined_block(self, index: int) -> SealedFile:
+        """Where a quantized block is kept as what was learned after rounding has left it."""
+        return self._sealed(f"refined-{index:05d}")
 
     @property
     def record(self) -> dict[str, str]:

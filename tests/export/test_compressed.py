@@ -98,7 +98,7 @@ def test_stored_weights_are_what_compressed_tensors_decompresses(scheme: SchemeR
     numerics = resolve(scheme, bound.shape.head_dim)
     args = numerics.linear.weights
     stored = FORMAT.store(rounded(bound, args, dtype), dtype)
-    found, theirs = FORMAT.read(stored, args), decompressed(stored, written(bound, numerics), dtype)
+    found, theirs = FORMAT.read(stored, args).weights(), decompressed(stored, written(bound, numerics), dtype)
     for name, tensor in found.items():
         assert torch.equal(tensor, theirs[name]), name
 
@@ -134,7 +134,7 @@ def test_zero_points_are_packed_as_compressed_tensors_packs_them(strategy: str) 
     assert {name.removeprefix(f"{DOWN}.") for name in stored if name.startswith(DOWN)} == set(theirs)
     for name, tensor in theirs.items():
         assert torch.equal(stored[f"{DOWN}.{name}"], tensor), name
-    assert torch.equal(FORMAT.read(stored, args)[f"{DOWN}.weight"], values_of(quantized))
+    assert torch.equal(FORMAT.read(stored, args).weights()[f"{DOWN}.weight"], values_of(quantized))
 
 
 @EVERY_SCHEME

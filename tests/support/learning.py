@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,11 +14,15 @@ from caq.families import Bound, bind, find_family
 from caq.files.sealed import SealedFile
 from caq.numerics.scheme import resolve
 from caq.objectives import Objective
+from caq.quantizers import QUANTIZERS
+from caq.quantizers.blocks import quantize_block
 from caq.recipe import Recipe
 from caq.student import Student
 from caq.train import EndToEnd, FitInputs, FitResult, Learner
+from caq.train.rounded import Rounded
 from caq.train.teacher import SequenceFiles, TeacherCache, cache_hidden, cache_targets
 from caq.transforms.activations import activation_steps
+from caq.transforms.apply import fold
 from caq.transforms.plan import make_plan
 from caq.walk import block_arguments
 from caq.world import World
@@ -60,6 +65,25 @@ def make_student(family: str = "llama", dtype: torch.dtype = DTYPE) -> Student:
     )
 
 
+def make_rounded(student: Student, stored: torch.dtype = torch.bfloat16) -> Rounded:
+    """Round a student to nearest as it starts out, and store the rest in `stored`."""
+    bound, plan, args = student.bound, student.plan, student.weight_format
+    assert args is not None
+    folded = fold(bound, plan, plan.operators({name: value.double() for name, value in plan.start({}).items()}))
+    quantizer = QUANTIZERS["rtn"]()
+    blocks = tuple(
+        quantize_block(bound, index, folded.block(index), None, quantizer, args, stored)
+        for index in range(bound.shape.layers)
+    )
+    dtype = bound.embedding.weight.dtype
+    return Rounded(
+        bound,
+        tuple(replace(block, others={name: one.to(stored) for name, one in block.others.items()}) for block in blocks),
+        {name: tensor.to(stored).to(dtype) for name, tensor in folded.outer().items()},
+        partial(student.sites, operators=folded.operators),
+    )
+
+
 @dataclass(frozen=True)
 class Course:
     """Everything that is learned from, but for what a test varies."""
@@ -77,14 +101,15 @@ class Course:
         world: World | None = None,
         weights: Tensor | None = None,
         state_file: SealedFile | None = None,
+        rounded: Rounded | None = None,
     ) -> FitInputs:
-        """Return what a learner is given, with a fresh student."""
+        """Return what a learner is given, with a fresh student; `rounded` is for those after rounding."""
         student = student or make_student()
         arguments = block_arguments(student.bound, ids[:1])
         chosen = objective or self.objective
         return FitInputs(
             student, chosen, self.teacher, ids, arguments, seed, world or World(),
-            weights=weights, state_file=state_file, quiet=True,
+            weights=weights, state_file=state_file, quiet=True, rounded=rounded,
         )  # fmt: skip
 
     def learn(
@@ -95,9 +120,15 @@ class Course:
         seed: int = 0,
         state_file: SealedFile | None = None,
     ) -> FitResult:
-        """Let a fresh student learn."""
-        inputs = self.inputs(objective=objective, seed=seed, state_file=state_file)
-        return learner.learn(inputs, inputs.student.plan.start({}))
+        """Let a fresh student learn, or what it is rounded to."""
+        rounded = make_rounded(make_student()) if learner.after_rounding else None
+        inputs = self.inputs(objective=objective, seed=seed, state_file=state_file, rounded=rounded)
+        return learner.learn(inputs, start_of(inputs))
+
+
+def start_of(inputs: FitInputs) -> dict[str, Tensor]:
+    """Return where the parameters start that a learner learns."""
+    return inputs.student.plan.start({}) if inputs.rounded is None else inputs.rounded.start()
 
 
 def sealed(directory: Path) -> SealedFile:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from caq.families import Bound, bind, find_family
 from caq.numerics.scheme import Numerics, resolve
 from caq.recipe import SchemeRecipe
-from caq.student import Student, final_hidden_states, logits
+from caq.student import Student
 from caq.transforms import TRANSFORMS
 from caq.transforms.apply import cast, fold
 from caq.transforms.online import install, sites_of
@@ -56,7 +56,7 @@ def relative_error(ours: Tensor, expected: Tensor) -> float:
 
 def student_logits(student: Student, parameters: Mapping[str, Tensor]) -> Tensor:
     arguments = block_arguments(student.bound, IDS)
-    return logits(student, final_hidden_states(student, IDS, student.plan.operators(parameters), arguments))
+    return student.logits(student.final_hidden_states(IDS, parameters, arguments))
 
 
 def folded_state(bound: Bound, plan: Plan, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from torch.multiprocessing.spawn import spawn
 from caq.objectives import Objective
 from caq.objectives.full import KullbackLeibler
 from caq.objectives.restricted import ContrastiveAlignment, TopKullbackLeibler
-from caq.student import final_hidden_states, logits
 from caq.train import EndToEnd, FitInputs, loop
 from caq.world import World
 from tests.support.learning import IDS, OPTIONS, Course, make_student, teach
@@ -37,11 +36,11 @@ def plain_gradients(course: Course) -> tuple[float, dict[str, Tensor]]:
     """All logits of the whole batch at once, one backward pass, no checkpointing by hand."""
     inputs = course.inputs()
     student, parameters = inputs.student, leaves(inputs)
-    hidden = final_hidden_states(student, IDS[BATCH], student.plan.operators(parameters), inputs.arguments)
+    hidden = student.final_hidden_states(IDS[BATCH], parameters, inputs.arguments)
     kept = [course.teacher.read(sample) for sample in BATCH]
     rows = {name: torch.cat([sequence[name] for sequence in kept]) for name in kept[0]}
     weights = None if inputs.weights is None else inputs.weights[BATCH].flatten()
-    loss = course.objective(logits(student, hidden).flatten(0, 1), course.teacher.expand(rows), 0.5)
+    loss = course.objective(student.logits(hidden).flatten(0, 1), course.teacher.expand(rows), 0.5)
     total = loss.mean(weights)["total"]
     total.backward()
     return total.item(), gradients(parameters)

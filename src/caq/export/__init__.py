@@ -34,8 +34,8 @@ class Format(Protocol):
     def store(self, block: QuantizedBlock, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return a block's tensors as they are stored, by name inside the block; unquantized ones in `dtype`."""
 
-    def read(self, stored: Mapping[str, Tensor], args: QuantizationArgs) -> dict[str, Tensor]:
-        """Return what an engine computes with, by tensor name inside the block, from a block's stored tensors."""
+    def read(self, stored: Mapping[str, Tensor], args: QuantizationArgs) -> QuantizedBlock:
+        """Return a block from its stored tensors, by name inside it: codes and all else as they are stored."""
 
     def configuration(self, bound: Bound, numerics: Numerics, steps: Sequence[Step]) -> dict[str, Any]:
         """Return what joins the model's own configuration in config.json; `steps` are what runs online."""

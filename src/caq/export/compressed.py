@@ -45,18 +45,16 @@ class CompressedTensors:
             stored |= {f"{path}.{name}": tensor for name, tensor in _packed(quantized).items()}
         return stored
 
-    def read(self, stored: Mapping[str, Tensor], args: QuantizationArgs) -> dict[str, Tensor]:
-        """Return every tensor that the block computes with, weights in the scales' dtype."""
-        from caq.numerics.codes import dequantize
+    def read(self, stored: Mapping[str, Tensor], args: QuantizationArgs) -> QuantizedBlock:
+        """Return the block with its weights unpacked."""
+        from caq.quantizers.base import Quantized
+        from caq.quantizers.blocks import QuantizedBlock
 
         paths = [name.removesuffix(_PACKED) for name in stored if name.endswith(_PACKED)]
-        weights = {
+        others = {
             name: tensor for name, tensor in stored.items() if not name.startswith(tuple(f"{p}.weight" for p in paths))
         }
-        for path in paths:
-            codes, parameters = _unpacked(stored, path, args)
-            weights[f"{path}.weight"] = dequantize(codes, parameters, args)
-        return weights
+        return QuantizedBlock({path: Quantized(*_unpacked(stored, path, args), args) for path in paths}, others)
 
     def configuration(self, bound: Bound, numerics: Numerics, steps: Sequence[Step]) -> dict[str, Any]:
         """Return `quantization_config`, with `transform_config` in it where Hadamards run online."""

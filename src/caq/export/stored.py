@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from compressed_tensors.quantization import QuantizationArgs
 from torch import Tensor
 
 from caq.export import Format
+from caq.files.sealed import SealedFile
+from caq.quantizers.blocks import QuantizedBlock
 from caq.workspace import Workspace
 
 
@@ -30,9 +33,19 @@ class StoredWeights:
 
     def block(self, index: int) -> Mapping[str, Tensor]:
         """Return what block `index` computes with, by name inside it."""
+        return self.quantized(index).weights()
+
+    def quantized(self, index: int) -> QuantizedBlock:
+        """Return block `index` as it was rounded."""
         prefix = f"{self.layers}.{index}."
         stored = self.workspace.block(index).require().tensors
         return self.format.read({name.removeprefix(prefix): tensor for name, tensor in stored.items()}, self.args)
+
+    def write(self, file: SealedFile, index: int, block: QuantizedBlock, dtype: torch.dtype) -> None:
+        """Store block `index` in a file, what is not quantized in `dtype`, with the block's departures as its note."""
+        prefix = f"{self.layers}.{index}."
+        named = self.format.store(block, dtype).items()
+        file.write({prefix + name: tensor for name, tensor in named}, [entry.as_dict() for entry in block.entries])
 
     def outer(self) -> Mapping[str, Tensor]:
         """Return embedding, final norm and head."""

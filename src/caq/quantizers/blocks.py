@@ -15,6 +15,7 @@ from torch import Tensor
 from caq.errors import QuantizationFailed
 from caq.families import Bound, Branch
 from caq.ledger import Entry
+from caq.numerics.codes import dequantize
 from caq.quantizers.base import Quantized, Quantizer
 from caq.transforms.location import Location
 from caq.transforms.online import Site
@@ -44,7 +45,7 @@ class QuantizedBlock:
 
     Attributes:
         linears: quantized weights by path inside the block.
-        others: every other tensor (biases, gains) by name inside the block, folded, float64.
+        others: every other tensor (biases, gains) by name inside the block: folded, float64, or as it is stored.
     """
 
     linears: Mapping[str, Quantized]
@@ -54,6 +55,26 @@ class QuantizedBlock:
     def entries(self) -> tuple[Entry, ...]:
         """The linears' departures."""
         return tuple(entry for quantized in self.linears.values() for entry in quantized.entries)
+
+    def to(self, device: torch.device) -> QuantizedBlock:
+        """Return the block on a device."""
+        linears = {
+            path: replace(
+                quantized,
+                codes=quantized.codes.to(device),
+                parameters={name: tensor.to(device) for name, tensor in quantized.parameters.items()},
+            )
+            for path, quantized in self.linears.items()
+        }
+        return QuantizedBlock(linears, {name: tensor.to(device) for name, tensor in self.others.items()})
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return every tensor that the block computes with, by name inside it, weights in their scales' dtype."""
+        whole = {
+            f"{path}.weight": dequantize(quantized.codes, quantized.parameters, quantized.args)
+            for path, quantized in self.linears.items()
+        }
+        return {**self.others, **whole}
 
 
 def quantize_block(

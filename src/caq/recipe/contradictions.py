@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from caq.recipe.sections import SELF
+from caq.train import stages
 
 if TYPE_CHECKING:
     from caq.recipe.recipe import Recipe
@@ -26,8 +27,17 @@ def _scheme(recipe: Recipe) -> Iterator[str]:
 
 def _learning(recipe: Recipe) -> Iterator[str]:
     scheme = recipe.scheme
-    if recipe.learn and not any(transform.learnable for transform in recipe.transforms):
-        yield "learn: no transform has anything to learn; add one to transforms, or set learn: []"
+    before, after = stages(recipe.learn)
+    if before and not any(transform.learnable for transform in recipe.transforms):
+        only = f"[{', '.join(learner.name for learner in after)}]"
+        yield f"learn: no transform has anything to learn; add one to transforms, or set learn: {only}"
+    if tuple(recipe.learn) != (*before, *after):
+        order = ", ".join(learner.name for learner in (*before, *after))
+        first, last = (next(iter(stage)).name for stage in (after, before[::-1]))
+        yield (
+            f"learn: {first} learns the rounded model, and {last}, which comes behind it, what is folded before "
+            f"rounding; set learn: [{order}]"
+        )
     exact = scheme.weight_only and scheme.value_bits == 16 and scheme.key_bits == 16
     for learner in recipe.learn:
         key = f"learn.{learner.name}"

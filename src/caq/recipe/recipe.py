@@ -56,7 +56,8 @@ class Recipe(Options):
         objective: what the transforms are learned under, of `OBJECTIVES`.
         weighting: how much each calibration token counts.
         negatives: how negatives are made where they are not the base.
-        learn: the learners, of `LEARNERS`, each of which starts where the one before it ended; empty learns nothing.
+        learn: the learners, of `LEARNERS`, each of which starts where the one before it ended, those that learn what
+            the rounded model stores behind all others; empty learns nothing.
         quantizer: how weights are rounded, of `QUANTIZERS`.
         format: how the checkpoint is stored, of `FORMATS`.
         data: the calibration data.

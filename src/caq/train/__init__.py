@@ -1,13 +1,14 @@
-"""What learns the transforms: one file and one line each. Imports no torch."""
+"""What learns the transforms, and what they are rounded to: one file and one line each. Imports no torch."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from caq.train.end_to_end import EndToEnd
-from caq.train.learner import FitInputs, FitResult, Learner, learn_in_turn
+from caq.train.learner import FitInputs, FitResult, Learner, learn_in_turn, stages
 from caq.train.local import Local
+from caq.train.refine import Refine
 
-__all__ = ["LEARNERS", "EndToEnd", "FitInputs", "FitResult", "Learner", "Local", "learn_in_turn"]
+__all__ = ["LEARNERS", "EndToEnd", "FitInputs", "FitResult", "Learner", "Local", "Refine", "learn_in_turn", "stages"]
 
-LEARNERS: dict[str, type[Any]] = {"end-to-end": EndToEnd, "local": Local}
+LEARNERS: dict[str, type[Any]] = {"end-to-end": EndToEnd, "local": Local, "refine": Refine}

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from caq.errors import InvalidInput
+from caq.errors import Diverged
 from caq.options import Options, Positive, PositiveFloat
-from caq.train.learner import FitInputs, FitResult
+from caq.train.learner import FitInputs, FitResult, require_whole_micro_batches
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from caq.objectives import Objective
 
 
 class EndToEnd(Options):
@@ -47,12 +49,11 @@ class EndToEnd(Options):
     validation_samples: Positive = 4
     keep: Literal["best", "last"] = "best"
     needs_teacher: ClassVar[bool] = True
+    after_rounding: ClassVar[bool] = False
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
-        if self.batch_size % self.micro_batch_size:
-            problem = f"{self.micro_batch_size} does not divide batch_size {self.batch_size}; choose a divisor"
-            raise InvalidInput(f"micro_batch_size: {problem}")
+        require_whole_micro_batches(self.batch_size, self.micro_batch_size)
         return self
 
     def learn(self, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
@@ -66,8 +67,22 @@ class EndToEnd(Options):
             Diverged: no evaluated step is better than the start, or the loss is not a number and the last step was
                 asked for.
         """
-        from caq.train.loop import fit
+        from caq.train.loop import fit, rates_of
 
         weight_format = inputs.student.weight_format if self.quantize_weights else None
         student = replace(inputs.student, weight_format=weight_format, checkpointing=self.gradient_checkpointing)
-        return fit(self, replace(inputs, student=student), start)
+        rates = rates_of(student.plan, start, self)
+        result = fit(self, replace(inputs, student=student), start, rates)
+        if result.best_step == 0 or (self.keep == "last" and result.best_step < self.steps):
+            raise self._diverged(inputs.objective, result)
+        return result
+
+    def _diverged(self, objective: Objective, result: FitResult) -> Diverged:
+        failed = "found no step better than the start" if self.keep == "best" else "did not reach its last step"
+        reasons = "".join(f"; {entry.message}" for entry in result.entries)
+        or_alpha = ", or objective.alpha" if hasattr(objective, "alpha") else ""
+        return Diverged(
+            f"learning {failed} (validation history: {list(result.history)}){reasons}; lower "
+            f"learn.{self.name}.rotation_learning_rate and learn.{self.name}.scaling_learning_rate{or_alpha}, "
+            "and give --restart"
+        )

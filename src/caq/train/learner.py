@@ -6,19 +6,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from caq.errors import InvalidInput
 from caq.files.codec import encode
 from caq.ledger import Entry
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Float, Int
     from torch import Tensor
 
     from caq.files.sealed import SealedFile
     from caq.objectives import Objective
     from caq.student import Student
+    from caq.train.rounded import Rounded
     from caq.train.teacher import TeacherCache
     from caq.walk import BlockArguments
     from caq.world import World
+
+
+class Model(Protocol):
+    """A model as a function of the parameters that are learned."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+
+    def final_hidden_states(
+        self, ids: Int[Tensor, "batch length"], parameters: Mapping[str, Tensor], arguments: BlockArguments
+    ) -> Float[Tensor, "batch length hidden"]:
+        """Return what `logits` reads, differentiable in the parameters."""
+
+    def logits(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
+        """Return the head's logits."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,7 @@ class FitInputs:
         state_file: where the state is kept, so that a stopped fit resumes; None keeps none. The second of a run's
             learners keeps its own in a file beside it.
         quiet: show no progress.
+        rounded: the quantized model, for learners after rounding; None before it.
     """
 
     student: Student
@@ -49,6 +69,12 @@ class FitInputs:
     weights: Float[Tensor, "samples length"] | None = None
     state_file: SealedFile | None = None
     quiet: bool = False
+    rounded: Rounded | None = None
+
+    @property
+    def model(self) -> Model:
+        """What is learned: the student, or what it has been rounded to."""
+        return self.student if self.rounded is None else self.rounded
 
 
 @dataclass(frozen=True)
@@ -57,7 +83,7 @@ class FitResult:
 
     Attributes:
         learner: its name.
-        parameters: of the step that was kept, by transform, float32, on the CPU.
+        parameters: of the step that was kept, float32, on the CPU, by transform; after rounding, as in `Rounded`.
         best_step: the step that was kept; 0 is the start.
         history: one record per evaluation on the validation sequences: step, total, pull and push if any. The first is
             of the start.
@@ -94,12 +120,33 @@ class Learner(Protocol):
     def quantize_weights(self) -> bool:
         """Whether it sees quantized weights, so that there is something to learn where activations stay whole."""
 
+    @property
+    def after_rounding(self) -> bool:
+        """Whether it learns what the rounded model stores, and not the transforms that are folded before."""
+
     def learn(self, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
-        """Return better parameters than `start`, which is by transform, float32.
+        """Return better parameters than `start`, which is by transform, float32; after rounding, as in `Rounded`.
 
         Raises:
             Diverged: it found none.
         """
+
+
+def stages(learners: Sequence[Learner]) -> tuple[tuple[Learner, ...], tuple[Learner, ...]]:
+    """Return the learners before rounding, and those after it."""
+    before = tuple(learner for learner in learners if not learner.after_rounding)
+    return before, tuple(learner for learner in learners if learner.after_rounding)
+
+
+def require_whole_micro_batches(batch_size: int, micro_batch_size: int) -> None:
+    """Check that steps are made of whole micro-batches.
+
+    Raises:
+        InvalidInput: the one size does not divide the other.
+    """
+    if batch_size % micro_batch_size:
+        problem = f"{micro_batch_size} does not divide batch_size {batch_size}; choose a divisor"
+        raise InvalidInput(f"micro_batch_size: {problem}")
 
 
 def learn_in_turn(learners: Sequence[Learner], inputs: FitInputs, start: Mapping[str, Tensor]) -> tuple[FitResult, ...]:

@@ -45,6 +45,7 @@ class Local(Options):
     weight_term: Annotated[float, Field(ge=0)] | None = None
     validation_samples: Positive = 4
     needs_teacher: ClassVar[bool] = True
+    after_rounding: ClassVar[bool] = False
     #: Of a forward pass, which only the validation runs.
     micro_batch_size: ClassVar[int] = 1
 

@@ -22,7 +22,7 @@ from caq.student import Student
 from caq.train.learner import FitInputs, FitResult
 from caq.train.local_model import SecondOrder
 from caq.train.local_scores import block_scores, sampled
-from caq.train.loop import adam, evaluate, scaled_step
+from caq.train.loop import adam, evaluate, rates_of, scaled_step
 from caq.train.state import FitState, load_state, save_state
 from caq.transforms.base import Operator
 from caq.transforms.plan import Plan
@@ -73,7 +73,7 @@ def fit(options: Local, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitRe
         parameters = {name: value.detach().to(device).clone().requires_grad_() for name, value in start.items()}
         state = FitState(step=0, micro_batch=1, parameters=parameters, best={}, best_step=0, history=())
         state = _judged(options, validated, model, scores, state)
-    optimizer = adam(model.student.plan, state.parameters, options)
+    optimizer = adam(state.parameters, rates_of(model.student.plan, state.parameters, options))
     if state.optimizer:
         optimizer.load_state_dict(state.optimizer)
     with progress("learn: local", options.steps - state.step, quiet=inputs.quiet) as advance:

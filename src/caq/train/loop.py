@@ -1,4 +1,6 @@
-"""The loop of `end-to-end`: one forward and backward of the student a micro-batch, the teachers read from the cache.
+"""The loop of learners under the objective: one forward and backward a micro-batch, the teachers read from the cache.
+
+What is learned is told by its parameters alone: the student's are of its transforms, the rounded model's of its scales.
 
 The loss is taken in chunks of tokens. Each chunk's logits live only until its gradient with respect to the final hidden
 states is known, and those gradients go back through the blocks once: a sequence of 2,048 tokens over 128k words would
@@ -9,25 +11,20 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caq.errors import Diverged, first_line, is_out_of_memory
-from caq.objectives import Objective
+from caq.errors import first_line, is_out_of_memory
 from caq.progress import progress, remark
-from caq.student import final_hidden_states, logits
 from caq.train.learner import FitInputs, FitResult
 from caq.train.state import FitState, load_state, save_state
 from caq.train.teacher import CHUNK
 from caq.transforms.plan import Plan
-
-if TYPE_CHECKING:
-    from caq.train.end_to_end import EndToEnd
 
 T = TypeVar("T")
 
@@ -64,17 +61,61 @@ STRIKES = 3
 TERMS = ("total", "pull", "push")
 
 
-def fit(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
-    """Learn from `start`, or from the saved state if there is one; see `EndToEnd.learn` for what is kept.
+class Schedule(Protocol):
+    """What the loop reads of a learner's options, which `EndToEnd` describes."""
 
-    Raises:
-        Diverged: no evaluated step is better than the start, or the loss is not a number and the last step was asked
-            for.
+    @property
+    def name(self) -> str:
+        """The learner's name."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences per step."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences per forward pass."""
+
+    @property
+    def gradient_clip(self) -> float:
+        """Largest gradient norm."""
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between looks at the validation sequences."""
+
+    @property
+    def validation_samples(self) -> int:
+        """Sequences that are kept from learning."""
+
+    @property
+    def keep(self) -> str:
+        """Which step is kept: `best` or `last`."""
+
+    def model_copy(self, *, update: Mapping[str, Any]) -> Self:
+        """Return the options with some replaced."""
+
+
+def fit(options: Schedule, inputs: FitInputs, start: Mapping[str, Tensor], rates: Mapping[str, float]) -> FitResult:
+    """Learn `inputs.model`'s parameters by Adam from `start`, or from the saved state if there is one.
+
+    The step that is kept is the one with the lowest pull term on the validation sequences, or the last one with a
+    loss that is a number, as `keep` says. Whether that is good enough is the learner's to judge.
+
+    Args:
+        options: the learner's.
+        inputs: what it is given.
+        start: parameters by name, float32.
+        rates: the learning rate of each of them, which decays linearly to 0.
     """
-    device, state_file = inputs.student.device, inputs.state_file
+    device, state_file = inputs.model.device, inputs.state_file
     saved = load_state(state_file, start, device) if state_file else None
     state = saved or _start(options, inputs, {name: value.to(device) for name, value in start.items()})
-    optimizer = adam(inputs.student.plan, state.parameters, options)
+    optimizer = adam(state.parameters, rates)
     if state.optimizer:
         optimizer.load_state_dict(state.optimizer)
     with progress(f"learn: {inputs.objective.name}", options.steps - state.step, quiet=inputs.quiet) as advance:
@@ -84,10 +125,10 @@ def fit(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> Fi
             if state_file and due and inputs.world.first:
                 save_state(state, optimizer, state_file)
             advance()
-    return _result(options, inputs.objective, state)
+    return _result(options, state)
 
 
-def _start(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitState:
+def _start(options: Schedule, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitState:
     parameters = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
     size = options.micro_batch_size
     state = FitState(step=0, micro_batch=size, parameters=parameters, best={}, best_step=0, history=())
@@ -96,7 +137,7 @@ def _start(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) ->
 
 
 def _in_memory(
-    options: EndToEnd, inputs: FitInputs, state: FitState, compute: Callable[[EndToEnd], T]
+    options: Schedule, inputs: FitInputs, state: FitState, compute: Callable[[Schedule], T]
 ) -> tuple[FitState, T]:
     """Compute under the options with the state's micro-batch, and with smaller ones for as long as memory runs out.
 
@@ -117,24 +158,28 @@ def _in_memory(
         remark(state.entries[-1].message)
 
 
-def adam(plan: Plan, parameters: Mapping[str, Tensor], options: Rates) -> torch.optim.Adam:
-    """Return Adam on the parameters, rotations with a learning rate of their own."""
-    rotations = [value for name, value in parameters.items() if plan.transforms[name].group == "rotation"]
-    others = [value for name, value in parameters.items() if plan.transforms[name].group != "rotation"]
-    groups = [
-        {"params": rotations, "lr": options.rotation_learning_rate},
-        {"params": others, "lr": options.scaling_learning_rate},
-    ]
-    return torch.optim.Adam([group for group in groups if group["params"]])
+def rates_of(plan: Plan, parameters: Collection[str], options: Rates) -> dict[str, float]:
+    """Return the learning rates of transforms' parameters: rotations have one of their own."""
+    rotations = {name for name in parameters if plan.transforms[name].group == "rotation"}
+    rotation, other = options.rotation_learning_rate, options.scaling_learning_rate
+    return {name: rotation if name in rotations else other for name in parameters}
 
 
-def _advance(options: EndToEnd, inputs: FitInputs, state: FitState, optimizer: torch.optim.Adam) -> FitState:
+def adam(parameters: Mapping[str, Tensor], rates: Mapping[str, float]) -> torch.optim.Adam:
+    """Return Adam on parameters with the learning rate of each."""
+    groups: dict[float, list[Tensor]] = {}
+    for name, value in parameters.items():
+        groups.setdefault(rates[name], []).append(value)
+    return torch.optim.Adam([{"params": values, "lr": rate} for rate, values in groups.items()])
+
+
+def _advance(options: Schedule, inputs: FitInputs, state: FitState, optimizer: torch.optim.Adam) -> FitState:
     """Take one step; on evaluation steps, judge it."""
     state = replace(state, step=state.step + 1)
     done = state.step / options.steps
     batch = _batch(options, inputs, state.step)
 
-    def gradient(sized: EndToEnd) -> float:
+    def gradient(sized: Schedule) -> float:
         optimizer.zero_grad()
         return accumulate(sized, inputs, state.parameters, batch, done)
 
@@ -160,7 +205,7 @@ def scaled_step(optimizer: torch.optim.Adam, factor: float) -> None:
         group["lr"] = rate
 
 
-def judge(state: FitState, record: dict[str, float], options: EndToEnd) -> FitState:
+def judge(state: FitState, record: dict[str, float], options: Schedule) -> FitState:
     """Take an evaluation into account: keep the step if it is to be kept, stop if the pull term keeps rising."""
     pull, best_pull = record["pull"], state.history_at(state.best_step)["pull"]
     state = replace(state, history=(*state.history, record))
@@ -176,24 +221,15 @@ def judge(state: FitState, record: dict[str, float], options: EndToEnd) -> FitSt
     return state.stop("pull-rising", reason, {"pull": pull, "lowest": lowest})
 
 
-def _result(options: EndToEnd, objective: Objective, state: FitState) -> FitResult:
-    if state.best_step == 0 or (options.keep == "last" and state.stopped):
-        failed = "found no step better than the start" if options.keep == "best" else "did not reach its last step"
-        reasons = "".join(f"; {entry.message}" for entry in state.entries)
-        or_alpha = ", or objective.alpha" if hasattr(objective, "alpha") else ""
-        raise Diverged(
-            f"learning {failed} (validation history: {list(state.history)}){reasons}; lower "
-            f"learn.{options.name}.rotation_learning_rate and learn.{options.name}.scaling_learning_rate{or_alpha}, "
-            "and give --restart"
-        )
+def _result(options: Schedule, state: FitState) -> FitResult:
     parameters = {name: value.detach().cpu() for name, value in state.best.items()}
-    back = f"; went back to step {state.best_step}"
+    back = f"; went back to step {state.best_step}" if options.keep == "best" and state.best_step else ""
     stopped = [replace(entry, message=entry.message + back) for entry in state.entries[-1:] if state.stopped]
     entries = (*state.entries[: len(state.entries) - len(stopped)], *stopped)
     return FitResult(options.name, parameters, state.best_step, state.history, entries)
 
 
-def _batch(options: EndToEnd, inputs: FitInputs, step: int) -> list[int]:
+def _batch(options: Schedule, inputs: FitInputs, step: int) -> list[int]:
     """Return step's sequences: a permutation per epoch, a function of seed and step alone, so that fits resume."""
     samples = len(inputs.ids) - options.validation_samples
     first = (step - 1) * options.batch_size
@@ -210,20 +246,20 @@ def _shuffled(samples: int, seed: int, epoch: int) -> list[int]:
 
 
 def accumulate(
-    options: EndToEnd, inputs: FitInputs, parameters: Mapping[str, Tensor], batch: Sequence[int], done: float
+    options: Schedule, inputs: FitInputs, parameters: Mapping[str, Tensor], batch: Sequence[int], done: float
 ) -> float:
     """Add the gradient of the mean loss over `batch`, of all processes together; return that loss."""
     total = 0.0
     for samples in _micro_batches(inputs.world.share(batch), options.micro_batch_size):
         divisor = len(batch) / len(samples)
-        hidden = _student_hidden(inputs, parameters, samples)
+        hidden = _final_hidden_states(inputs, parameters, samples)
         leaf = hidden.detach().requires_grad_()
         terms = _chunked_loss(inputs, leaf, samples, done, divisor)
         hidden.backward(leaf.grad)
         total += terms["total"] / divisor
     for value in parameters.values():
         value.grad = inputs.world.sum(torch.zeros_like(value) if value.grad is None else value.grad)
-    return inputs.world.sum(torch.tensor(total, dtype=torch.float64, device=inputs.student.device)).item()
+    return inputs.world.sum(torch.tensor(total, dtype=torch.float64, device=inputs.model.device)).item()
 
 
 @torch.no_grad()
@@ -234,10 +270,10 @@ def evaluate(
     samples = range(len(inputs.ids) - options.validation_samples, len(inputs.ids))
     sums: dict[str, float] = {}
     for micro_batch in _micro_batches(inputs.world.share(samples), options.micro_batch_size):
-        hidden = _student_hidden(inputs, parameters, micro_batch)
+        hidden = _final_hidden_states(inputs, parameters, micro_batch)
         for name, value in _chunked_loss(inputs, hidden, micro_batch, done).items():
             sums[name] = sums.get(name, 0.0) + value * len(micro_batch) / len(samples)
-    own = torch.tensor([sums.get(name, 0.0) for name in TERMS], dtype=torch.float64, device=inputs.student.device)
+    own = torch.tensor([sums.get(name, 0.0) for name in TERMS], dtype=torch.float64, device=inputs.model.device)
     summed = dict(zip(TERMS, inputs.world.sum(own).tolist(), strict=True))
     # A process without a share learns from the others' sums which terms there are.
     return {name: value for name, value in summed.items() if name in sums or value}
@@ -248,12 +284,11 @@ def _micro_batches(samples: Sequence[int], size: int) -> Iterator[list[int]]:
         yield list(samples[start : start + size])
 
 
-def _student_hidden(
+def _final_hidden_states(
     inputs: FitInputs, parameters: Mapping[str, Tensor], samples: list[int]
 ) -> Float[Tensor, "batch length hidden"]:
-    student = inputs.student
-    ids = inputs.ids[samples].to(student.device)
-    return final_hidden_states(student, ids, student.plan.operators(parameters), inputs.arguments)
+    ids = inputs.ids[samples].to(inputs.model.device)
+    return inputs.model.final_hidden_states(ids, parameters, inputs.arguments)
 
 
 def _chunked_loss(
@@ -266,7 +301,7 @@ def _chunked_loss(
     """Return the tokens' weighted mean loss and terms; with a divisor, leave the gradient over it in `hidden.grad`."""
     teacher = inputs.teacher
     if teacher is None:
-        raise ValueError("end-to-end learning needs the teachers' targets")
+        raise ValueError("learning under an objective needs the teachers' targets")
     kept = [teacher.read(sample) for sample in samples]
     rows = {name: torch.cat([sequence[name] for sequence in kept]).to(hidden.device) for name in kept[0]}
     weights = None if inputs.weights is None else inputs.weights[samples].flatten().to(hidden.device)
@@ -275,7 +310,7 @@ def _chunked_loss(
     for start in range(0, len(flat), CHUNK):
         chunk = slice(start, start + CHUNK)
         targets = teacher.expand({name: row[chunk] for name, row in rows.items()})
-        loss = inputs.objective(logits(inputs.student, flat[chunk]), targets, done)
+        loss = inputs.objective(inputs.model.logits(flat[chunk]), targets, done)
         terms = loss.mean(None if weights is None else weights[chunk])
         share = len(flat[chunk]) / len(flat)
         if divisor is not None:

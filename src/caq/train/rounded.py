@@ -1,0 +1,146 @@
+"""The rounded model, with the values that its checkpoint stores, differentiable in what can be learned of it.
+
+What can be learned is what costs nothing to store: the weights' scales, the norms' gains and the linears' biases. The
+codes stay as they are. A parameter θ says how far a value is from where rounding left it, in units of its size, so that
+one learning rate serves all, and zero is the rounded model, to the bit:
+
+    scale: s + s·θ      gain: w + (w + offset)·θ      bias: b + rms(b)·θ
+
+Each result is rounded to the dtype in which it is stored, and so is the product of codes and scale, straight through:
+what is learned and evaluated is what an engine reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from caq.families import Bound
+from caq.families.bind import addresses, norms
+from caq.quantizers.blocks import QuantizedBlock
+from caq.walk import BlockArguments, Sites, embed, head_logits, normalized, walk
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A quantized model as it is stored. Its parameters are named by block and value, such as `0.mlp.up_proj.scale`.
+
+    Attributes:
+        bound: the aligned model, whose modules run.
+        blocks: its quantized blocks as they are stored, on its device, a byte for a code.
+        outer: stored embedding, final norm and head, by state-dict name, in the dtype of the computation.
+        sites: what runs online in a block.
+        checkpointing: recompute each block in the backward pass instead of keeping its weights and activations.
+    """
+
+    bound: Bound
+    blocks: tuple[QuantizedBlock, ...]
+    outer: Mapping[str, Tensor]
+    sites: Sites
+    checkpointing: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.bound.embedding.weight.device
+
+    def start(self) -> dict[str, Tensor]:
+        """Return the parameters of the model as it was rounded: zeros, float32."""
+        return {
+            f"{index}.{name}": torch.zeros(value.shape)
+            for index in range(len(self.blocks))
+            for name, value in self._learnable(index).items()
+        }
+
+    def block(self, index: int, parameters: Mapping[str, Tensor]) -> QuantizedBlock:
+        """Return block `index` at some parameters, as it is stored; what has no parameter is as rounding left it."""
+        own = self._learnable(index)
+        values = {name: value.to(own[name].dtype) for name, value in self._values(index, parameters).items()}
+        return _with_values(self.blocks[index], values)
+
+    def final_hidden_states(
+        self, ids: Int[Tensor, "batch length"], parameters: Mapping[str, Tensor], arguments: BlockArguments
+    ) -> Float[Tensor, "batch length hidden"]:
+        """Return what the head reads; differentiable in the parameters."""
+        weights = _At(self, parameters)
+        hidden = embed(self.bound, weights, ids)
+        stream = walk(self.bound, weights, hidden, arguments, self.sites, checkpointing=self.checkpointing)
+        return normalized(self.bound, weights, stream)
+
+    def logits(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
+        """Return the head's logits of final hidden states."""
+        return head_logits(self.bound, _At(self, {}), hidden)
+
+    def _learnable(self, index: int) -> dict[str, Tensor]:
+        """Return what can be learned of a block, as it is stored."""
+        block, branches = self.blocks[index], self.bound.branches[index]
+        scales = {f"{path}.scale": quantized.parameters["scale"] for path, quantized in block.linears.items()}
+        vectors = [f"{norm.path}.weight" for norm in norms(branches)]
+        vectors += [f"{address.path}.bias" for address in addresses(branches)]
+        return scales | {name: block.others[name] for name in vectors if name in block.others}
+
+    def _values(self, index: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a block's values at their parameters, those of their stored dtype, in float32 at least."""
+        offsets = {f"{norm.path}.weight": norm.offset for norm in norms(self.bound.branches[index])}
+        values = {}
+        for name, stored in self._learnable(index).items():
+            parameter = parameters.get(f"{index}.{name}")
+            if parameter is not None:
+                value = _wide(stored)
+                unit = value.square().mean().sqrt() if name.endswith(".bias") else value + offsets.get(name, 0.0)
+                moved = value + unit * parameter.to(value)
+                values[name] = _StraightThrough.apply(moved, stored.dtype)
+        return values
+
+
+@dataclass(frozen=True)
+class _At:
+    """The rounded model's weights at one value of its parameters."""
+
+    model: Rounded
+    parameters: Mapping[str, Tensor]
+
+    def block(self, index: int) -> Mapping[str, Tensor]:
+        stored = self.model.blocks[index].linears
+        block = _with_values(self.model.blocks[index], self.model._values(index, self.parameters))
+        products = {f"{path}.weight": quantized.parameters["scale"].dtype for path, quantized in stored.items()}
+        return {
+            name: _StraightThrough.apply(tensor, products[name]) if name in products else tensor
+            for name, tensor in block.weights().items()
+        }
+
+    def outer(self) -> Mapping[str, Tensor]:
+        return self.model.outer
+
+
+def _with_values(block: QuantizedBlock, values: Mapping[str, Tensor]) -> QuantizedBlock:
+    """Return a block with other scales, by `{path}.scale`, gains and biases."""
+    linears = {
+        path: replace(
+            quantized,
+            parameters={**quantized.parameters, "scale": values.get(f"{path}.scale", quantized.parameters["scale"])},
+        )
+        for path, quantized in block.linears.items()
+    }
+    return QuantizedBlock(linears, {name: values.get(name, tensor) for name, tensor in block.others.items()})
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Round to the values of a dtype, and stay in one's own; the gradient passes unchanged."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return x.to(dtype).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
