@@ -141,6 +141,16 @@ def test_without_activation_sites_statistics_are_of_full_precision() -> None:
     torch.testing.assert_close(recording.seen[3][1], x.mT @ x / IDS.numel(), rtol=1e-4, atol=1e-5)
 
 
+def test_tokens_count_in_the_statistics_as_much_as_their_weights_say() -> None:
+    block, recording = first_block(), Recording()
+    weights = torch.rand(IDS.shape, generator=torch.Generator().manual_seed(1))
+    weights[:, 3] = 0
+    inputs = replace(block.inputs, sites=(), weights=weights)
+    replace(block, inputs=inputs).quantize(recording)
+    x, w = unquantized_inputs(replace(block, inputs=inputs))[DOWN], weights.flatten()
+    torch.testing.assert_close(recording.seen[3][1], (x * w[:, None]).mT @ x / w.sum(), rtol=1e-4, atol=1e-5)
+
+
 def test_linears_that_read_the_same_input_share_one_factorisation_and_come_out_as_each_alone() -> None:
     block, recording = first_block(), Recording()
     found = block.quantize(recording)

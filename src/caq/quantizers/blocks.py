@@ -29,11 +29,13 @@ class BlockInputs:
         hidden: the calibration sequences, as the quantized blocks before it output them; they may be on the CPU.
         arguments: keyword arguments of the block's forward call for one sequence.
         sites: what runs online inside the block.
+        weights: how much each token counts in the Gram matrices; None counts all alike.
     """
 
     hidden: Float[Tensor, "samples length hidden"]
     arguments: Mapping[str, Any]
     sites: tuple[Site, ...] = ()
+    weights: Float[Tensor, "samples length"] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,20 +115,24 @@ def _unstacked(stacked: Quantized, rows: Mapping[str, int], where: str) -> dict[
 def _gram_matrices(
     bound: Bound, index: int, folded: Mapping[str, Tensor], inputs: BlockInputs, groups: Iterable[tuple[str, ...]]
 ) -> dict[str, Float[Tensor, "in in"]]:
-    """Return the mean of `x^T x` over all tokens for the first linear of every group, float32."""
-    tokens = inputs.hidden.shape[0] * inputs.hidden.shape[1]
+    """Return `sum w x^T x / sum w` over all tokens for the first linear of every group, float32."""
+    samples, length = inputs.hidden.shape[:2]
+    total = samples * length if inputs.weights is None else float(inputs.weights.sum())
     totals: dict[str, Tensor] = {}
+    seen: dict[str, Float[Tensor, "length in"]] = {}
 
     def record(path: str, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2).float()
-        update = rows.mT @ rows / tokens
-        totals[path] = totals[path] + update if path in totals else update
+        seen[path] = x.flatten(0, -2).float()
         return x
 
     # Behind all other sites: what is recorded is what the linear reads.
     recorders = tuple(Site(group[0], Location.INPUT, partial(record, group[0])) for group in groups)
-    for _ in _outputs(bound, index, folded, replace(inputs, sites=(*inputs.sites, *recorders))):
-        pass
+    outputs = _outputs(bound, index, folded, replace(inputs, sites=(*inputs.sites, *recorders)))
+    for sample, _ in enumerate(outputs):
+        for path, rows in seen.items():
+            weighted = rows if inputs.weights is None else rows * inputs.weights[sample, :, None].to(rows)
+            update = weighted.mT @ rows / total
+            totals[path] = totals[path] + update if path in totals else update
     return totals
 
 
