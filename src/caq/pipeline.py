@@ -247,10 +247,13 @@ def _quantize_blocks(
     """Quantize and store block after block; each reads what the *stored* blocks before it output."""
     bound, quantizer = student.bound, run.recipe.quantizer
     arguments = block_arguments(bound, ids[:1].to(run.world.device))
-    hidden, statistics = None, quantizer.statistics
+    hidden, reference, statistics = None, None, quantizer.statistics
     if statistics is not None:
-        hidden = embed(bound, stored, ids[: statistics.samples].to(run.world.device)).to(run.dtype).cpu()
+        sequences = ids[: statistics.samples].to(run.world.device)
+        hidden = embed(bound, stored, sequences).to(run.dtype).cpu()
         weights = None if weights is None else weights[: statistics.samples]
+        if statistics.target_damping is not None:
+            reference = embed(bound, folded, sequences).to(run.dtype).cpu()
     entries: list[Entry] = []
     with progress(f"quantize: {quantizer.name}", bound.shape.layers, quiet=run.quiet) as advance:
         for index in range(bound.shape.layers):
@@ -258,6 +261,10 @@ def _quantize_blocks(
                 entries += _quantize_one(run, student, folded, stored, index, None)
             else:
                 inputs = BlockInputs(hidden, arguments[index], student.sites(index, folded.operators), weights)
+                if reference is not None:
+                    whole = BlockInputs(reference, arguments[index], student.plan.sites(index, folded.operators))
+                    inputs = replace(inputs, reference=whole)
+                    reference = block_outputs(bound, index, folded.block(index), whole)
                 entries += _quantize_one(run, student, folded, stored, index, inputs)
                 hidden = block_outputs(bound, index, stored.block(index), inputs)
             advance()

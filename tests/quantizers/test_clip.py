@@ -82,6 +82,19 @@ def test_the_clip_found_is_the_best_of_those_tried() -> None:
 
 
 @pytest.mark.parametrize("args", FORMATS, ids=lambda args: f"{args.num_bits}-{args.strategy}-{args.symmetric}")
+def test_rows_come_out_alike_in_whatever_chunks_they_are_searched(
+    args: QuantizationArgs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = layer(5)[0]
+    found = []
+    for chunk in (1, 7 * weight.shape[1], weight.numel()):
+        monkeypatch.setattr("caq.quantizers.clip.CHUNK", chunk)
+        found.append(clipped_parameters(weight, args, torch.bfloat16, norm=2.4, steps=20))
+    for other in found[1:]:
+        assert all(torch.equal(other[name], parameter) for name, parameter in found[0].items())
+
+
+@pytest.mark.parametrize("args", FORMATS, ids=lambda args: f"{args.num_bits}-{args.strategy}-{args.symmetric}")
 def test_round_to_nearest_from_the_range_is_what_learning_simulates(args: QuantizationArgs) -> None:
     weight = layer(2)[0]
     found = RoundToNearest(clip_search=False).quantize(weight, None, args, torch.float32)

@@ -41,10 +41,13 @@ class InputStatistics:
     Attributes:
         samples: calibration sequences; None takes all of them.
         quantized: whether activations are quantized, as an engine will, or in full precision.
+        target_damping: rounds, instead of a weight, what comes nearest to the full-precision model's outputs on the
+            inputs that the quantized model gives, with this damping (`caq.quantizers.target`); None rounds the weight.
     """
 
     samples: int | None = None
     quantized: bool = True
+    target_damping: float | None = None
 
 
 class Quantizer(Protocol):

@@ -16,7 +16,8 @@ from caq.errors import QuantizationFailed
 from caq.families import Bound, Branch
 from caq.ledger import Entry
 from caq.numerics.codes import dequantize
-from caq.quantizers.base import Quantized, Quantizer
+from caq.quantizers.base import InputStatistics, Quantized, Quantizer
+from caq.quantizers.target import target_weight
 from caq.transforms.location import Location
 from caq.transforms.online import Site
 from caq.walk import run_block
@@ -31,12 +32,15 @@ class BlockInputs:
         arguments: keyword arguments of the block's forward call for one sequence.
         sites: what runs online inside the block.
         weights: how much each token counts in the Gram matrices; None counts all alike.
+        reference: the same sequences as the full-precision blocks before it output them, and what runs online there;
+            None where nothing is compared with it.
     """
 
     hidden: Float[Tensor, "samples length hidden"]
     arguments: Mapping[str, Any]
     sites: tuple[Site, ...] = ()
     weights: Float[Tensor, "samples length"] | None = None
+    reference: BlockInputs | None = None
 
 
 @dataclass(frozen=True)
@@ -98,12 +102,14 @@ def quantize_block(
     """
     groups = tuple(shared_inputs(bound.branches[index]))
     grams = {} if inputs is None else _gram_matrices(bound, index, folded, inputs, groups)
+    crosses = {} if inputs is None else _cross_matrices(bound, index, folded, inputs, groups)
     linears: dict[str, Quantized] = {}
     for group in groups:
         weights = {path: folded[f"{path}.weight"].float() for path in group}
         gram, where = grams.get(group[0]), f"block {index}, {group[0]}"
         try:
-            stacked = quantizer.quantize(torch.cat(list(weights.values())), gram, args, scale_dtype)
+            target = _target(torch.cat(list(weights.values())), gram, crosses.get(group[0]), quantizer.statistics)
+            stacked = quantizer.quantize(target, gram, args, scale_dtype)
         except QuantizationFailed as error:
             raise QuantizationFailed(f"{where}: {error}") from error
         linears |= _unstacked(stacked, {path: weight.shape[0] for path, weight in weights.items()}, where)
@@ -132,15 +138,58 @@ def _unstacked(stacked: Quantized, rows: Mapping[str, int], where: str) -> dict[
     }
 
 
-@torch.no_grad()
+def _target(
+    weight: Float[Tensor, "out in"], gram: Tensor | None, cross: Tensor | None, statistics: InputStatistics | None
+) -> Float[Tensor, "out in"]:
+    """Return what is rounded: the weight itself where there is no full-precision stream to come near to."""
+    if gram is None or cross is None or statistics is None or statistics.target_damping is None:
+        return weight
+    return target_weight(weight, gram, cross, statistics.target_damping)
+
+
 def _gram_matrices(
     bound: Bound, index: int, folded: Mapping[str, Tensor], inputs: BlockInputs, groups: Iterable[tuple[str, ...]]
 ) -> dict[str, Float[Tensor, "in in"]]:
     """Return `sum w x^T x / sum w` over all tokens for the first linear of every group, float32."""
+    read = _inputs_read(bound, index, folded, inputs, groups)
+    return _weighted_mean(inputs, ({path: (x, x) for path, x in seen.items()} for seen in read))
+
+
+def _cross_matrices(
+    bound: Bound, index: int, folded: Mapping[str, Tensor], inputs: BlockInputs, groups: Iterable[tuple[str, ...]]
+) -> dict[str, Float[Tensor, "in in"]]:
+    """Return `sum w r^T x / sum w`, with `r` what the reference's linear reads where this one reads `x`.
+
+    There is none without a reference.
+    """
+    if inputs.reference is None:
+        return {}
+    read = [_inputs_read(bound, index, folded, stream, groups) for stream in (inputs.reference, inputs)]
+    pairs = ({path: (first[path], second[path]) for path in second} for first, second in zip(*read, strict=True))
+    return _weighted_mean(inputs, pairs)
+
+
+def _weighted_mean(
+    inputs: BlockInputs, products: Iterable[Mapping[str, tuple[Float[Tensor, "length in"], Float[Tensor, "length in"]]]]
+) -> dict[str, Float[Tensor, "in in"]]:
+    """Return the mean of `left^T right` by path over the tokens of all sequences, which come one after another."""
     samples, length = inputs.hidden.shape[:2]
     total = samples * length if inputs.weights is None else float(inputs.weights.sum())
     totals: dict[str, Tensor] = {}
-    seen: dict[str, Float[Tensor, "length in"]] = {}
+    for sample, factors in enumerate(products):
+        for path, (left, right) in factors.items():
+            weighted = left if inputs.weights is None else left * inputs.weights[sample, :, None].to(left)
+            update = weighted.mT @ right / total
+            totals[path] = totals[path] + update if path in totals else update
+    return totals
+
+
+@torch.no_grad()
+def _inputs_read(
+    bound: Bound, index: int, folded: Mapping[str, Tensor], inputs: BlockInputs, groups: Iterable[tuple[str, ...]]
+) -> Iterator[dict[str, Float[Tensor, "length in"]]]:
+    """Yield, for every sequence, what the first linear of every group reads, float32."""
+    seen: dict[str, Tensor] = {}
 
     def record(path: str, x: Tensor) -> Tensor:
         seen[path] = x.flatten(0, -2).float()
@@ -148,13 +197,8 @@ def _gram_matrices(
 
     # Behind all other sites: what is recorded is what the linear reads.
     recorders = tuple(Site(group[0], Location.INPUT, partial(record, group[0])) for group in groups)
-    outputs = _outputs(bound, index, folded, replace(inputs, sites=(*inputs.sites, *recorders)))
-    for sample, _ in enumerate(outputs):
-        for path, rows in seen.items():
-            weighted = rows if inputs.weights is None else rows * inputs.weights[sample, :, None].to(rows)
-            update = weighted.mT @ rows / total
-            totals[path] = totals[path] + update if path in totals else update
-    return totals
+    for _ in _outputs(bound, index, folded, replace(inputs, sites=(*inputs.sites, *recorders))):
+        yield dict(seen)
 
 
 @torch.no_grad()

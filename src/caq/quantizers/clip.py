@@ -9,7 +9,11 @@ from compressed_tensors.quantization import QuantizationArgs
 from jaxtyping import Float
 from torch import Tensor
 
-from caq.numerics.codes import dequantize, quantize_codes, range_parameters
+from caq.numerics.codes import range_parameters
+from caq.numerics.grids import as_rows, grid_of
+
+#: Weights that are searched together, in whole rows: what is computed from them on the way stays in a core's cache.
+CHUNK = 1 << 17
 
 
 def clipped_parameters(
@@ -20,21 +24,36 @@ def clipped_parameters(
     The error is `sum |w - q(w)|^norm`; a norm above 2 weighs the large weights more (GPTQ's MSE option; the authors of
     arXiv:2511.07842 use 2.4 and 80 steps).
     """
-    best = range_parameters(weight, args, dtype)
-    best_error = _error(weight, best, args, norm)
-    for step in range(1, steps):
-        tried = range_parameters(weight, args, dtype, shrink=1 - step / (steps * 1.25))
-        error = _error(weight, tried, args, norm)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best = {name: torch.where(better, parameter, best[name]) for name, parameter in tried.items()}
-    return best
+    if steps == 1:
+        return range_parameters(weight, args, dtype)
+    rows = as_rows(weight, args, "channel")
+    # Where launches cost more than memory, all rows are one chunk.
+    size = len(rows) if weight.is_cuda else max(1, CHUNK // weight.shape[1])
+    chunks = [_searched(chunk, args, dtype, norm, steps) for chunk in rows.split(size)]
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _searched(
+    rows: Float[Tensor, "out groups length"], args: QuantizationArgs, dtype: torch.dtype, norm: float, steps: int
+) -> dict[str, Float[Tensor, "out groups"]]:
+    shrinks = rows.new_tensor([1 - step / (steps * 1.25) for step in range(steps)])
+    extremes = torch.stack((rows.amin(-1), rows.amax(-1)), -1)
+    # Every clip's at once: a range is told by its two ends.
+    tried = grid_of(args).parameters(extremes * shrinks[:, None, None, None], args, dtype)
+    best, best_error = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device), rows.new_zeros(())
+    for step in range(steps):
+        error = _error(rows, {name: parameter[step] for name, parameter in tried.items()}, args, norm)
+        better = error < best_error if step else torch.ones_like(error, dtype=torch.bool)
+        best_error, best = torch.where(better, error, best_error), best.masked_fill_(better, step)
+    return {name: parameter.squeeze(-1).gather(0, best[None])[0] for name, parameter in tried.items()}
 
 
 def _error(
-    weight: Float[Tensor, "out in"], parameters: Mapping[str, Tensor], args: QuantizationArgs, norm: float
+    rows: Float[Tensor, "out groups length"],
+    parameters: Mapping[str, Float[Tensor, "out groups 1"]],
+    args: QuantizationArgs,
+    norm: float,
 ) -> Float[Tensor, "out groups"]:
-    rounded = dequantize(quantize_codes(weight, parameters, args), parameters, args).to(weight.dtype)
-    difference = (weight - rounded).abs().pow(norm)
-    grouped: Tensor = difference.unflatten(-1, (parameters["scale"].shape[-1], -1))
-    return grouped.sum(-1)
+    grid = grid_of(args)
+    rounded = grid.values(grid.nearest(rows, parameters, args), parameters).to(rows.dtype)
+    return (rows - rounded).abs_().pow_(norm).sum(-1)

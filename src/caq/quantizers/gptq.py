@@ -78,13 +78,17 @@ class Gptq(Options):
         Raises:
             QuantizationFailed: no damping up to `max_damping` makes the Gram matrix positive definite.
         """
+        from caq.numerics.codes import range_parameters
         from caq.numerics.grids import grid_of
 
         if gram is None:
             raise ValueError("GPTQ needs the Gram matrix of the layer's inputs")
         factor, entries = self._inverse_factor(gram)
         work = weight.clone()
-        parameters = self._parameters(weight, args, scale_dtype)
+        # Groups are searched when their block is reached.
+        grouped = args.strategy == "group"
+        find = range_parameters if grouped else self._parameters
+        parameters = find(weight, args, scale_dtype)
         codes = weight.new_empty(weight.shape, dtype=grid_of(args).code_dtype)
         for start in range(0, work.shape[1], self.block_size):
             stop = min(start + self.block_size, work.shape[1])
