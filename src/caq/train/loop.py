@@ -11,7 +11,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,18 @@ RISING = 1.5
 STRIKES = 3
 #: What is recorded of an evaluation, as far as the objective has it.
 TERMS = ("total", "pull", "push")
+
+
+class Evaluated(Protocol):
+    """What a learner's options say of how it is evaluated."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences that are run at once."""
+
+    @property
+    def validation_samples(self) -> int:
+        """Sequences, the last ones, that are evaluated."""
 
 
 def fit(options: EndToEnd, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
@@ -171,12 +183,13 @@ def _batch(options: EndToEnd, inputs: FitInputs, step: int) -> list[int]:
     samples = len(inputs.ids) - options.validation_samples
     first = (step - 1) * options.batch_size
     return [
-        _shuffled(samples, inputs.seed, position // samples)[position % samples]
+        shuffled(samples, inputs.seed, position // samples)[position % samples]
         for position in range(first, first + options.batch_size)
     ]
 
 
-def _shuffled(samples: int, seed: int, epoch: int) -> list[int]:
+def shuffled(samples: int, seed: int, epoch: int) -> list[int]:
+    """Return the order of an epoch's sequences."""
     # The generator takes 64 bits.
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64)
     return torch.randperm(samples, generator=generator).tolist()
@@ -200,7 +213,7 @@ def accumulate(
 
 
 @torch.no_grad()
-def evaluate(options: EndToEnd, inputs: FitInputs, parameters: Mapping[str, Tensor], done: float) -> dict[str, float]:
+def evaluate(options: Evaluated, inputs: FitInputs, parameters: Mapping[str, Tensor], done: float) -> dict[str, float]:
     """Return the mean loss and its terms on the validation sequences."""
     samples = range(len(inputs.ids) - options.validation_samples, len(inputs.ids))
     sums: dict[str, float] = {}

@@ -64,7 +64,7 @@ def _moved(base: Float[Tensor, "size size"], free: Float[Tensor, " entries"]) ->
 
 @dataclass(frozen=True)
 class Kronecker:
-    """`x (P1 (x) P2)`, which is `P1^T X P2` with `x` as the rows of a matrix `X`: two small products, not a large one."""
+    """`x (P1 (x) P2) = P1^T X P2`, with `x` as the rows of a matrix `X`: two small products, not a large one."""
 
     left: Float[Tensor, "left left"]
     right: Float[Tensor, "right right"]
