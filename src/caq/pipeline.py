@@ -187,7 +187,9 @@ def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResu
     bound, plan = student.bound, student.plan
     chosen = format_for(recipe.format, numerics, recipe.transforms)
 
-    start = plan.start(observe(bound, plan, ids))
+    seen = observe(bound, plan, ids)
+    plan = plan.built(seen)
+    student, start = replace(student, plan=plan), plan.start(seen)
     arguments, state = block_arguments(bound, ids[:1].to(run.world.device)), workspace.fit_state
     inputs = FitInputs(
         student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world,

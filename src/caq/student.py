@@ -60,8 +60,8 @@ class Student:
         """
         operators = self.plan.operators(parameters)
         hidden = embed(self.bound, OwnWeights(self.bound), ids)
-        weights = _Effective(self, operators, _working(hidden))
-        rotation = _residual(self, operators)
+        weights = Effective(self, operators, _working(hidden))
+        rotation = residual_rotation(self, operators)
         if rotation is not None:
             hidden = rotation.apply(hidden.to(_working(hidden))).to(hidden.dtype)
         sites = partial(self.sites, operators=operators)
@@ -74,14 +74,21 @@ class Student:
 
 
 @dataclass(frozen=True)
-class _Effective:
-    """The student's weights at one value of the transforms; embedding and head stay in their own coordinates."""
+class Effective:
+    """The student's weights at one value of the transforms; embedding and head stay in their own coordinates.
+
+    Attributes:
+        student: whose.
+        operators: the transforms that edit the blocks that are asked for.
+        dtype: in which the weights are transformed; float32 at least.
+    """
 
     student: Student
     operators: Mapping[str, Operator]
     dtype: torch.dtype
 
     def block(self, index: int) -> Mapping[str, Tensor]:
+        """Return block `index`'s tensors, transformed, and fake-quantized where the student's weights are."""
         bound, args = self.student.bound, self.student.weight_format
         tensors = effective(bound, self.student.plan, index, self.operators, self.dtype)
         if args is None:
@@ -90,10 +97,12 @@ class _Effective:
         return {name: fake_quantize_weight(x, args) if name in rounded else x for name, x in tensors.items()}
 
     def outer(self) -> Mapping[str, Tensor]:
+        """Return embedding, final norm and head as they are."""
         return OwnWeights(self.student.bound).outer()
 
 
-def _residual(student: Student, operators: Mapping[str, Operator]) -> Orthogonal | None:
+def residual_rotation(student: Student, operators: Mapping[str, Operator]) -> Orthogonal | None:
+    """Return the rotation of the student's stream, if there is one."""
     if student.plan.residual is None:
         return None
     rotation = operators[student.plan.residual]

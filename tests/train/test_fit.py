@@ -320,7 +320,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_says_so_and_gives_what_the_
 
 @pytest.mark.parametrize("seed", [0, 2**44, 2**63 - 1])
 def test_every_seed_that_a_recipe_may_have_gives_an_order(seed: int) -> None:
-    orders = [loop._shuffled(50, seed, epoch) for epoch in (0, 1)]
+    orders = [loop.shuffled(50, seed, epoch) for epoch in (0, 1)]
     assert [sorted(order) for order in orders] == [list(range(50))] * 2
     assert orders[0] != orders[1]
     assert Recipe(seed=seed).seed == seed

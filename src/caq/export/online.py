@@ -25,13 +25,21 @@ from caq.files.whole import write_json
 from caq.transforms.base import Diagonal, Operator, Orthogonal
 from caq.transforms.location import Location
 from caq.transforms.maps.hadamard import WalshHadamard
+from caq.transforms.maps.kronecker import Kronecker
+from caq.transforms.maps.permuted_rotations import PermutedRotations
 from caq.transforms.online import Step, install, sites_of
 
 ONLINE_FILE = "online.json"
 MATRICES_FILE = "online.safetensors"
 SCHEMA, VERSION = "caq-online", 1
 #: Frozen dataclasses whose fields are tensors or plain JSON data, by the kind that is stored.
-OPERATORS: dict[str, type[Any]] = {"hadamard": WalshHadamard, "orthogonal": Orthogonal, "diagonal": Diagonal}
+OPERATORS: dict[str, type[Any]] = {
+    "hadamard": WalshHadamard,
+    "orthogonal": Orthogonal,
+    "diagonal": Diagonal,
+    "kronecker": Kronecker,
+    "permuted-rotations": PermutedRotations,
+}
 #: The kind of a step that rounds, and the fields of its format; all of them are dynamic.
 ROUNDING = "rounding"
 _ROUNDING_FIELDS = ("num_bits", "type", "symmetric", "strategy", "group_size")

@@ -19,6 +19,11 @@ from transformers import AutoTokenizer
 directory = snapshot_download("OWNER/NAME")  # or a local directory
 model, tokenizer = caq.load(directory), AutoTokenizer.from_pretrained(directory)
 ```"""
+#: Maps that run online and that `config.json` cannot declare, by the transform's name.
+_MAPS = {
+    "duquant": "the rotations and permutations before every linear (`duquant`)",
+    "kronecker-affine": "the Kronecker products before every linear (`kronecker-affine`)",
+}
 _SERVE = """```bash
 vllm serve OWNER/NAME
 ```"""
@@ -32,7 +37,7 @@ def serving(recipe: Recipe, config: Mapping[str, Any]) -> str:
         config: the checkpoint's config.json; its number formats are read from `quantization_config`.
     """
     transformers = ["**Transformers**", _LOAD, *_transformers(recipe, config)]
-    refused = any(not one["symmetric"] for one in _activations(config))
+    refused = any(not one["symmetric"] for one in _activations(config)) or _mapped(recipe)
     vllm = ["**vLLM**", *([] if refused else [_SERVE]), *_vllm(recipe, config)]
     return "\n\n".join([*transformers, *vllm])
 
@@ -54,6 +59,11 @@ def _transformers(recipe: Recipe, config: Mapping[str, Any]) -> list[str]:
 
 
 def _vllm(recipe: Recipe, config: Mapping[str, Any]) -> list[str]:
+    if _mapped(recipe):
+        return [
+            f"**vLLM does not run {joined(_mapped(recipe))}, and nothing in config.json can tell it to: it would serve "
+            "another model, in silence.** Load this checkpoint with `caq.load`."
+        ]
     said = [_weights_alone(config), *map(_served, _distinct(_activations(config)))]
     if _rotates_down(recipe):
         said.append("The online Hadamard before `down_proj` runs on one GPU only, without tensor parallelism.")
@@ -99,6 +109,7 @@ def _online(recipe: Recipe) -> list[str]:
     scheme = recipe.scheme
     parts = (
         (_rotates_down(recipe), "the online Hadamard before `down_proj`"),
+        *((True, what) for what in _mapped(recipe)),
         (scheme.value_bits < 16, f"the quantization of cached values to {scheme.value_bits} bits"),
         (scheme.key_bits < 16, f"the rotation and quantization of cached keys to {scheme.key_bits} bits"),
     )
@@ -107,6 +118,11 @@ def _online(recipe: Recipe) -> list[str]:
 
 def _rotates_down(recipe: Recipe) -> bool:
     return any(transform.name == "down-hadamard" for transform in recipe.transforms)
+
+
+def _mapped(recipe: Recipe) -> list[str]:
+    """Return the maps on what linears read, which no engine has."""
+    return [_MAPS[transform.name] for transform in recipe.transforms if transform.name in _MAPS]
 
 
 def _groups(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from caq.train.blockwise import Blockwise
 from caq.train.end_to_end import EndToEnd
 from caq.train.learner import FitInputs, FitResult, Learner, learn_in_turn, stages
 from caq.train.local import Local
 from caq.train.refine import Refine
 
-__all__ = ["LEARNERS", "EndToEnd", "FitInputs", "FitResult", "Learner", "Local", "Refine", "learn_in_turn", "stages"]
+__all__ = [
+    "LEARNERS", "Blockwise", "EndToEnd", "FitInputs", "FitResult", "Learner", "Local", "Refine", "learn_in_turn", "stages",
+]  # fmt: skip
 
-LEARNERS: dict[str, type[Any]] = {"end-to-end": EndToEnd, "local": Local, "refine": Refine}
+LEARNERS: dict[str, type[Any]] = {"blockwise": Blockwise, "end-to-end": EndToEnd, "local": Local, "refine": Refine}

@@ -88,6 +88,7 @@ class FitResult:
         history: one record per evaluation on the validation sequences: step, total, pull and push if any. The first is
             of the start.
         entries: departures for the ledger.
+        blocks: of a learner that goes block by block, each one's error before and after.
     """
 
     learner: str
@@ -95,10 +96,12 @@ class FitResult:
     best_step: int
     history: tuple[dict[str, float], ...]
     entries: tuple[Entry, ...] = ()
+    blocks: tuple[dict[str, float], ...] = ()
 
     def record(self) -> dict[str, object]:
         """Return what a checkpoint keeps of it, as JSON: the last validation may have been no number."""
-        return {"learner": self.learner, "best_step": self.best_step, "history": encode(self.history)}
+        blocks = {"blocks": encode(self.blocks)} if self.blocks else {}
+        return {"learner": self.learner, "best_step": self.best_step, "history": encode(self.history), **blocks}
 
 
 class Learner(Protocol):

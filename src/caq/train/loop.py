@@ -234,12 +234,13 @@ def _batch(options: Schedule, inputs: FitInputs, step: int) -> list[int]:
     samples = len(inputs.ids) - options.validation_samples
     first = (step - 1) * options.batch_size
     return [
-        _shuffled(samples, inputs.seed, position // samples)[position % samples]
+        shuffled(samples, inputs.seed, position // samples)[position % samples]
         for position in range(first, first + options.batch_size)
     ]
 
 
-def _shuffled(samples: int, seed: int, epoch: int) -> list[int]:
+def shuffled(samples: int, seed: int, epoch: int) -> list[int]:
+    """Return the order of an epoch's sequences."""
     # The generator takes 64 bits.
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64)
     return torch.randperm(samples, generator=generator).tolist()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from caq.transforms.duquant import DuQuant
 from caq.transforms.hadamards import DownHadamard, KeyHadamard
+from caq.transforms.kronecker_affine import KroneckerAffine
 from caq.transforms.norm_scaling import NormScaling
 from caq.transforms.pairs import QueryKeyScaling, UpDownScaling, ValueOutputRotation, ValueOutputScaling
 from caq.transforms.residual_rotation import ResidualRotation
@@ -19,6 +21,8 @@ TRANSFORMS: dict[str, type[Any]] = {
     "value-output-scaling": ValueOutputScaling,
     "query-key-scaling": QueryKeyScaling,
     "up-down-scaling": UpDownScaling,
+    "duquant": DuQuant,
+    "kronecker-affine": KroneckerAffine,
     "down-hadamard": DownHadamard,
     "key-hadamard": KeyHadamard,
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Plan:
         outer: the same of the tensors outside of the blocks.
         residual: the transform that rotates the residual stream; None if none does, and norms keep their gains.
         observed: block and module whose input a transform wants to see, by its name.
+        building: what makes those transforms that statistics alone decide, by name.
     """
 
     transforms: Mapping[str, Transform]
@@ -33,6 +34,12 @@ class Plan:
     outer: tuple[Edit, ...] = ()
     residual: str | None = None
     observed: Mapping[str, tuple[int, str]] | None = None
+    building: Mapping[str, Callable[[Seen], Transform]] = field(default_factory=dict)
+
+    def built(self, seen: Mapping[str, Seen]) -> Plan:
+        """Return the plan with the transforms that statistics decide, of which nothing is learned, made from them."""
+        made = {name: build(seen[name]) for name, build in self.building.items()}
+        return replace(self, transforms={**self.transforms, **made}, building={})
 
     def start(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
         """Return the start of every learnable parameter, float32, from statistics by transform."""
@@ -45,6 +52,11 @@ class Plan:
         The global rotation is materialised here, once per step and outside any checkpointed region.
         """
         return {name: transform.operator(parameters.get(name)) for name, transform in self.transforms.items()}
+
+    def of_block(self, index: int) -> tuple[str, ...]:
+        """Return the transforms that edit block `index` alone, each once."""
+        elsewhere = {edit.transform for edit in self.outer} | {self.residual}
+        return tuple(dict.fromkeys(edit.transform for edit in self.edits[index] if edit.transform not in elsewhere))
 
     def steps(self, operators: Mapping[str, Operator]) -> tuple[Step, ...]:
         """Return what runs online, in the order in which it runs."""
@@ -74,6 +86,7 @@ def make_plan(bound: Bound, specs: Sequence[TransformSpec], numerics: Numerics, 
         outer=_edits(maps, None),
         residual=next((placed.name for placed in maps if placed.rotates_stream), None),
         observed={placed.name: placed.observed for placed in maps if placed.observed is not None},
+        building={placed.name: placed.built for placed in maps if placed.built is not None},
     )
 
 

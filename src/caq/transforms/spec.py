@@ -5,7 +5,7 @@ Imports no torch, so that a recipe can be read without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from caq.families import Address, Bound, Norm
     from caq.numerics.scheme import Numerics
-    from caq.transforms.base import Transform
+    from caq.transforms.base import Seen, Transform
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Placed:
         edits: by block, in the order in which they apply; under None those outside of the blocks.
         rotates_stream: whether it turns the residual stream, so that norms' gains move into their readers.
         observed: block and module whose input the map's statistics are of.
+        built: returns the map that takes the place of `transform` once they are known, where they decide a map of which
+            nothing is learned.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Placed:
     edits: Mapping[int | None, tuple[Edit, ...]]
     rotates_stream: bool = False
     observed: tuple[int, str] | None = None
+    built: Callable[[Seen], Transform] | None = None
 
 
 class TransformSpec(Protocol):

@@ -46,6 +46,15 @@ def cayley(free: Float[Tensor, "count size size"]) -> Float[Tensor, "count size 
     return rotation
 
 
+def random_orthogonal(size: int, generator: torch.Generator) -> Float[Tensor, "size size"]:
+    """Return a random orthogonal matrix, uniform over all of them, float64."""
+    gaussian = torch.randn(size, size, dtype=torch.float64, generator=generator)
+    orthogonal, triangular = torch.linalg.qr(gaussian)
+    # With the diagonal's signs the factorisation is unique, and only then is its first part uniform.
+    signed: Tensor = orthogonal * triangular.diagonal().sign()
+    return signed
+
+
 def weight_principal_rotation(
     readers: Iterable[Float[Tensor, "out hidden"]], generator: torch.Generator
 ) -> Float[Tensor, "1 hidden hidden"]:

@@ -1,0 +1,55 @@
+"""DuQuant's maps: rotations and a permutation that spread outlier channels (arXiv:2406.01721)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from caq.options import Options, Positive
+from caq.transforms.linear_inputs import PLACES, linear_inputs
+from caq.transforms.spec import Placed, Subject
+
+if TYPE_CHECKING:
+    from caq.numerics.scheme import Numerics
+    from caq.transforms.base import Seen
+    from caq.transforms.location import Location
+    from caq.transforms.maps.fixed import Fixed
+
+
+class DuQuant(Options):
+    """Rotate what linears read in blocks, deal its channels out to the blocks, and rotate again; nothing is learned.
+
+    The maps are made from each channel's largest magnitude over the calibration data, and run where the activation is
+    written or read.
+
+    Attributes:
+        block_size: channels that are rotated together, at most: the largest divisor of the channels up to it.
+        rotation_steps: rotations that are multiplied into each block's, at most.
+    """
+
+    name: Literal["duquant"] = "duquant"
+    block_size: Positive = 128
+    rotation_steps: Positive = 256
+    learnable: ClassVar[bool] = False
+
+    def online(self, numerics: Numerics) -> frozenset[Location]:
+        """Return norms' outputs and linears' inputs."""
+        return PLACES
+
+    def place(self, subject: Subject) -> Iterator[Placed]:
+        """Yield one map for each activation that linears read; before anything is seen, that of channels all alike."""
+        import torch
+
+        from caq.transforms.maps.fixed import Fixed
+        from caq.transforms.maps.permuted_rotations import spreading, uniform_rotation
+
+        for one in linear_inputs(subject.bound):
+            block = max(size for size in range(1, self.block_size + 1) if one.features % size == 0)
+            mixing = uniform_rotation(block, subject.generator)
+
+            def build(seen: Seen, mixing: torch.Tensor = mixing) -> Fixed:
+                return Fixed(spreading(seen["absmax"], mixing, self.rotation_steps), frozenset({"absmax"}))
+
+            name = f"block.{one.block}.{one.name}_duquant"
+            alike = build({"absmax": torch.ones(one.features)})
+            yield Placed(name, alike, one.edits(name), observed=one.observed, built=build)
