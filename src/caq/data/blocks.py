@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
-from caq.data.documents import content, encode, encode_running, has_both, wrong
+from caq.data.documents import content, encode, encode_running, has_both, openings, wrong
 from caq.data.sources import holds_documents, read_documents, read_text
 from caq.errors import InvalidInput, refuse
 from caq.files.records import Record
@@ -130,13 +130,15 @@ def _shuffled(
     for batch in read_documents(data.text, cache_dir=cache_dir):
         refuse([problem for record in batch for problem in wrong(record, chats=chats)])
         for index in torch.randperm(len(batch), generator=generator).tolist():
-            yield _read(batch[index], tokenizer, chats=chats)
+            yield _read(batch[index], tokenizer, data.response_tokens, chats=chats)
 
 
-def _read(record: Record, tokenizer: PreTrainedTokenizerBase, *, chats: bool) -> _Read:
+def _read(record: Record, tokenizer: PreTrainedTokenizerBase, response_tokens: int | None, *, chats: bool) -> _Read:
     said = content(record, chats=chats)
     if said is None:
         return _Read()
+    if response_tokens is not None:
+        said = openings(said, tokenizer, response_tokens)
     try:
         return _Read(encode(said, tokenizer), both=has_both(record))
     except InvalidInput as error:

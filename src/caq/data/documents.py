@@ -44,6 +44,15 @@ def content(record: Record, *, chats: bool) -> str | Messages | None:
     return [{**turn, "content": turn["content"] or ""} for turn in turns] if speaks else None
 
 
+def openings(said: str | Messages, tokenizer: PreTrainedTokenizerBase, tokens: int) -> str | Messages:
+    """Return what a document says with each response of a chat cut after so many tokens; a text as it is."""
+    if isinstance(said, str):
+        return said
+    return [
+        {**turn, "content": _opening(turn["content"], tokenizer, tokens)} if _responds(turn) else turn for turn in said
+    ]
+
+
 def has_both(record: Record) -> bool:
     """Return whether a document has a chat and a text besides."""
     return bool(record.fields.get("text")) and any(record.fields.get(kind) for kind in CHATS)
@@ -75,6 +84,16 @@ def encode(said: str | Messages, tokenizer: PreTrainedTokenizerBase) -> list[int
 def encode_running(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens of a text that goes on: with the tokenizer's own BOS, and without an EOS that it adds."""
     return list(next(encode_texts(tokenizer, [text], add_special_tokens=True)))
+
+
+def _responds(turn: Mapping[str, Any]) -> bool:
+    return turn["role"] == "assistant"
+
+
+def _opening(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -> str:
+    ids = next(encode_texts(tokenizer, [text], add_special_tokens=False))
+    # A character that is cut in half is left out.
+    return text if len(ids) <= tokens else tokenizer.decode(list(ids[:tokens])).rstrip("\ufffd")
 
 
 def _kind(record: Record, *, chats: bool) -> str | None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from caq.data.blocks import Calibration
 from caq.files.content import located
@@ -19,14 +20,17 @@ def told_publicly(calibration: Calibration, data: DataRecipe) -> Calibration:
     The origin gets `files`: sha256 and bytes of each local file they were made of, by name. A directory is one such
     entry: its hash is of the names and hashes in it.
     """
-    public = data.public()
-    names = {path: name for path, name in ((data.text, public.text), (data.prompts, public.prompts)) if path and name}
+    names = data.public_names()
     there = {path: name for path, name in names.items() if located(path).exists()}
     files = {name: _content(located(path)) for path, name in there.items()}
-    told = {"source": public.text} | ({"prompts": public.prompts} if public.prompts else {})
-    origin = {**calibration.origin, **told} | ({"files": files} if files else {})
+    origin = _told(calibration.origin, {**names, data.text: data.public().text}) | ({"files": files} if files else {})
     entries = tuple(replace(entry, message=_renamed(entry.message, names)) for entry in calibration.entries)
     return replace(calibration, origin=origin, entries=entries)
+
+
+def _told(origin: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    told = {**origin, **{key: names[origin[key]] for key in ("source", "prompts") if origin.get(key) in names}}
+    return told | ({"parts": [_told(part, names) for part in origin["parts"]]} if "parts" in origin else {})
 
 
 def _renamed(message: str, names: Mapping[str, str]) -> str:

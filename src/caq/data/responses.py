@@ -99,13 +99,14 @@ def response_blocks(
     """Return blocks of the model's own conversations.
 
     The seed decides the order of the prompts, every sampled token and the draw of the blocks. Rounds are kept under
-    `root`. Without `sampling`, the defaults hold, with no response longer than a block.
+    `root`. Without `sampling`, the defaults hold, with no response longer than a block or `data.response_tokens`.
 
     Raises:
         InvalidInput: no chat template, or prompts that cannot be read or answered, before the model is loaded;
             or answers too short for the blocks after `sampling.draws` of them to every prompt.
     """
-    sampling = sampling or Sampling(max_new_tokens=min(Sampling.max_new_tokens, data.length))
+    longest = min(Sampling.max_new_tokens, data.length, data.response_tokens or data.length)
+    sampling = sampling or Sampling(max_new_tokens=longest)
     prompts = _encoded_prompts(responder, data)
     key = [list(prompts), asdict(sampling), list(responder.ends), seed]
     directory = root / digest(responder.identity, json.dumps(key))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -149,7 +148,7 @@ def _making(recipe: Recipe, record: Mapping[str, Any], config: Mapping[str, Any]
         "Transforms": ", ".join(transform.name for transform in recipe.transforms) or "none",
         "Learning": f"{learners}, under {recipe.objective.name}" if learners else "none",
         "Quantizer": recipe.quantizer.name,
-        "Calibration": f"{recipe.data.samples} × {recipe.data.length} tokens of {_text(recipe.data.text)}",
+        "Calibration": f"{recipe.data.samples} × {recipe.data.length} tokens of {plain(recipe.data.public().text)}",
         "Architecture": plain(", ".join(config.get("architectures") or ["not recorded"])),
         "CAQ": plain(str(record.get("caq", "not recorded"))),
         "Recipe, seed": f"{recipe.fingerprint()[:12]}, {recipe.seed}",
@@ -157,11 +156,6 @@ def _making(recipe: Recipe, record: Mapping[str, Any], config: Mapping[str, Any]
     models = record.get("models", {}).items()
     facts |= {f"sha256 of the {plain(name)} model": plain(str(model["sha256"])) for name, model in models}
     return table(("", ""), list(facts.items())) + "\n\nAll settings are in [recipe.yaml](recipe.yaml)."
-
-
-def _text(name: str) -> str:
-    # Of a local file only the name: cards are public, paths are not.
-    return plain(re.split(r"[/\\]", name.rstrip("/\\"))[-1])
 
 
 def _unknown(model: Origin) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field
@@ -10,12 +11,20 @@ from pydantic import AfterValidator, Field
 from caq.files.content import at_home
 from caq.objectives import Negative
 from caq.options import Options, Positive
+from caq.recipe.mixture import Part, dealt, mixture, parts_of
 
 #: As `data.text`: the aligned model's own responses.
 SELF = "self"
 
 #: A name or a path, with `~` as the home directory: no shell expands it in a recipe.
 Source = Annotated[str, Field(min_length=1), AfterValidator(at_home)]
+
+
+def _text(text: str) -> str:
+    parts = [Part(at_home(part.source), part.share) for part in parts_of(text)]
+    if len({_named(part.source) for part in parts}) < len(parts):
+        raise ValueError("should name each source once: a record tells them by file name, so rename one, or add shares")
+    return mixture(parts)
 
 
 class DataRecipe(Options):
@@ -25,24 +34,50 @@ class DataRecipe(Options):
         text: a text file; a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file, also as .gz, or a data set's
             directory, whose rows hold `text`, `messages`, `conversations` or `conversation`; a name in
             `caq.data.SOURCES`, such as `wikitext2`; or `self`, which is what the aligned model answers to prompts.
+            Several of them with their shares are a mixture: `self:0.5,wikitext2:0.5`.
         prompts: for `self`: one prompt a line, or rows with `prompt`; None takes the bundled, generic ones. Not those
             that the result is measured on.
-        samples: sequences.
+        response_tokens: of `self` and of chats, at most so many tokens of every response are kept, so that more of
+            the data is the opening of responses, where alignment shows; None keeps all.
+        samples: sequences, dealt to the parts of a mixture by share.
         length: tokens per sequence.
         allow_short: go on, with an entry in the ledger, when there is less text than asked for.
     """
 
-    text: Source = "wikitext2"
+    text: Annotated[str, Field(min_length=1), AfterValidator(_text)] = "wikitext2"
     prompts: Source | None = None
+    response_tokens: Positive | None = None
     samples: Positive = 128
     length: Annotated[int, Field(ge=2)] = 2048
     allow_short: bool = False
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What `text` names: one source, or those of a mixture."""
+        return tuple(part.source for part in parts_of(self.text))
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Everything that may be a local file: sources and prompts."""
+        return (*self.sources, *filter(None, [self.prompts]))
+
+    def parts(self) -> tuple[Self, ...]:
+        """Return the section of each source by itself, with the samples that its share gives it."""
+        shares = parts_of(self.text)
+        return tuple(
+            self.model_copy(update={"text": part.source, "samples": samples})
+            for part, samples in zip(shares, dealt(self.samples, shares), strict=True)
+        )
+
+    def public_names(self) -> Mapping[str, str]:
+        """Return the names of everything that may be a local file, without where it is."""
+        return {path: _named(path) for path in self.named}
+
     def public(self) -> Self:
         """Return the section with the names of local files and directories in place of where they are."""
-        return self.model_copy(
-            update={name: _named(path) for name in ("text", "prompts") if (path := getattr(self, name))}
-        )
+        names = self.public_names()
+        text = mixture(Part(names[part.source], part.share) for part in parts_of(self.text))
+        return self.model_copy(update={"text": text, "prompts": self.prompts and names[self.prompts]})
 
 
 class WeightingRecipe(Options):

@@ -139,7 +139,7 @@ def open_bench(grid: Grid) -> Bench:
     names = (arm.directory.name for arm in place_arms(setup, grid.directory))
     identity = digest(*names, setup.judge.card.name, "" if abilities is None else abilities.identity)
     data = [grid.cell_recipe(arm, seed).data for arm in grid.arms for seed in grid.seeds[:1]]
-    contents = {name: contents_of(Path(name)) for one in data for name in (one.text, one.prompts) if name}
+    contents = {name: contents_of(Path(name)) for one in data for name in one.named}
     return Bench(grid, _shared(load_bound), pair, setup, identity, contents)
 
 
@@ -166,7 +166,7 @@ def _compute(grid: Grid, arm: str, seed: int) -> None:
 
 def _quantized_cell(bench: Bench, arm: str, seed: int, *, quiet: bool) -> Cell:
     recipe = bench.grid.cell_recipe(arm, seed)
-    named = "".join(bench.contents[name] for name in (recipe.data.text, recipe.data.prompts) if name)
+    named = "".join(bench.contents[name] for name in recipe.data.named)
     empty = Cell(arm, seed, recipe.fingerprint(), None)
     return _cell(bench, empty, empty.recipe + named, partial(_quantized, bench, recipe, arm, quiet))
 
