@@ -28,6 +28,16 @@ SETTINGS = {
     "learn.end-to-end.evaluate_every": 8,
     "learn.end-to-end.validation_samples": 8,
     "learn.end-to-end.gradient_checkpointing": False,
+    "learn.local.tokens": 4096,
+    "learn.local.validation_samples": 8,
+    "learn.blockwise.epochs": 5,
+    "learn.blockwise.validation_samples": 8,
+    "learn.refine.steps": 24,
+    "learn.refine.batch_size": 2,
+    "learn.refine.micro_batch_size": 2,
+    "learn.refine.evaluate_every": 8,
+    "learn.refine.validation_samples": 8,
+    "learn.refine.gradient_checkpointing": False,
 }
 
 

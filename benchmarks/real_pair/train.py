@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -54,7 +54,7 @@ def settings() -> dict[str, object]:
     }  # fmt: skip
 
 
-def loss(student: torch.nn.Module, batch: Sequence[Lesson]) -> torch.Tensor:
+def loss(student: PeftModel, batch: Sequence[Lesson]) -> torch.Tensor:
     """Return the mean negative log-likelihood of the tokens that are learned; the head runs on these alone."""
     longest = max(len(lesson.tokens) for lesson in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.int64)

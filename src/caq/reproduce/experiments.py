@@ -25,6 +25,8 @@ BASELINES: Mapping[str, Overrides] = {
     "KL-Top": {"objective.name": "kl-top"},
     "CAL": {"objective.name": "cal"},
 }
+#: What is pulled alone, so that nothing but the aligned model is needed.
+PULL: Overrides = {"objective": {"name": "kl-top"}}
 CONTRASTIVE = {"Contrastive-KL": "contrastive-kl", "Contrastive-KL-Top": "contrastive-kl-top", "CAL": "cal"}
 ALPHAS = (0.1, 0.2, 0.5, 0.75, 1.0)
 PUSHED = (0, 5, 10, 50, 100, 500, 1000)
@@ -137,6 +139,78 @@ def calibration(pair: PairSource) -> Experiment:
     return Experiment("calibration", "Calibration data: plain text, chats, own responses", arms, 5, (), contrasts)
 
 
+#: Published methods as presets, under the names of their papers.
+PUBLISHED: Mapping[str, str] = {
+    "SmoothQuant": "smoothquant",
+    "QuaRot": "quarot",
+    "GPTAQ": "gptaq",
+    "SpinQuant": "spinquant",
+    "OSTQuant": "ostquant",
+    "DuQuant": "duquant",
+    "FlatQuant": "flatquant",
+}
+#: CAQ's transforms, learned end to end.
+OBJECTIVES: Mapping[str, str] = {
+    "MSE": "mse",
+    "KL": "kl",
+    "KL-Top": "kl-top",
+    "CAL": "cal",
+    "Hinge": "hinge",
+    "Sigmoid gap": "sigmoid-gap",
+    "Jensen-Shannon": "jensen-shannon",
+    "Positive part": "positive-part",
+}
+#: The same transforms learned in other ways.
+LEARNED: Mapping[str, Overrides] = {
+    "CAL, negative by prompt": {"objective.negative": "prompt"},
+    "CAL, negative by rounding": {"objective.negative": "rtn"},
+    "Local": {"learn": ["local"], **PULL},
+    "Local, then KL-Top": {"learn": ["local", "end-to-end"], **PULL},
+    "Local, then CAL": {"learn": ["local", "end-to-end"]},
+    "Local, then refined": {"learn": ["local", "refine"], **PULL},
+    "Local, by alignment": {"learn": ["local"], "weighting.by": "alignment", **PULL},
+    "Blockwise": {"learn": ["blockwise"], **PULL},
+}
+
+
+def methods(pair: PairSource) -> Experiment:
+    """Return published methods, objectives and learners, with weights and activations in four bits."""
+    scheme = {"scheme": {"preset": "W4A4"}}
+    presets = {**dict.fromkeys(("RTN", "GPTQ"), "quarot"), **PUBLISHED, **dict.fromkeys((*OBJECTIVES, *LEARNED), "cal")}
+    arms: dict[str, Overrides] = {
+        "RTN": {**BASELINES["RTN"], **scheme},
+        "GPTQ": {**FIXED, **scheme},
+        **dict.fromkeys(PUBLISHED, scheme),
+        **{name: {"objective.name": objective, **scheme} for name, objective in OBJECTIVES.items()},
+        **{name: {**overrides, **scheme} for name, overrides in LEARNED.items()},
+    }
+    contrasts = (("CAL", "KL-Top"), *((name, "QuaRot") for name in arms if name != "QuaRot"))
+    measures = ("perplexity", SAFETY)
+    return Experiment("methods", "Methods, W4A4", arms, 3, measures, contrasts, presets=presets)
+
+
+def methods_w4a16(pair: PairSource) -> Experiment:
+    """Return what rounds weights alone."""
+    scheme = {"scheme": {"preset": "W4A16"}}
+    seen = {"learn.local.weight_term": 0.35}
+    arms: dict[str, Overrides] = {
+        "RTN": {**BASELINES["RTN"], **scheme},
+        "GPTQ": {**FIXED, **scheme},
+        "AWQ": scheme,
+        "AWQ, rotated": scheme,
+        "QuaRot": scheme,
+        "GPTAQ": scheme,
+        "Local": {"learn": ["local"], **PULL, **seen, **scheme},
+        "Local, then refined": {"learn": ["local", "refine"], **PULL, **seen, **scheme},
+    }
+    presets = {
+        "RTN": "quarot", "GPTQ": "quarot", "AWQ": "awq", "AWQ, rotated": "awq-rotated", "QuaRot": "quarot",
+        "GPTAQ": "gptaq", "Local": "cal", "Local, then refined": "cal",
+    }  # fmt: skip
+    contrasts = tuple((name, "GPTQ") for name in arms if name != "GPTQ")
+    return Experiment("methods-w4a16", "Methods, W4A16", arms, 3, ("perplexity", SAFETY), contrasts, presets=presets)
+
+
 EXPERIMENTS: Mapping[str, Callable[[PairSource], Experiment]] = {
     "table1": table1,
     "table2": table2,
@@ -144,4 +218,6 @@ EXPERIMENTS: Mapping[str, Callable[[PairSource], Experiment]] = {
     "table4": table4,
     "tableS1": table_s1,
     "calibration": calibration,
+    "methods": methods,
+    "methods-w4a16": methods_w4a16,
 }

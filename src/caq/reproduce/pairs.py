@@ -35,6 +35,15 @@ BUNDLED_SIZES: Settings = {
     "learn.end-to-end.micro_batch_size": 16,
     "learn.end-to-end.validation_samples": 32,
     "learn.end-to-end.gradient_checkpointing": False,
+    "learn.local.validation_samples": 32,
+    "learn.blockwise.epochs": 5,
+    "learn.blockwise.batch_size": 16,
+    "learn.blockwise.validation_samples": 32,
+    "learn.refine.steps": 60,
+    "learn.refine.batch_size": 16,
+    "learn.refine.micro_batch_size": 16,
+    "learn.refine.validation_samples": 32,
+    "learn.refine.gradient_checkpointing": False,
     "dtype": "float32",
 }
 

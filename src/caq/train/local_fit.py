@@ -64,7 +64,9 @@ def fit(options: Local, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitRe
     """Learn from `start`, or from the saved state if there is one; see `Local.learn` for what is kept."""
     device, state_file = inputs.student.device, inputs.state_file
     model = _model(options, inputs.student)
-    validated = replace(inputs, student=model.student if model.weight_term else replace(model.student, weight_format=None))
+    validated = replace(
+        inputs, student=model.student if model.weight_term else replace(model.student, weight_format=None)
+    )
     state = load_state(state_file, start, device) if state_file else None
     if state is not None and state.step == options.steps:
         return _result(options, state)
