@@ -52,7 +52,9 @@ def recipes(draw: st.DrawFn) -> Recipe:
                 "value_bits": draw(st.sampled_from([4, 8, 16])),
             },
             "transforms": transforms,
-            "objective": draw(entries(OBJECTIVES, alpha=st.floats(min_value=0, max_value=0.999), beta=FLOATS, push_k=SMALL)),
+            "objective": draw(
+                entries(OBJECTIVES, alpha=st.floats(min_value=0, max_value=0.999), beta=FLOATS, push_k=SMALL)
+            ),
             "learn": draw(st.lists(learners(), max_size=2)) if learnable else [],
             "quantizer": draw(entries(QUANTIZERS, damping=st.floats(1e-300, 1.0), clip_norm=FLOATS)),
             "data": {"text": draw(st.text(min_size=1, max_size=12)), "samples": draw(st.integers(5, 10**6))},
@@ -207,7 +209,9 @@ def test_a_base_is_needed_where_it_is_asked_for() -> None:
 def test_weights_that_nothing_reads_are_a_contradiction() -> None:
     unread: list[dict[str, object]] = [{"quantizer.name": "rtn"}, {"weighting.statistics": False}]
     for settings in unread:
-        with pytest.raises(InvalidInput, match=r"weighting\.by: alignment weighs nothing .* set weighting\.by: uniform"):
+        with pytest.raises(
+            InvalidInput, match=r"weighting\.by: alignment weighs nothing .* set weighting\.by: uniform"
+        ):
             Recipe().with_overrides({"weighting.by": "alignment", "learn": [], **settings})
     Recipe().with_overrides({"weighting.by": "alignment", "learn": []})
 
