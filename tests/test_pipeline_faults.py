@@ -418,6 +418,8 @@ def test_the_teachers_are_gone_before_the_student_is_loaded(original: Path, tmp_
         assert len(alive) == loads
 
 
-def test_a_contrastive_objective_without_a_base_is_refused(original: Path, tmp_path: Path) -> None:
-    with pytest.raises(CaqError, match=r"give --base, or choose --objective kl-top"):
-        quantize(original / "aligned", None, small_recipe(original / "text.txt"), tmp_path / "out", quiet=True)
+@pytest.mark.parametrize("key", ["objective.negative", "weighting.negative"])
+def test_a_base_that_is_asked_for_and_not_given_is_refused(key: str, original: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(original / "text.txt", **{"weighting.by": "alignment", key: "base"})
+    with pytest.raises(CaqError, match=rf"{key}: base is asked for and not given; give --base, set {key} to rtn or"):
+        quantize(original / "aligned", None, recipe, tmp_path / "out", quiet=True)

@@ -115,7 +115,7 @@ def test_all_problems_of_a_recipe_are_said_at_once(caq: Caq, pair: Path, tmp_pat
     [
         (["--recipe", "papre"], "papre: not a readable recipe file"),
         (["--set", "learn.end-to-end.steps"], "learn.end-to-end.steps: an override is written key=value"),
-        (["--objective", "cal"], "give --base, or choose --objective kl-top"),
+        (["--set", "objective.negative=base"], "give --base, set objective.negative to rtn or prompt, or choose"),
     ],
 )
 def test_bad_options_end_with_status_2_and_the_way_out(

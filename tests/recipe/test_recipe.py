@@ -52,7 +52,9 @@ def recipes(draw: st.DrawFn) -> Recipe:
                 "value_bits": draw(st.sampled_from([4, 8, 16])),
             },
             "transforms": transforms,
-            "objective": draw(entries(OBJECTIVES, alpha=st.floats(min_value=0, max_value=1e300), push_k=SMALL)),
+            "objective": draw(
+                entries(OBJECTIVES, alpha=st.floats(min_value=0, max_value=0.999), beta=FLOATS, push_k=SMALL)
+            ),
             "learn": draw(st.lists(learners(), max_size=2)) if learnable else [],
             "quantizer": draw(entries(QUANTIZERS, damping=st.floats(1e-300, 1.0), clip_norm=FLOATS)),
             "data": {"text": draw(st.text(min_size=1, max_size=12)), "samples": draw(st.integers(5, 10**6))},
@@ -187,16 +189,38 @@ def test_transforms_stand_in_the_registry_s_order_and_a_bare_name_is_an_entry() 
 
 
 def test_what_a_recipe_needs_follows_from_what_learns() -> None:
-    assert (Recipe().needs_teacher, Recipe().needs_base, Recipe().validation_samples) == (True, True, 4)
+    assert (Recipe().needs_teacher, Recipe().needs_base, Recipe().validation_samples) == (True, False, 4)
+    assert Recipe().negatives_asked == {"objective.negative": None}
     pulled, fixed = Recipe.from_yaml("objective: kl-top"), Recipe.from_yaml("learn: []")
-    assert (pulled.needs_teacher, pulled.needs_base) == (True, False)
-    assert (fixed.needs_teacher, fixed.needs_base, fixed.validation_samples) == (False, False, 0)
+    assert (pulled.needs_teacher, pulled.negatives_asked) == (True, {})
+    assert (fixed.needs_teacher, fixed.negatives_asked, fixed.validation_samples) == (False, {}, 0)
+
+
+def test_a_base_is_needed_where_it_is_asked_for() -> None:
+    weighted = Recipe.from_yaml("objective: kl-top\nweighting: {by: alignment, negative: base}")
+    assert weighted.negatives_asked == {"weighting.negative": "base"}
+    pushed = Recipe().with_overrides({"objective.negative": "base"})
+    assert weighted.needs_base
+    assert pushed.needs_base
+    assert not pushed.with_overrides({"objective.negative": "rtn"}).needs_base
+    assert not pushed.with_overrides({"learn": []}).needs_base
+
+
+def test_weights_that_nothing_reads_are_a_contradiction() -> None:
+    unread: list[dict[str, object]] = [{"quantizer.name": "rtn"}, {"weighting.statistics": False}]
+    for settings in unread:
+        with pytest.raises(
+            InvalidInput, match=r"weighting\.by: alignment weighs nothing .* set weighting\.by: uniform"
+        ):
+            Recipe().with_overrides({"weighting.by": "alignment", "learn": [], **settings})
+    Recipe().with_overrides({"weighting.by": "alignment", "learn": []})
 
 
 def test_presets_say_what_method_md_says() -> None:
     assert preset("default") == Recipe()
     paper, code = preset("paper").model_dump(), preset("paper-code").model_dump()
-    cal = {"name": "cal", "alpha": 0.75, "pull_k": 500, "push_k": 500, "difference": "probability", "renormalize": True}
+    cal = {"name": "cal", "alpha": 0.75, "alpha_schedule": "constant", "negative": "base", "pull_k": 500, "push_k": 500}
+    cal |= {"difference": "probability", "renormalize": True}
     assert paper["objective"] == cal
     assert code["objective"] == {**cal, "pull_k": 1000, "difference": "logit", "renormalize": False}
     assert code["scheme"] == {**paper["scheme"], "output_projection_groups": True, "value_bits": 4}
