@@ -46,9 +46,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(name: str, pair: Path, output: Path) -> QuantizationResult:
     recipe = small(name, pair / "text.txt")
-    return quantize(
-        pair / "aligned", pair / "base", recipe, output, cache_dir=pair / "cache", device="cpu", quiet=True
-    )
+    return quantize(pair / "aligned", pair / "base", recipe, output, cache_dir=pair / "cache", device="cpu", quiet=True)
 
 
 def logits(model: object) -> Tensor:
