@@ -111,5 +111,6 @@ def _readers(
     if "readers" not in view.statistics:
         return {}
     before = edited(tensors, view.edits, fixed)
-    weights = (before[f"{address.path}.weight"][slice(*(address.rows or (None,)))] for address in view.reading)
-    return {"readers": torch.cat(tuple(weights))}
+    weights = ((before[f"{address.path}.weight"], address.rows) for address in view.reading)
+    own = [weight if rows is None else weight[slice(*rows)] for weight, rows in weights]
+    return {"readers": torch.cat(own)}

@@ -68,7 +68,8 @@ class ActivationAware:
 
 def _centred(mean: Float[Tensor, "count size"], exponent: float) -> Float[Tensor, "count size"]:
     s = mean.double().clamp(min=1e-4) ** exponent
-    return s / (s.amax() * s.amin()).sqrt()
+    centred: Tensor = s / (s.amax() * s.amin()).sqrt()
+    return centred
 
 
 def _shared(channels: Float[Tensor, " features"], count: int, size: int) -> Float[Tensor, "count repeat size"]:
