@@ -393,6 +393,21 @@ def test_a_run_stopped_at_any_write_goes_on_to_the_same_bytes(
         assert sorted(path.name for path in root.iterdir()) == ["cache", "out"]
 
 
+def test_a_full_precision_stream_beside_the_quantized_one_goes_on_to_the_same_bytes(
+    original: Path, tmp_path: Path
+) -> None:
+    settings: Settings = {"learn": [], "quantizer": "gptaq"}
+    with pytest.MonkeyPatch.context() as patch:
+        names = stop_at(10_000, patch)
+        expected = content(run(original, tmp_path / "expected", settings, cache=tmp_path / "cache").output)
+    stop = names.index("block-00001.safetensors")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(stop, patch)
+        run(original, tmp_path / "out", settings, cache=tmp_path / "cache")
+    assert (tmp_path / ".out.work" / "block-00000.safetensors").exists()
+    assert content(run(original, tmp_path / "out", settings, cache=tmp_path / "cache").output) == expected
+
+
 def test_an_unfinished_run_refuses_another_recipe(original: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at(3, patch)

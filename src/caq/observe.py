@@ -1,59 +1,116 @@
-"""Observe: what transforms ask to see of activations before they start, from one walk over the calibration data."""
+"""Observe: what transforms ask to see before they start, from one walk over the calibration data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caq.families import Bound, OwnWeights
-from caq.transforms.base import Seen, Statistic
-from caq.transforms.location import Location
+from caq.families import Address, Bound, OwnWeights
+from caq.transforms.apply import edited, effective
+from caq.transforms.base import Operator, Seen, Statistic
+from caq.transforms.location import ONLINE, Location
 from caq.transforms.online import Site
 from caq.transforms.plan import Plan
-from caq.walk import block_arguments, embed, walk
+from caq.transforms.spec import Edit
+from caq.walk import block_arguments, embed, run_block
 
 #: How a statistic of some rows joins that of the rows before.
 _STATISTICS: Mapping[Statistic, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     "absmax": (lambda rows: rows.abs().amax(0), torch.maximum),
+    "absmean": (lambda rows: rows.abs().sum(0), torch.add),
     "second-moment": (lambda rows: rows.square().sum(0), torch.add),
+    "gram": (lambda rows: rows.mT @ rows, torch.add),
 }
+_MEANS: tuple[Statistic, ...] = ("absmean", "second-moment", "gram")
+
+
+@dataclass(frozen=True)
+class _View:
+    """What one transform sees of a block.
+
+    Attributes:
+        path: of a module whose input is observed.
+        statistics: of it.
+        edits: of the maps before the transform, those that observe excepted.
+        reading: the linears that read what it transforms.
+    """
+
+    path: str
+    statistics: frozenset[Statistic]
+    edits: tuple[Edit, ...]
+    reading: tuple[Address, ...]
 
 
 @torch.no_grad()
 def observe(bound: Bound, plan: Plan, ids: Int[Tensor, "samples length"]) -> dict[str, Seen]:
     """Return the statistics that the plan's transforms ask for, by transform; runs nothing if none asks.
 
-    They are of the aligned model's own activations, in full precision: largest absolute value, mean square.
+    They are of the aligned model's activations, in full precision, as the maps that stand before the transform make
+    them at their start: where the stream is rotated, norms' gains are in their readers and the activations rotated.
+    Maps that observe, too, are left out: nobody knows their start yet.
     """
-    wanted = {name: module for name, module in (plan.observed or {}).items() if plan.transforms[name].observes}
+    wanted = {name: place for name, place in (plan.observed or {}).items() if plan.transforms[name].observes}
     if not wanted:
         return {}
-    totals: dict[str, dict[Statistic, Float[Tensor, " features"]]] = {name: {} for name in wanted}
-    own, device = OwnWeights(bound), bound.embedding.weight.device
+    fixed = {name: one.operator(one.start({})) for name, one in plan.transforms.items() if name not in wanted}
+    device, found = bound.embedding.weight.device, dict[str, Seen]()
     arguments = block_arguments(bound, ids[:1].to(device))
-    for sequence in ids:
-        hidden = embed(bound, own, sequence[None].to(device))
-        walk(bound, own, hidden, arguments, lambda index: _recorders(plan, wanted, totals, index))
-    for seen in totals.values():
-        if "second-moment" in seen:
-            seen["second-moment"] /= ids.numel()
-    return dict(totals)
+    streams = [embed(bound, OwnWeights(bound), sequence[None].to(device)).cpu() for sequence in ids]
+    # The function does not change when a norm's gain moves into its readers, but what they read does.
+    moved = replace(plan, edits=((),) * len(plan.edits))
+    for index in range(bound.shape.layers):
+        views = {name: _view(plan, name, index, path, fixed) for name, (at, path) in wanted.items() if at == index}
+        own = effective(bound, moved, index, {}, torch.float32)
+        totals: dict[str, dict[Statistic, Tensor]] = {name: {} for name in views}
+        sites = tuple(_recorder(view, fixed, totals[name]) for name, view in views.items())
+        streams = [run_block(bound, index, own, x.to(device), arguments[index], sites).cpu() for x in streams]
+        for name, view in views.items():
+            means = {statistic: totals[name][statistic] / ids.numel() for statistic in _MEANS & totals[name].keys()}
+            found[name] = {**totals[name], **means, **_readers(view, own, fixed)}
+    return found
 
 
-def _recorders(
-    plan: Plan, wanted: Mapping[str, tuple[int, str]], totals: Mapping[str, dict[Statistic, Tensor]], index: int
-) -> tuple[Site, ...]:
-    def record(name: str, x: Tensor) -> Tensor:
+def _view(plan: Plan, name: str, index: int, path: str, fixed: Mapping[str, Operator]) -> _View:
+    own = tuple(edit for edit in plan.edits[index] if edit.transform == name and _reads(edit))
+    before = takewhile(lambda edit: edit.transform != name, plan.edits[index])
+    edits = tuple(edit for edit in before if edit.transform in fixed and edit.location not in ONLINE)
+    reading = tuple(edit.address for edit in own if isinstance(edit.address, Address))
+    return _View(path, plan.transforms[name].observes, edits, reading)
+
+
+def _reads(edit: Edit) -> bool:
+    return edit.location == Location.WEIGHT_INPUT and edit.inverse
+
+
+def _recorder(view: _View, fixed: Mapping[str, Operator], totals: dict[Statistic, Tensor]) -> Site:
+    """Return a site that adds up what the view asks to see of the activations that pass through it."""
+    maps = [fixed[edit.transform] for edit in view.edits if edit.address.path == view.path and _reads(edit)]
+
+    def record(x: Tensor) -> Tensor:
         rows = x.flatten(0, -2).float()
-        for statistic in plan.transforms[name].observes:
+        for one in maps:
+            rows = one.apply(rows)
+        for statistic in view.statistics & _STATISTICS.keys():
             measure, join = _STATISTICS[statistic]
-            earlier = totals[name].get(statistic)
-            totals[name][statistic] = measure(rows) if earlier is None else join(earlier, measure(rows))
+            earlier = totals.get(statistic)
+            totals[statistic] = measure(rows) if earlier is None else join(earlier, measure(rows))
         return x
 
-    here = {name: path for name, (block, path) in wanted.items() if block == index}
-    return tuple(Site(path, Location.INPUT, partial(record, name)) for name, path in here.items())
+    return Site(view.path, Location.INPUT, record)
+
+
+def _readers(
+    view: _View, tensors: Mapping[str, Tensor], fixed: Mapping[str, Operator]
+) -> dict[Statistic, Float[Tensor, "out features"]]:
+    """Return the weights that read the activation, as the maps before the transform leave them."""
+    if "readers" not in view.statistics:
+        return {}
+    before = edited(tensors, view.edits, fixed)
+    weights = ((before[f"{address.path}.weight"], address.rows) for address in view.reading)
+    own = [weight if rows is None else weight[slice(*rows)] for weight, rows in weights]
+    return {"readers": torch.cat(own)}

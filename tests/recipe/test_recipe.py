@@ -104,7 +104,7 @@ def test_all_problems_are_listed_at_once_with_nearest_key_and_expected_type() ->
     scheme: W4A4
     quantiser: {}
     data: {samples: 0}
-    transforms: [residual-rotatoin, {name: norm-scaling, start: womi}, {start: womi}]
+    transforms: [residual-rotatoin, {name: query-key-scaling, start: womi}, {start: womi}]
     learn: [{name: end-to-end, steps: true, stepz: 3}]
     format: compressed
     """
@@ -114,14 +114,14 @@ def test_all_problems_are_listed_at_once_with_nearest_key_and_expected_type() ->
     assert problems.keys() == {
         *("objective.name", "objective.alpa", "objective.pull_k", "objective.alpha", "alpha", "scheme"),
         *("quantiser", "data.samples", "learn.end-to-end.steps", "learn.end-to-end.stepz", "format"),
-        *("transforms", "transforms.norm-scaling.start"),
+        *("transforms", "transforms.query-key-scaling.start"),
     }
     assert "did you mean objective.alpha?" in problems["objective.alpa"]
     assert "did you mean objective.alpha?" in problems["alpha"]
     assert "did you mean quantizer?" in problems["quantiser"]
     assert "valid integer, is '5' (str)" in problems["objective.pull_k"]
     assert "'kal' is unknown; did you mean kl?" in problems["objective.name"]
-    assert "unknown key; norm-scaling has no options" in problems["transforms.norm-scaling.start"]
+    assert "unknown key; query-key-scaling has no options" in problems["transforms.query-key-scaling.start"]
     assert "did you mean learn.end-to-end.steps?" in problems["learn.end-to-end.stepz"]
     assert "'residual-rotatoin' is unknown; did you mean residual-rotation?" in str(caught.value)
     assert "transforms: an entry is a name, or a mapping with a name, is {'start': 'womi'}" in str(caught.value)

@@ -101,8 +101,7 @@ def quantize_block(
         QuantizationFailed: a weight cannot be rounded; the message names it.
     """
     groups = tuple(shared_inputs(bound.branches[index]))
-    grams = {} if inputs is None else _gram_matrices(bound, index, folded, inputs, groups)
-    crosses = {} if inputs is None else _cross_matrices(bound, index, folded, inputs, groups)
+    grams, crosses = ({}, {}) if inputs is None else _moments(bound, index, folded, inputs, groups)
     linears: dict[str, Quantized] = {}
     for group in groups:
         weights = {path: folded[f"{path}.weight"].float() for path in group}
@@ -147,44 +146,33 @@ def _target(
     return target_weight(weight, gram, cross, statistics.target_damping)
 
 
-def _gram_matrices(
+@torch.no_grad()
+def _moments(
     bound: Bound, index: int, folded: Mapping[str, Tensor], inputs: BlockInputs, groups: Iterable[tuple[str, ...]]
-) -> dict[str, Float[Tensor, "in in"]]:
-    """Return `sum w x^T x / sum w` over all tokens for the first linear of every group, float32."""
-    read = _inputs_read(bound, index, folded, inputs, groups)
-    return _weighted_mean(inputs, ({path: (x, x) for path, x in seen.items()} for seen in read))
+) -> tuple[dict[str, Float[Tensor, "in in"]], dict[str, Float[Tensor, "in in"]]]:
+    """Return `sum w x^T x / sum w` and `sum w r^T x / sum w` over all tokens, for the first linear of every group.
 
-
-def _cross_matrices(
-    bound: Bound, index: int, folded: Mapping[str, Tensor], inputs: BlockInputs, groups: Iterable[tuple[str, ...]]
-) -> dict[str, Float[Tensor, "in in"]]:
-    """Return `sum w r^T x / sum w`, with `r` what the reference's linear reads where this one reads `x`.
-
-    There is none without a reference.
+    `x` is what it reads, `r` what it reads in the reference at the same token; without one, the second are none.
     """
-    if inputs.reference is None:
-        return {}
-    read = [_inputs_read(bound, index, folded, stream, groups) for stream in (inputs.reference, inputs)]
-    pairs = ({path: (first[path], second[path]) for path in second} for first, second in zip(*read, strict=True))
-    return _weighted_mean(inputs, pairs)
-
-
-def _weighted_mean(
-    inputs: BlockInputs, products: Iterable[Mapping[str, tuple[Float[Tensor, "length in"], Float[Tensor, "length in"]]]]
-) -> dict[str, Float[Tensor, "in in"]]:
-    """Return the mean of `left^T right` by path over the tokens of all sequences, which come one after another."""
     samples, length = inputs.hidden.shape[:2]
     total = samples * length if inputs.weights is None else float(inputs.weights.sum())
-    totals: dict[str, Tensor] = {}
-    for sample, factors in enumerate(products):
-        for path, (left, right) in factors.items():
-            weighted = left if inputs.weights is None else left * inputs.weights[sample, :, None].to(left)
-            update = weighted.mT @ right / total
-            totals[path] = totals[path] + update if path in totals else update
-    return totals
+    grams: dict[str, Tensor] = {}
+    crosses: dict[str, Tensor] = {}
+    streams = (inputs,) if inputs.reference is None else (inputs, inputs.reference)
+    read = (_inputs_read(bound, index, folded, stream, groups) for stream in streams)
+    for sample, (seen, *whole) in enumerate(zip(*read, strict=True)):
+        for path, x in seen.items():
+            weighted = x if inputs.weights is None else x * inputs.weights[sample, :, None].to(x)
+            _add(grams, path, weighted.mT @ x / total)
+            for reference in whole:
+                _add(crosses, path, reference[path].mT @ weighted / total)
+    return grams, crosses
 
 
-@torch.no_grad()
+def _add(totals: dict[str, Tensor], path: str, update: Tensor) -> None:
+    totals[path] = totals[path] + update if path in totals else update
+
+
 def _inputs_read(
     bound: Bound, index: int, folded: Mapping[str, Tensor], inputs: BlockInputs, groups: Iterable[tuple[str, ...]]
 ) -> Iterator[dict[str, Float[Tensor, "length in"]]]:

@@ -16,10 +16,12 @@ from torch import Tensor
 
 #: Which learning rate a parameter takes.
 Group = Literal["rotation", "scaling", "affine"]
-#: What a transform may ask to see of an activation before it starts: per channel, of shape [features].
-Statistic = Literal["absmax", "second-moment"]
-#: Statistics of one activation over the calibration data.
-Seen = Mapping[Statistic, Float[Tensor, " features"]]
+#: What a transform may ask to see before it starts. Of an activation: per channel, of shape [features], the largest
+#: and the mean absolute value and the mean square; or the mean of `x^T x`, [features, features]. Of the linears that
+#: read it: their weights, stacked, [out, features].
+Statistic = Literal["absmax", "absmean", "second-moment", "gram", "readers"]
+#: Statistics of one activation over the calibration data, as the maps before the transform leave it.
+Seen = Mapping[Statistic, Float[Tensor, "*rows features"]]
 
 
 class Operator(Protocol):

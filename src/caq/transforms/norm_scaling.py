@@ -6,13 +6,21 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from caq.options import Options
+from caq.transforms.scaling_start import Alpha, Start, starting
 from caq.transforms.spec import Placed, Subject, nowhere, reads, writes
 
 
 class NormScaling(Options):
-    """Scale the channels of a norm's output, and undo it in the linears that read them."""
+    """Scale the channels of a norm's output, and undo it in the linears that read them.
+
+    Attributes:
+        start: `ones`, or what is observed: `smooth` (SmoothQuant) or `awq`.
+        alpha: of `smooth`: how much of the activations' range the weights take over.
+    """
 
     name: Literal["norm-scaling"] = "norm-scaling"
+    start: Start = "ones"
+    alpha: Alpha = 0.5
     learnable: ClassVar[bool] = True
     online = staticmethod(nowhere)
 
@@ -20,7 +28,9 @@ class NormScaling(Options):
         """Yield one scaling for each branch of each block."""
         from caq.transforms.maps.scaling import Scaling
 
+        origin = starting(self.start, self.alpha, subject.numerics)
         for index, branch in subject.bound.all_branches():
             name = f"block.{index}.{branch.kind}_input"
             edits = (*(reads(address, name) for address in branch.reads), writes(branch.norm, name))
-            yield Placed(name, Scaling(1, branch.norm.size), {index: edits})
+            scaling = Scaling(1, branch.norm.size, origin=origin)
+            yield Placed(name, scaling, {index: edits}, observed=(index, branch.reads[0].path))

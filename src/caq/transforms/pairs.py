@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from caq.options import Options
+from caq.transforms.scaling_start import Alpha, Start, starting
 from caq.transforms.spec import Placed, Subject, nowhere, reads, writes
 
 if TYPE_CHECKING:
     from caq.families import Pair
     from caq.families.spec import PairKind
     from caq.transforms.base import Transform
+    from caq.transforms.maps.scaling import ScalingStart
 
 
 class ValueOutputRotation(Options):
@@ -33,15 +36,23 @@ class ValueOutputRotation(Options):
 
 
 class ValueOutputScaling(Options):
-    """`S_ov`: one factor a channel of each KV head, between values and the output projection."""
+    """`S_ov`: one factor a channel of each KV head, between values and the output projection.
+
+    Attributes:
+        start: `ones`, or what is observed: `smooth` (SmoothQuant) or `awq`.
+        alpha: of `smooth`: how much of the activations' range the weights take over.
+    """
 
     name: Literal["value-output-scaling"] = "value-output-scaling"
+    start: Start = "ones"
+    alpha: Alpha = 0.5
     learnable: ClassVar[bool] = True
     online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the scalings of each block's heads as one map."""
-        return _placed(subject, "value-output", "value_output_scaling", _scaling)
+        origin = starting(self.start, self.alpha, subject.numerics)
+        return _placed(subject, "value-output", "value_output_scaling", partial(_scaling, origin=origin))
 
 
 class QueryKeyScaling(Options):
@@ -60,21 +71,29 @@ class QueryKeyScaling(Options):
 
 
 class UpDownScaling(Options):
-    """`S_updown`: one factor a channel between the up and the down projection."""
+    """`S_updown`: one factor a channel between the up and the down projection.
+
+    Attributes:
+        start: `ones`, or what is observed: `smooth` (SmoothQuant) or `awq`.
+        alpha: of `smooth`: how much of the activations' range the weights take over.
+    """
 
     name: Literal["up-down-scaling"] = "up-down-scaling"
+    start: Start = "ones"
+    alpha: Alpha = 0.5
     learnable: ClassVar[bool] = True
     online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one scaling a block."""
-        return _placed(subject, "up-down", "up_down", _scaling)
+        origin = starting(self.start, self.alpha, subject.numerics)
+        return _placed(subject, "up-down", "up_down", partial(_scaling, origin=origin))
 
 
-def _scaling(pair: Pair) -> Transform:
+def _scaling(pair: Pair, origin: ScalingStart | None = None) -> Transform:
     from caq.transforms.maps.scaling import Scaling
 
-    return Scaling(pair.heads, pair.size, paired=pair.kind == "query-key")
+    return Scaling(pair.heads, pair.size, paired=pair.kind == "query-key", origin=origin)
 
 
 def _placed(subject: Subject, kind: PairKind, what: str, build: Callable[[Pair], Transform]) -> Iterator[Placed]:
@@ -83,4 +102,5 @@ def _placed(subject: Subject, kind: PairKind, what: str, build: Callable[[Pair],
             name = f"block.{index}.{what}"
             # Queries meet keys in a product of two activations: the inverse acts on the reader's output.
             undo = writes(pair.reader, name, inverse=True) if kind == "query-key" else reads(pair.reader, name)
-            yield Placed(name, build(pair), {index: (writes(pair.writer, name), undo)})
+            edits = {index: (writes(pair.writer, name), undo)}
+            yield Placed(name, build(pair), edits, observed=(index, pair.reader.path))

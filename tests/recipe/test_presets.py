@@ -1,0 +1,95 @@
+"""Every bundled recipe quantizes, keeps the function, and loads as what it stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from caq.loading import load
+from caq.pipeline import QuantizationResult, quantize
+from caq.recipe import PRESETS, Recipe, preset
+from tests.support.pairs import SMALL, write_pair
+from tests.support.transforming import relative_error
+
+IDS = torch.randint(0, 320, (2, 16), generator=torch.Generator().manual_seed(3))
+#: What makes any preset end in seconds, as far as it has the option.
+SMALLER = {**SMALL, "objective.pull_k": 50, "objective.push_k": 50, "dtype": "float32"}
+
+
+def small(name: str, text: Path) -> Recipe:
+    """Return a preset with few tokens and steps, and with everything else as it is."""
+    recipe = preset(name)
+    has = {"objective": recipe.objective, "quantizer": recipe.quantizer}
+    settings: dict[str, object] = {"data.text": str(text)}
+    for key, value in SMALLER.items():
+        section, _, option = key.partition(".")
+        if section not in (*has, "learn") or option in dict(has.get(section, ())):
+            settings[key] = value
+    for learner in recipe.learn:
+        given = {key.rpartition(".")[2]: value for key, value in SMALLER.items() if key.startswith("learn.")}
+        settings |= {f"learn.{learner.name}.{key}": value for key, value in given.items() if key in dict(learner)}
+    return recipe.with_overrides(settings)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny pair with grouped attention; group sizes of the presets do not divide its inputs."""
+    directory = tmp_path_factory.mktemp("pair")
+    write_pair(directory, "llama", dtype=torch.float32)
+    return directory
+
+
+def made(name: str, pair: Path, output: Path) -> QuantizationResult:
+    recipe = small(name, pair / "text.txt")
+    return quantize(pair / "aligned", pair / "base", recipe, output, cache_dir=pair / "cache", device="cpu", quiet=True)
+
+
+def logits(model: object) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = model(IDS).logits  # type: ignore[operator]
+    return out
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_it_quantizes_keeps_the_function_and_loads(name: str, pair: Path, tmp_path: Path) -> None:
+    result = made(name, pair, tmp_path / "out")
+    assert result.preserved < 1e-5
+    recipe = Recipe.from_yaml(result.output / "recipe.yaml")
+    assert [one.name for one in recipe.transforms] == [one.name for one in preset(name).transforms]
+    ours, aligned = load(result.output, torch.float32), load(pair / "aligned", torch.float32)
+    # Four bits of random weights keep little; a fold that is undone wrongly keeps nothing.
+    assert relative_error(logits(ours), logits(aligned)) < 0.8
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_with_nothing_online_plain_transformers_computes_the_same(name: str, pair: Path, tmp_path: Path) -> None:
+    output = made(name, pair, tmp_path / "out").output
+    if (output / "online.json").exists():
+        pytest.skip("something runs online")
+    plain = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32).eval()
+    torch.testing.assert_close(logits(load(output, torch.float32)), logits(plain), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if not preset(name).learn])
+def test_what_is_not_learned_is_a_function_of_recipe_and_seed(name: str, pair: Path, tmp_path: Path) -> None:
+    first, second = (
+        {
+            key: tensor
+            for file in sorted(made(name, pair, tmp_path / run).output.glob("model-*.safetensors"))
+            for key, tensor in load_file(file).items()
+        }
+        for run in ("first", "second")
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+
+
+def test_every_preset_says_where_it_is_from() -> None:
+    directory = Path(__file__).parents[2] / "src" / "caq" / "recipe" / "presets"
+    for name in PRESETS:
+        assert (directory / f"{name}.yaml").read_text(encoding="utf-8").startswith("# "), name
