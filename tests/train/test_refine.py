@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from caq.data import token_blocks
 from caq.errors import InvalidInput
+from caq.loading import load, load_tokenizer
 from caq.objectives.full import KullbackLeibler
 from caq.objectives.restricted import TopKullbackLeibler
 from caq.pipeline import QuantizationResult, quantize
@@ -24,6 +26,7 @@ from caq.walk import block_arguments
 from tests.support.learning import IDS, Course, make_rounded, make_student, same, sealed, teach
 from tests.support.pairs import SMALL, write_pair
 from tests.support.tiny import BUILDERS
+from tests.test_pipeline_faults import content, stop_at
 
 OPTIONS = Refine(steps=12, batch_size=4, micro_batch_size=2, evaluate_every=3, validation_samples=2)
 
@@ -162,7 +165,8 @@ def test_refine_needs_no_transform_and_the_teacher(tmp_path: Path) -> None:
         Recipe.from_yaml("transforms: []\nlearn: [end-to-end, refine]")
 
 
-REFINE = {"name": "refine", "steps": 4, "batch_size": 2, "evaluate_every": 2, "validation_samples": 2}
+END_TO_END = {"name": "end-to-end", "steps": 4, "batch_size": 2, "evaluate_every": 2, "validation_samples": 2}
+REFINE = {**END_TO_END, "name": "refine", "learning_rate": 0.003}
 
 
 def recipe_of(directory: Path, **settings: object) -> Recipe:
@@ -183,31 +187,79 @@ def tensors(output: Path) -> dict[str, Tensor]:
     return {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
 
 
-FORMATS_OF_WEIGHTS = {
+SCHEMES: dict[str, dict[str, object]] = {
     "W4A4": {},
     "W4A16 by channel": {"scheme.preset": "W4A16", "scheme.group_size": "channel"},
     "W4A16 in groups": {"scheme.preset": "W4A16"},
-    "W8A8": {"scheme.preset": "W8A8"},
 }
 
 
-@pytest.mark.parametrize("scheme", FORMATS_OF_WEIGHTS)
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("family", ["llama-biases", "qwen3"])
 def test_a_whole_run_changes_scales_gains_and_biases_and_no_code(family: str, scheme: str, tmp_path: Path) -> None:
     write_pair(tmp_path, family)
-    settings: dict[str, object] = {**FORMATS_OF_WEIGHTS[scheme], "learn.refine.learning_rate": 0.01}
-    before = tensors(run(tmp_path, "rounded", **{**FORMATS_OF_WEIGHTS[scheme], "learn": []}).output)
-    result = run(tmp_path, "refined", **settings)
+    before = tensors(run(tmp_path, "rounded", **{**SCHEMES[scheme], "learn": []}).output)
+    result = run(tmp_path, "refined", **SCHEMES[scheme])
     after = tensors(result.output)
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    kinds = {"weight_scale", "weight", *(["bias"] if family == "llama-biases" else [])}
     assert before.keys() == after.keys()
-    changed = {name.rpartition(".")[2] for name in after if not torch.equal(before[name], after[name])}
+    assert {name.rpartition(".")[2] for name in changed} == kinds
+    assert all("norm" in name for name in changed if name.endswith(".weight"))
     (fit,) = result.fits
-    assert fit["learner"] == "refine"
-    assert changed == ({"weight_scale", "weight", "bias"} if family == "llama-biases" else {"weight_scale", "weight"})
-    assert all(
-        "norm" in name for name in after if name.endswith(".weight") and not torch.equal(before[name], after[name])
-    )
-    assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
     record = json.loads((result.output / "caq.json").read_text())
-    assert record["fits"] == list(result.fits)
+    assert record["fits"] == [fit]
+    assert fit["learner"] == "refine"
     assert not (tmp_path / ".refined.work").exists()
+
+
+def test_eight_bits_are_refined_or_left_as_they_are(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    before = tensors(run(tmp_path, "rounded", **{"scheme.preset": "W8A8", "learn": []}).output)
+    result = run(tmp_path, "refined", **{"scheme.preset": "W8A8", "learn.refine.learning_rate": 0.3})
+    after = tensors(result.output)
+    assert [fit["best_step"] for fit in result.fits] == [0]
+    assert [entry.event for entry in result.ledger] == ["not-refined"]
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+
+
+def test_the_reloaded_checkpoint_computes_what_was_evaluated_last(tmp_path: Path) -> None:
+    write_pair(tmp_path, "llama-biases")
+    objective = {"objective.name": "kl", "learn": [{**END_TO_END, "keep": "last"}, REFINE]}
+    result = run(tmp_path, "out", **objective)
+    first, refined = result.fits
+    history: Any = refined["history"]
+    best = next(record["pull"] for record in history if record["step"] == refined["best_step"])
+    recipe = Recipe.from_yaml(result.output / "recipe.yaml")
+    data = recipe.data.model_copy(update={"text": str(tmp_path / "text.txt")})
+    ids = token_blocks(data, load_tokenizer(result.output), recipe.seed).ids[-2:]
+    with torch.no_grad():
+        theirs, ours = (
+            load(path, torch.float32)(ids).logits.double() for path in (tmp_path / "aligned", result.output)
+        )
+    aligned, quantized = theirs.log_softmax(-1), ours.log_softmax(-1)
+    assert (first["learner"], refined["learner"]) == ("end-to-end", "refine")
+    assert 0 < best < history[0]["pull"]
+    assert float((aligned.exp() * (aligned - quantized)).sum(-1).mean()) == pytest.approx(best, rel=1e-5)
+
+
+def test_a_run_stopped_at_any_write_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        names = stop_at(10_000, patch)
+        whole = content(run(tmp_path, "whole").output)
+    writes = {name: index for index, name in enumerate(names)}
+    last_state = writes["refined-fit.safetensors"]
+    stops = [names.index("refined-fit.safetensors"), last_state, last_state + 1, writes["refined-00001.safetensors"]]
+    assert len({*stops}) == len(stops)
+    # The teachers' files are in the cache by now.
+    taught = writes["outer.safetensors"]
+    for stop in stops:
+        output = f"out-{stop}"
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_at(stop - taught + 1, patch)
+            run(tmp_path, output)
+        assert not (tmp_path / output).exists()
+        assert (tmp_path / f".{output}.work" / "block-00001.safetensors").exists()
+        assert content(run(tmp_path, output).output) == whole
+        assert not (tmp_path / f".{output}.work").exists()
