@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from caq.options import Options, Positive, PositiveFloat
 from caq.train.learner import FitInputs, FitResult
@@ -42,17 +40,13 @@ class Local(Options):
     rotation_learning_rate: PositiveFloat = 0.01
     scaling_learning_rate: PositiveFloat = 0.02
     means: Literal["apart", "together"] = "apart"
-    weight_term: Annotated[float, Field(ge=0)] | None = None
+    weight_term: PositiveFloat | None = None
     validation_samples: Positive = 4
     needs_teacher: ClassVar[bool] = True
     after_rounding: ClassVar[bool] = False
+    quantize_weights: ClassVar[bool] = True
     #: Of a forward pass, which only the validation runs.
     micro_batch_size: ClassVar[int] = 1
-
-    @property
-    def quantize_weights(self) -> bool:
-        """Whether weights that are rounded have a part in what is learned."""
-        return self.weight_term != 0
 
     def learn(self, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
         """Learn every transform's parameter that J depends on; the others stay as they are.
