@@ -20,6 +20,8 @@ from caq.loading import load
 from caq.transforms.base import Diagonal, Orthogonal
 from caq.transforms.location import Location
 from caq.transforms.maps.hadamard import WalshHadamard, random_hadamard
+from caq.transforms.maps.kronecker import Kronecker
+from caq.transforms.maps.permuted_rotations import spreading, uniform_rotation
 from caq.transforms.online import Step
 from tests.support.tiny import tiny_model
 
@@ -31,6 +33,8 @@ EXAMPLES: dict[str, Any] = {
     "hadamard": WalshHadamard(8),
     "orthogonal": Orthogonal(random_hadamard(8, torch.Generator().manual_seed(0))[None].expand(7, 8, 8).float()),
     "diagonal": Diagonal(torch.linspace(0.5, 2, 56)[None]),
+    "kronecker": Kronecker(torch.eye(7).roll(1, 0) + 0.1, 2 * torch.eye(8)),
+    "permuted-rotations": spreading(torch.linspace(1, 9, 56), uniform_rotation(8, torch.Generator().manual_seed(0)), 4),
 }
 CACHE = QuantizationArgs(num_bits=4, strategy="group", group_size=8, symmetric=False, dynamic=True)
 

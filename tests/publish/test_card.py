@@ -198,3 +198,11 @@ def test_the_card_of_a_hub_model_is_read_from_the_cache_without_a_network(
     (folder / "refs" / "v2").write_text("c0ffee")
     assert origin("owner/name@v2") == Origin("owner/name", True, {"license": "mit"})
     assert origin("owner/name@v3") == Origin("owner/name", True)
+
+
+@pytest.mark.parametrize("name", ["duquant", "kronecker-affine"])
+def test_maps_that_no_engine_runs_are_said_to_be_none_and_no_command_is_given(name: str) -> None:
+    text = card(recipe=preset("default").with_overrides({"transforms": ["norm-scaling", name]}))
+    assert f"(`{name}`) without a word: what it computes is not what was measured here" in text
+    assert "it would serve another model, in silence" in text
+    assert "vllm serve" not in text
