@@ -12,13 +12,14 @@ from caq.evaluation import evaluate
 from caq.loading import load, load_tokenizer
 from caq.measure.record import ArmRecord
 from caq.report.document import read_report
+from caq.report.pairing import marks
 from caq.report.types import ArmSummary
 from caq.reproduce.grid import BASE, Grid, cells, open_bench
 from caq.reproduce.pairs import PairSource
 from tests.support.command_line import Caq
 from tests.support.small import small_pair
 
-MEASURES = ("safety/option-text", "safety/letter", "refusal", "helpfulness", "facts")
+MEASURES = ("safety/option-text", "safety/letter", "refusal", "helpfulness", "ended/12", "language", "facts")
 DISTANCES = ("kl_text", "kl_chat", "kl_base_text", "kl_base_chat")
 
 
@@ -48,6 +49,8 @@ def test_evaluate_and_compare_give_every_number_to_the_digit(pair: PairSource, t
     for ours, theirs in zip(evaluated, compared, strict=True):
         assert tuple(ours.rates) == MEASURES
         assert ours == theirs
+    results = read_report(tmp_path / "evaluated" / "results.json").results.values()
+    assert all(found.summary["n_mix"] == 0 for found in results)
     assert all(getattr(evaluated[-1], name) is not None for name in DISTANCES)
     assert (tmp_path / "evaluated" / "results.json").read_bytes() == (
         tmp_path / "compared" / "results.json"
@@ -68,7 +71,7 @@ def same(record: ArmRecord, summary: ArmSummary) -> None:
     assert record.kl_text == summary.kl_text
     assert record.kl_chat == summary.kl_chat
     for measure, outcomes in record.outcomes.items():
-        assert "".join("1" if outcome.good else "0" for outcome in outcomes) == summary.outcomes[measure]
+        assert marks(outcomes) == summary.outcomes[measure]
 
 
 @torch.no_grad()

@@ -117,8 +117,8 @@ def test_options_are_not_scored_inside_a_thought(directory: Path, tokenizer: Pre
 def test_an_answer_behind_a_thought_has_no_special_token_named_or_not(tokenizer: PreTrainedTokenizerBase) -> None:
     own = copy.deepcopy(tokenizer)
     own.add_tokens([AddedToken("<|eot|>", special=True), AddedToken("<b>")])
-    written = Response("<think>a</think><b>no", f"<think>a</think><b>no<|eot|>{own.eos_token}", (1,))
-    assert read_reply(own, written, "") == Reply("<b>no", "<think>a</think>", True, (1,))
+    written = Response("<think>a</think><b>no", f"<think>a</think><b>no<|eot|>{own.eos_token}", (1,), ended=True)
+    assert read_reply(own, written, "") == Reply("<b>no", "<think>a</think>", True, (1,), ended=True)
 
 
 def test_an_option_that_changes_nothing_is_refused(directory: Path) -> None:

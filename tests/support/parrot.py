@@ -27,7 +27,7 @@ class Parrot:
     def greedy(
         self, texts: Sequence[str], max_new_tokens: int, *, add_special_tokens: bool = False
     ) -> tuple[Response, ...]:
-        return tuple(Response(self.word, self.word, tuple(self.encode(self.word))) for _ in texts)
+        return tuple(Response(self.word, self.word, tuple(self.encode(self.word)), ended=True) for _ in texts)
 
     def predictions(self, passages: Sequence[Passage]) -> Iterator[Prediction]:
         for passage in passages:

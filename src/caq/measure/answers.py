@@ -103,12 +103,14 @@ class Reply:
         text: the answer; empty while the thought before it is not finished.
         thought: as it is spelled, up to what closes it; empty if there is none.
         tokens: of both.
+        ended: whether it ended by itself, not at the limit.
     """
 
     text: str
     thought: str
     finished: bool
     tokens: tuple[int, ...]
+    ended: bool
 
 
 def respond(
@@ -132,13 +134,13 @@ def read_reply(tokenizer: PreTrainedTokenizerBase, response: Response, closing: 
     """Tell a response's thought from its answer; `closing` ends the thought that the prompt opens, if it opens one."""
     found = split(response.spelled, closing)
     if not found.thought:
-        return Reply(response.text, "", found.finished, response.tokens)
+        return Reply(response.text, "", found.finished, response.tokens, response.ended)
     thought, text = response.spelled[: found.thought], response.spelled[found.thought :]
     # Most that are special have no name of their own, as what ends a turn, which need not be the end of a text.
     unnamed = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     for token in (*tokenizer.all_special_tokens, *unnamed):
         text = text.replace(token, "")
-    return Reply(text, thought, found.finished, response.tokens)
+    return Reply(text, thought, found.finished, response.tokens, response.ended)
 
 
 def read_response(question: Question, response: str) -> Answer:

@@ -20,9 +20,12 @@ from caq.measure.measure import (
     distances_file,
     unmeasured_note,
 )
+from caq.measure.mixing import OTHER
 from caq.measure.record import (
+    ENDED_PREFIX,
     FACTS,
     HELPFULNESS,
+    LANGUAGE,
     REFUSAL,
     SAFETY_PREFIX,
     Ability,
@@ -33,6 +36,9 @@ from caq.measure.record import (
     Outcome,
 )
 from caq.measure.store import ARMS, Manifest, StoredArm, read_items, read_manifest, read_object, read_rows
+
+#: What the judge says of responses.
+BEHAVIOUR = (REFUSAL, HELPFULNESS)
 
 T = TypeVar("T")
 Items = Mapping[str, tuple[Item, ...]]
@@ -64,14 +70,16 @@ def _arm(directory: Path, arm: StoredArm, items: Items, manifest: Manifest) -> A
     outcomes: dict[str, tuple[Outcome, ...]] = {}
     unmeasured: dict[str, str] = {}
     safety = [measure for measure in items if measure.startswith(SAFETY_PREFIX)]
-    behaviour = [measure for measure in (REFUSAL, HELPFULNESS) if measure in items]
-    asked = ((SAFETY_FILE, safety), (RESPONSES_FILE, behaviour), (FACTS_FILE, [m for m in items if m == FACTS]))
+    responses = [measure for measure in items if measure in (*BEHAVIOUR, LANGUAGE) or measure.startswith(ENDED_PREFIX)]
+    asked = ((SAFETY_FILE, safety), (RESPONSES_FILE, responses), (FACTS_FILE, [m for m in items if m == FACTS]))
     for name, measures in asked:
         if unmeasured_note(directory / name).exists():
             unmeasured |= dict.fromkeys(measures, _reason(directory / name))
         elif measures and name == RESPONSES_FILE:
-            outcomes |= _behaviour(directory, items, measures, manifest)
-            unmeasured |= _unjudged(measures, manifest)
+            judged = [measure for measure in measures if measure in BEHAVIOUR]
+            outcomes |= _behaviour(directory, items, judged, manifest)
+            outcomes |= _manners(directory, items, [measure for measure in measures if measure not in BEHAVIOUR])
+            unmeasured |= _unjudged(judged, manifest)
         elif measures:
             rows = read_rows(directory / name, len(items[measures[0]]))
             outcomes |= {measure: _answers(rows, items[measure], measure) for measure in measures}
@@ -124,6 +132,22 @@ def _response(row: Mapping[str, Any], coherent: bool, label: str | None, measure
         return Outcome(False if judged else None, response=text, failure="incoherent")
     wanted = "refused" if measure == REFUSAL else "answered"
     return Outcome(None if label is None else label == wanted, response=text)
+
+
+def _manners(directory: Path, items: Items, measures: Sequence[str]) -> dict[str, tuple[Outcome, ...]]:
+    """Return what needs no judge: whether responses end, and in which language they are."""
+    rows = {row["id"]: row for row in read_rows(directory / RESPONSES_FILE)}
+    read = {measure: _kept_language if measure == LANGUAGE else _ended for measure in measures}
+    return {measure: tuple(read[measure](rows[item.id]) for item in items[measure]) for measure in measures}
+
+
+def _ended(row: Mapping[str, Any]) -> Outcome:
+    return Outcome(row["ended"], response=row["response"])
+
+
+def _kept_language(row: Mapping[str, Any]) -> Outcome:
+    share = row["n_mix"]
+    return Outcome(None if share is None else share < OTHER, response=row["response"], n_mix=share)
 
 
 def _unjudged(measures: Sequence[str], manifest: Manifest) -> dict[str, str]:

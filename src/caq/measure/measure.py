@@ -16,6 +16,7 @@ from caq.chat import encode_chat
 from caq.errors import CaqError, InvalidInput, TooLong
 from caq.measure.answers import Answer, Reply, answer, choose_facts, respond
 from caq.measure.distances import read_passages, windows_of
+from caq.measure.mixing import n_mix
 from caq.measure.questionnaire import CHAT_TOKENS, Questionnaire
 from caq.measure.record import Ability, Distances, Role
 from caq.measure.store import Row, fill, filled, read_rows, stored_object
@@ -214,7 +215,10 @@ class _ArmRun:
         texts = [prompt.prompt for prompt in self.asked.prompts[batch]]
         tasks = self.asked.tasks
         replies = respond(runner, self.arm.tokenizer, texts, tasks.max_new_tokens, tasks.chat_options)
-        return [{"id": str(number), **self._row(reply)} for number, reply in enumerate(replies, batch.start or 0)]
+        return [
+            {"id": str(number), **self._row(reply), "ended": reply.ended, "n_mix": n_mix(text, reply.text)}
+            for number, (text, reply) in enumerate(zip(texts, replies, strict=True), batch.start or 0)
+        ]
 
     def _row(self, reply: Reply) -> Row:
         # The tokens are what distances are read behind: a text need not give them back.

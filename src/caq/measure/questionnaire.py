@@ -22,7 +22,7 @@ from caq.items.requests import Prompt, read_prompts
 from caq.items.safety import SafetyInputs, read_safety
 from caq.items.tasks import WINDOW, Tasks
 from caq.measure.distances import windows_of
-from caq.measure.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX, Item
+from caq.measure.record import ENDED_PREFIX, FACTS, HELPFULNESS, LANGUAGE, REFUSAL, SAFETY_PREFIX, Item
 from caq.runners.base import Passage
 from caq.tokens import encode as tokens
 
@@ -123,11 +123,17 @@ def _items(
     if safety is not None and tasks.safety is not None:
         asked = _questions(safety.questions)
         items |= {SAFETY_PREFIX + name: asked for name in tasks.safety.protocols}
-    for measure, harmful in ((REFUSAL, True), (HELPFULNESS, False)):
+    asked_of = {
+        REFUSAL: (True,),
+        HELPFULNESS: (False,),
+        f"{ENDED_PREFIX}{tasks.max_new_tokens}": (False,),
+        LANGUAGE: (True, False),
+    }
+    for measure, kinds in asked_of.items():
         items[measure] = tuple(
             Item(str(index), request.category, request.prompt)
             for index, request in enumerate(requests)
-            if request.harmful is harmful
+            if request.harmful in kinds
         )
     items[FACTS] = _questions(facts)
     return {measure: asked for measure, asked in items.items() if asked}

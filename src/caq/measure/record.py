@@ -5,7 +5,12 @@ A *measure* is a list of items with one kind of outcome, so defined that good is
 - `safety/<protocol>`: questions in SafetyBench's format; good is the right option
 - `refusal`: harmful prompts; good is a refusal
 - `helpfulness`: harmless prompts, look-alikes of harmful ones among them; good is an answer
-- `facts`: factual questions; good is the right option; reported, and no part of the verdict
+
+Reported, and no part of the verdict:
+
+- `ended/<tokens>`: harmless prompts; good is a response that ends by itself within so many tokens
+- `language`: all prompts; good is a response in the prompt's language
+- `facts`: factual questions; good is the right option
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from typing import Literal
 from caq.ledger import Entry
 
 REFUSAL, HELPFULNESS, FACTS, SAFETY_PREFIX = "refusal", "helpfulness", "facts", "safety/"
+LANGUAGE, ENDED_PREFIX = "language", "ended/"
 
 #: The aligned model, its base, or a model to judge.
 Role = Literal["aligned", "base", "quantized"]
@@ -53,12 +59,14 @@ class Outcome:
         chosen: index of the chosen option; None for prompts, and where no option was chosen.
         response: what was written; None where nothing was.
         failure: why there is no choice, or why a response does not count.
+        n_mix: of `language`: share of the response's n-grams that are of another language than the prompt.
     """
 
     good: bool | None
     chosen: int | None = None
     response: str | None = None
     failure: Failure | None = None
+    n_mix: float | None = None
 
 
 @dataclass(frozen=True)

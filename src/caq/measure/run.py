@@ -236,7 +236,7 @@ def _directory(entrant: Entrant, setup: Setup, conditions: Sequence[str]) -> str
 
 def _versions() -> dict[str, str]:
     """Return the versions of what computes."""
-    return {name: version(name) for name in ("caq", "transformers", "torch", "compressed-tensors")}
+    return {name: version(name) for name in ("caq", "transformers", "torch", "compressed-tensors", "py3langid")}
 
 
 def measure_arms(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from caq.measure.record import HELPFULNESS, REFUSAL, SAFETY_PREFIX, JudgeCard
+from caq.measure.record import HELPFULNESS, LANGUAGE, REFUSAL, SAFETY_PREFIX, JudgeCard
 from caq.report.pairing import deciding, from_marks, judged
 from caq.report.types import ArmSummary, Change, Report, Settings
 from caq.statistics.resampling import holm, mcnemar
@@ -21,7 +21,7 @@ def terms(hashes: Mapping[str, str], judge: JudgeCard | None, data: Mapping[str,
     asked = frozenset(data.get("safety", "").rpartition(" questions, ")[2].split(", ")) - protocols
     lengths = re.findall(r"up to \d+ tokens", data.get("prompts", ""))[-1:]
     judged = frozenset([*lengths, *([] if judge is None else [f"judged by {judge.name}"])])
-    put = {REFUSAL: judged, HELPFULNESS: judged}
+    put = {REFUSAL: judged, HELPFULNESS: judged, LANGUAGE: frozenset(lengths)}
     return {
         measure: (digest, asked if measure.startswith(SAFETY_PREFIX) else put.get(measure, frozenset()))
         for measure, digest in hashes.items()

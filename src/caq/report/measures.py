@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from caq.measure.record import SAFETY_PREFIX, ArmRecord, Item, Role
+from caq.measure.record import LANGUAGE, SAFETY_PREFIX, ArmRecord, Item, Role
 from caq.report.pairing import goods, rate
 from caq.report.types import Chosen
 
 ABILITY_PREFIX = "ability/"
+N_MIX = "n_mix"
 #: In the order of a table.
 ROLES: Sequence[Role] = ("base", "aligned", "quantized")
 
@@ -17,7 +18,8 @@ def numbers(arm: ArmRecord) -> dict[str, float]:
     """Return every measured quantity by name.
 
     Names: `perplexity`; `logit_mse`, `kl` (nats) and `same_top` on the text; `kl_chat` on the first response tokens;
-    rates in [0, 1] by measure; `ability/<task>`, as lm-eval has it.
+    rates in [0, 1] by measure; `n_mix`, the mean share of responses that is of another language than the prompt;
+    `ability/<task>`, as lm-eval has it.
     """
     values: dict[str, float] = {}
     if arm.perplexity is not None:
@@ -28,7 +30,13 @@ def numbers(arm: ArmRecord) -> dict[str, float]:
         values["kl_chat"] = arm.kl_chat.mean
     rates = {measure: rate(goods(outcomes)) for measure, outcomes in arm.outcomes.items()}
     values |= {measure: share.value for measure, share in rates.items() if share is not None}
+    mixed = _mixed(arm)
+    values |= {N_MIX: sum(mixed) / len(mixed)} if mixed else {}
     return values | {ABILITY_PREFIX + name: ability.value for name, ability in arm.abilities.items()}
+
+
+def _mixed(arm: ArmRecord) -> list[float]:
+    return [outcome.n_mix for outcome in arm.outcomes.get(LANGUAGE, ()) if outcome.n_mix is not None]
 
 
 def chosen(arm: ArmRecord) -> dict[str, tuple[Chosen, ...]]:
@@ -41,7 +49,7 @@ def chosen(arm: ArmRecord) -> dict[str, tuple[Chosen, ...]]:
 
 
 def item_scores(arm: ArmRecord) -> dict[str, tuple[float, ...]]:
-    """Return the scores behind each rate, in the order of the items: 1 or 0, or a share of an ability.
+    """Return the scores behind each rate, in the order of the items: 1 or 0, or a share of an ability or of N-Mix.
 
     A measure that was not measured on every item has none.
     """
@@ -50,6 +58,7 @@ def item_scores(arm: ArmRecord) -> dict[str, tuple[float, ...]]:
         for measure, outcomes in arm.outcomes.items()
         if all(outcome.good is not None for outcome in outcomes)
     }
+    scores |= {N_MIX: tuple(_mixed(arm))} if LANGUAGE in scores else {}
     scores |= {ABILITY_PREFIX + name: ability.outcomes for name, ability in arm.abilities.items()}
     return {name: values for name, values in scores.items() if values}
 

@@ -19,7 +19,7 @@ _MARKS = "-01"
 
 
 def deciding(measure: str) -> bool:
-    """Whether a measure must be kept for a pass: all do but facts, which are only reported."""
+    """Whether a measure must be kept for a pass: others are only reported."""
     return measure in (REFUSAL, HELPFULNESS) or measure.startswith(SAFETY_PREFIX)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caq.measure.record import FACTS, Ability, Item
+from caq.measure.record import Ability, Item
 from caq.report.pairing import Goods, deciding, judged, rate
 from caq.report.types import PairedAbility, Rate, Row, Settings
 from caq.statistics.intervals import tango
@@ -32,14 +32,14 @@ def rows(arms: Mapping[str, Arms], items: Mapping[str, Sequence[Item]], settings
     """Return the rows of one model: each measure, followed by its categories.
 
     All rows that can raise an alarm, measures that decide and their categories, are one family of Holm's: a model
-    that lost nothing is called a regression with a probability of at most `settings.alpha`. Facts stand outside.
+    that lost nothing is called a regression with a probability of at most `settings.alpha`. What decides
+    nothing stands outside.
 
     `arms` has the measures of both the aligned model and this one.
     """
     paired = [
         (measure, category, pairs)
         for measure in arms
-        if deciding(measure) or measure == FACTS
         for category, part in _parts(measure, arms[measure], items[measure])
         if (pairs := _Pairs.of(part)) is not None
     ]

@@ -55,7 +55,9 @@ def questions(items: Sequence[Item]) -> list[Question]:
 
 def incoherent(arm: ArmRecord) -> float | None:
     """Return the share of an arm's responses that are incoherent, or None without responses."""
-    written = [one for outcomes in arm.outcomes.values() for one in outcomes if _wrote(one)]
+    # Measures that decide nothing are of the same responses once more.
+    decided = (outcomes for measure, outcomes in arm.outcomes.items() if deciding(measure))
+    written = [one for outcomes in decided for one in outcomes if _wrote(one)]
     return sum(one.failure == "incoherent" for one in written) / len(written) if written else None
 
 

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from caq.files.markdown import plain
 from caq.items.protocols import OPTION_TEXT
-from caq.measure.record import HELPFULNESS, REFUSAL, SAFETY_PREFIX, Ability, ArmRecord, Item
-from caq.report.measures import ABILITY_PREFIX, category_rates, numbers, safety_measures
+from caq.measure.record import ENDED_PREFIX, HELPFULNESS, LANGUAGE, REFUSAL, SAFETY_PREFIX, Ability, ArmRecord, Item
+from caq.report.measures import ABILITY_PREFIX, N_MIX, category_rates, numbers, safety_measures
 from caq.statistics.resampling import across_seeds
 
 
@@ -39,6 +39,8 @@ COLUMNS = (
     Column("safety/generate", "written % ↑", 1, PERCENT),
     Column(REFUSAL, "Refusal % ↑", 1, PERCENT),
     Column(HELPFULNESS, "Helpfulness % ↑", 1, PERCENT),
+    Column(LANGUAGE, "Language kept % ↑", 1, PERCENT),
+    Column(N_MIX, "N-Mix % ↓", 1, PERCENT),
     Column("facts", "Facts % ↑", 1, PERCENT),
     Column("logit_mse", "Logit MSE ↓", 4),
     Column("kl", "KL ↓", 4),
@@ -101,7 +103,7 @@ def cells(named: Named) -> tuple[list[str], list[list[str]]]:
     measured = {name: [numbers(arm) for arm in arms] for name, arms in named.items()}
     columns = [
         column
-        for column in (*COLUMNS, *_other_protocols(named), *_ability_columns(named))
+        for column in (*COLUMNS, *_ended_columns(named), *_other_protocols(named), *_ability_columns(named))
         if any(column.name in run for runs in measured.values() for run in runs)
     ]
     rows = [[model, *(_cell(runs, column) for column in columns)] for model, runs in measured.items()]
@@ -113,6 +115,12 @@ def _other_protocols(named: Named) -> list[Column]:
     measures = dict.fromkeys(measure for arms in named.values() for arm in arms for measure in safety_measures(arm))
     others = [measure for measure in measures if measure not in known]
     return [Column(measure, f"{measure.removeprefix(SAFETY_PREFIX)} % ↑", 1, PERCENT) for measure in others]
+
+
+def _ended_columns(named: Named) -> list[Column]:
+    measures = dict.fromkeys(measure for arms in named.values() for arm in arms for measure in arm.outcomes)
+    lengths = {measure: measure.removeprefix(ENDED_PREFIX) for measure in measures if measure.startswith(ENDED_PREFIX)}
+    return [Column(measure, f"Ends in {tokens} tokens % ↑", 1, PERCENT) for measure, tokens in lengths.items()]
 
 
 def _ability_columns(named: Named) -> list[Column]:

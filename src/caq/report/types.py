@@ -59,7 +59,7 @@ class Row:
 
     Attributes:
         category: None for the whole measure.
-        decides: whether it must be kept for a pass; categories can only raise an alarm, facts neither.
+        decides: whether it must be kept for a pass; categories can only raise an alarm.
         left_out: items that could not be measured of this model or of the aligned model.
         aligned, base, model: rates over the items that both have; of the base None if there is none.
         difference: model minus aligned, over the items that both have.
@@ -68,7 +68,7 @@ class Row:
             compared with its lower end.
         gained, lost: items good for the model only, and for the aligned model only.
         p: exact McNemar, two-sided; `p_holm` is adjusted over the deciding rows of this model and their categories,
-            and is `p` for facts.
+            and is `p` for measures that decide nothing.
         detectable: the smallest loss this row would have seen with the settings' power, at Holm's first level; None
             where there are too few items to see any.
     """

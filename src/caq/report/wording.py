@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from caq.measure.record import HELPFULNESS, REFUSAL, SAFETY_PREFIX
+from caq.measure.record import ENDED_PREFIX, HELPFULNESS, REFUSAL, SAFETY_PREFIX
 from caq.report.pairing import deciding
 from caq.report.types import Change, Row, Settings
 from caq.statistics.power import items_needed
@@ -31,6 +31,8 @@ def title(measure: str) -> str:
     """Return a measure as a sentence calls it."""
     if measure.startswith(SAFETY_PREFIX):
         return f"safety ({measure.removeprefix(SAFETY_PREFIX)})"
+    if measure.startswith(ENDED_PREFIX):
+        return f"ended within {measure.removeprefix(ENDED_PREFIX)} tokens"
     return measure
 
 

@@ -38,11 +38,13 @@ class Response:
         text: without special tokens.
         spelled: the same with special tokens as they are spelled, among which marks of thoughts may be.
         tokens: with the one that ended it if one did.
+        ended: whether one did.
     """
 
     text: str
     spelled: str
     tokens: tuple[int, ...]
+    ended: bool
 
 
 #: Float32 logits at counted positions, and the tokens that stand there.

@@ -89,7 +89,9 @@ class LlamaCppRunner:
         check_room(encoded, max_new_tokens, self.model.context)
         responses = (tuple(_respond(self.model, ids, max_new_tokens)) for ids in encoded)
         spelled = partial(decode, self.model, special=True)
-        return tuple(Response(decode(self.model, ids), spelled(ids), ids) for ids in responses)
+        return tuple(
+            Response(decode(self.model, ids), spelled(ids), ids, _ends(self.model, ids[-1])) for ids in responses
+        )
 
     def predictions(self, passages: Sequence[Passage]) -> Iterator[Prediction]:
         """As `Runner`.
@@ -267,15 +269,19 @@ def _score(model: Gguf, item: Encoded) -> tuple[float, ...]:
 
 
 def _respond(model: Gguf, ids: Sequence[int], max_new_tokens: int) -> Iterator[int]:
-    vocabulary = model.engine.llama_model_get_vocab(model.llama.model)
     kept, read = 0, ids
     for _ in range(max_new_tokens):
         (row,) = _logits(model, read, kept, len(read) - 1)
         token = int(row[-1].argmax())
         yield token
-        if model.engine.llama_vocab_is_eog(vocabulary, token):
+        if _ends(model, token):
             return
         kept, read = kept + len(read), [token]
+
+
+def _ends(model: Gguf, token: int) -> bool:
+    vocabulary = model.engine.llama_model_get_vocab(model.llama.model)
+    return bool(model.engine.llama_vocab_is_eog(vocabulary, token))
 
 
 def _logits(model: Gguf, ids: Sequence[int], kept: int, first: int) -> Iterator[Float[np.ndarray, "positions vocab"]]:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from caq.chat import end_tokens
 from caq.checkpoint.inspect import Checkpoint
 from caq.checkpoint.vocabulary import tokenizer_differences
 from caq.loading import load
@@ -51,7 +52,11 @@ class TransformersRunner:
         encoded = list(encode(self.tokenizer, texts, add_special_tokens))
         check_room(encoded, max_new_tokens, getattr(self.model.config, "max_position_embeddings", None))
         written = greedy_tokens(self.model, self.tokenizer, encoded, max_new_tokens, self.how.prompts)
-        return tuple(Response(self._text(ids, skip=True), self._text(ids, skip=False), ids) for ids in written)
+        ends = end_tokens(self.model.generation_config.eos_token_id, self.tokenizer)
+        return tuple(
+            Response(self._text(ids, skip=True), self._text(ids, skip=False), ids, ended=ids[-1] in ends)
+            for ids in written
+        )
 
     def _text(self, ids: Sequence[int], *, skip: bool) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip))

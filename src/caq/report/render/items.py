@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from caq.measure.record import HELPFULNESS, REFUSAL, Comparison, Item, Outcome
+from caq.measure.record import ENDED_PREFIX, HELPFULNESS, LANGUAGE, REFUSAL, Comparison, Item, Outcome
 from caq.report.render.words import cut, heading, name
 from caq.report.types import Report
 
@@ -93,7 +93,7 @@ def _record(measure: str, item: Item, flips: Mapping[str, str], answers: list[Ou
         "text": cut(item.text),
         "options": [cut(option) for option in item.options],
         "right": item.answer,
-        "harmful": measure == REFUSAL or item.category == OFFENSIVE,
+        "harmful": measure in (REFUSAL, LANGUAGE) or item.category == OFFENSIVE,
         "flips": {name(model): kind for model, kind in flips.items()},
         "answers": [
             one and [one.good, one.chosen, None if one.response is None else cut(one.response), one.failure]
@@ -104,8 +104,13 @@ def _record(measure: str, item: Item, flips: Mapping[str, str], answers: list[Ou
 
 def _words(measure: str) -> dict[str, str]:
     """Return what a good outcome and another are called."""
-    known = {REFUSAL: ("refused", "answered"), HELPFULNESS: ("answered", "refused")}
-    good, bad = known.get(measure, ("right", "wrong"))
+    known = {
+        REFUSAL: ("refused", "answered"),
+        HELPFULNESS: ("answered", "refused"),
+        LANGUAGE: ("in the prompt's language", "in another language"),
+    }
+    other = ("ended", "cut off") if measure.startswith(ENDED_PREFIX) else ("right", "wrong")
+    good, bad = known.get(measure, other)
     return {"good": good, "bad": bad}
 
 

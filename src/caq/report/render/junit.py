@@ -8,7 +8,7 @@ verdict is a pass:
 | a pass, a measure kept, a category without alarm | passes; its numbers are in system-out |
 | a regression or a broken model, a measure or category lost | failure |
 | a deciding measure undecided or unmeasured, such a verdict | error: the check could not be made |
-| facts, which decide nothing | pass, or skipped where unmeasured |
+| a measure that decides nothing | pass, or skipped where unmeasured |
 
 There is no time and no date: two documents of one report are the same bytes.
 """

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from caq.measure.record import FACTS, HELPFULNESS, REFUSAL, SAFETY_PREFIX
+from caq.measure.record import ENDED_PREFIX, FACTS, HELPFULNESS, LANGUAGE, REFUSAL, SAFETY_PREFIX
 from caq.report.types import ArmSummary, Report, RowStatus, Status
 from caq.report.verdict import unmeasured_beside
 from caq.report.wording import points, signed
@@ -58,7 +58,14 @@ def heading(measure: str) -> str:
     """Return a measure as a heading calls it: what is good."""
     if measure.startswith(SAFETY_PREFIX):
         return f"Safety questions ({name(measure.removeprefix(SAFETY_PREFIX))})"
-    known = {REFUSAL: "Harmful prompts refused", HELPFULNESS: "Harmless prompts answered", FACTS: "Factual questions"}
+    if measure.startswith(ENDED_PREFIX):
+        return f"Responses to harmless prompts that end within {name(measure.removeprefix(ENDED_PREFIX))} tokens"
+    known = {
+        REFUSAL: "Harmful prompts refused",
+        HELPFULNESS: "Harmless prompts answered",
+        LANGUAGE: "Responses in the prompt's language",
+        FACTS: "Factual questions",
+    }
     return known.get(measure, name(measure))
 
 
