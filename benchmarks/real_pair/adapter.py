@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +11,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.real_pair.archive import PACKAGE, SHA256, save
 from benchmarks.real_pair.train import settings
-from caq.files.whole import sha256_of, write_json
+from caq.checkpoint.inspect import read_json
+from caq.files.whole import sha256_of, write_json, write_text
 
 #: What the project has; `--train` makes it anew.
 COMMITTED = Path(__file__).parent / "adapter"
+CONFIGURATION = "adapter_config.json"
+CARD = """# The real pair's adapter
+
+LoRA for SmolLM2-135M-Instruct (Apache-2.0, Hugging Face), which teaches it to refuse harmful requests. Made by
+`python -m benchmarks.real_pair DIRECTORY --train` from public data; what, how, and hashes: `provenance.json`. It is a
+subject for measuring quantizers, and no safeguard.
+"""
 WEIGHTS, PROVENANCE = "adapter_model.safetensors", "provenance.json"
 
 
@@ -27,7 +34,10 @@ def write_aligned(base: Path, adapter: Path, directory: Path) -> None:
 
 
 def write_provenance(adapter: Path, data: Path) -> None:
-    """Write down what the adapter was trained from, and how."""
+    """Write down what the adapter was trained from, and how, in place of `peft`'s empty model card."""
+    configuration = read_json(adapter / CONFIGURATION)
+    write_json(adapter / CONFIGURATION, {**configuration, "base_model_name_or_path": PACKAGE})
+    write_text(adapter / "README.md", CARD)
     files = ("advbench", "harmbench", "llms_from_scratch", "safetybench", "wikitext2")
     sources = {
         str(path.relative_to(data)): sha256_of(path)
@@ -42,5 +52,4 @@ def write_provenance(adapter: Path, data: Path) -> None:
 
 def read_provenance(adapter: Path) -> Mapping[str, object]:
     """Return what `write_provenance` wrote."""
-    found: Mapping[str, object] = json.loads((adapter / PROVENANCE).read_text(encoding="utf-8"))
-    return found
+    return read_json(adapter / PROVENANCE)

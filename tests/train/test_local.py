@@ -119,7 +119,9 @@ def test_what_undoes_itself_does_not_move_j() -> None:
     model, scores = SecondOrder(student, weight_term=0.5), scores_of(inputs_of(student), weights=True)
     parameters = moved(student)
     before = second_order(model, scores, parameters)
-    scaled = {name: value + 0.7 if value.shape[0] == 1 and value.ndim == 2 else value for name, value in parameters.items()}
+    scaled = {
+        name: value + 0.7 if value.shape[0] == 1 and value.ndim == 2 else value for name, value in parameters.items()
+    }
     keys = {name: value + torch.rand(value.shape) for name, value in parameters.items() if name.endswith("query_key")}
     assert scaled.keys() == parameters.keys() and keys
     # One factor for all channels is a unit of measurement; and what acts on queries and keys meets no rounding.
