@@ -23,6 +23,15 @@ LoRA for SmolLM2-135M-Instruct (Apache-2.0, Hugging Face), which teaches it to r
 `python -m benchmarks.real_pair DIRECTORY --train` from public data; what, how, and hashes: `provenance.json`. It is a
 subject for measuring quantizers, and no safeguard.
 """
+#: In `../shared/data`.
+TRAINED_ON = (
+    "advbench/harmful_behaviors.csv",
+    "harmbench/harmbench_behaviors_text_all.csv",
+    "llms_from_scratch/instruction-data.json",
+    "safetybench/dev_en.json",
+    "safetybench/safetybench_en_dev500.jsonl",
+    "wikitext2/wiki.train.part.txt",
+)
 WEIGHTS, PROVENANCE = "adapter_model.safetensors", "provenance.json"
 
 
@@ -38,13 +47,7 @@ def write_provenance(adapter: Path, data: Path) -> None:
     configuration = read_json(adapter / CONFIGURATION)
     write_json(adapter / CONFIGURATION, {**configuration, "base_model_name_or_path": PACKAGE})
     write_text(adapter / "README.md", CARD)
-    files = ("advbench", "harmbench", "llms_from_scratch", "safetybench", "wikitext2")
-    sources = {
-        str(path.relative_to(data)): sha256_of(path)
-        for folder in files
-        for path in sorted((data / folder).iterdir())
-        if path.suffix in (".csv", ".json", ".jsonl", ".txt") and path.name != "SOURCE.txt"
-    }
+    sources = {name: sha256_of(data / name) for name in TRAINED_ON}
     base: Mapping[str, str] = {"package": PACKAGE, "wheel_sha256": SHA256}
     weights = {WEIGHTS: sha256_of(adapter / WEIGHTS)}
     write_json(adapter / PROVENANCE, {"base": base, "training": settings(), "data_sha256": sources, "made": weights})

@@ -58,6 +58,7 @@ class Sources:
 def read_sources(data: Path) -> Sources:
     """Read all of it from `../shared/data`."""
     instructions = shuffled(_instructions(data / "llms_from_scratch" / "instruction-data.json"))
+    trained = {one.prompt for one in instructions[HELD_OUT_INSTRUCTIONS:]}
     questions = shuffled(read_questions(data / "safetybench" / "safetybench_en_dev500.jsonl"))
     examples = read_examples(data / "safetybench" / "dev_en.json").values()
     xstest = read_prompts(data / "xstest" / "xstest_prompts.csv")
@@ -65,7 +66,8 @@ def read_sources(data: Path) -> Sources:
     return Sources(
         harmful=(*_advbench(data), *_harmbench(data)),
         instructions=instructions[HELD_OUT_INSTRUCTIONS:],
-        held_out_instructions=instructions[:HELD_OUT_INSTRUCTIONS],
+        # Some are in the file twice.
+        held_out_instructions=tuple(one for one in instructions[:HELD_OUT_INSTRUCTIONS] if one.prompt not in trained),
         questions=(*questions[:TRAINED_QUESTIONS], *(question for some in examples for question in some)),
         held_out_questions=questions[TRAINED_QUESTIONS:],
         held_out_harmful=(*tests, *(prompt for prompt in xstest if prompt.harmful)),

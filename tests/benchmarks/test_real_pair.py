@@ -56,8 +56,9 @@ def test_nothing_that_is_measured_was_trained_on(sources: Sources) -> None:
     asked |= {one.prompt for one in sources.held_out_instructions}
     assert len(sources.held_out_harmful) == 300
     assert trained & asked == set()
-    questions = {question.question for question in sources.questions}
-    assert {question.question for question in sources.held_out_questions} & questions == set()
+    # Some questions differ in their options alone.
+    questions = {(question.question, question.options) for question in sources.questions}
+    assert {(question.question, question.options) for question in sources.held_out_questions} & questions == set()
     assert sources.held_out_text[:1000] not in sources.text
 
 
