@@ -93,11 +93,6 @@ class Recipe(Options):
         return asked
 
     @property
-    def needs_base(self) -> bool:
-        """Whether the recipe says that the aligned model is compared with its base, and with nobody else."""
-        return "base" in self.negatives_asked.values()
-
-    @property
     def needs_teacher(self) -> bool:
         """Whether a learner reads the objective's targets."""
         return any(learner.needs_teacher for learner in self.learn)
