@@ -89,7 +89,7 @@ def test_negatives_share_neither_states_nor_targets_and_are_the_same_again(pair:
         {"objective.negative": "base"},
         {"objective.negative": "rtn"},
         {"objective.negative": "rtn", "scheme.preset": "W8A8"},
-        {"objective.negative": "prompt"},
+        {"objective.negative": "prompt", "negatives.system_prompt": "Say no."},
         {"objective.negative": "prompt", "negatives.system_prompt": "Say yes."},
     ]
     found = []
@@ -168,7 +168,7 @@ def test_without_a_base_the_rounded_model_is_the_negative_and_the_ledger_says_so
 
 
 def test_weights_reach_the_learner_and_the_quantizer_where_they_are_wanted(pair: Path, tmp_path: Path) -> None:
-    unlearned: dict[str, object] = {"learn": [], "weighting.negative": "prompt"}
+    unlearned: dict[str, object] = {"learn": [], "weighting.negative": "prompt", "negatives.system_prompt": "Say yes."}
     variants: dict[str, dict[str, object]] = {
         "uniform": unlearned,
         "alignment": {**unlearned, "weighting.by": "alignment"},

@@ -85,7 +85,7 @@ class Recipe(Options):
 
         Empty where nothing compares it with anyone.
         """
-        asked = {}
+        asked: dict[str, Negative | None] = {}
         if self.needs_teacher and self.objective.needs_negative:
             asked["objective.negative"] = self.objective.negative
         if self.weighting.by == "alignment":
