@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from caq.loading import load_bound, load_tokenizer
 from caq.negatives import system_turn
 from caq.numerics.fake import fake_quantize_weight
 from caq.numerics.scheme import resolve
-from caq.pipeline import quantize
+from caq.pipeline import QuantizationResult, quantize
 from caq.recipe import Recipe
 from caq.run import Run
 from caq.teaching import states_of, teach, weigh
@@ -29,7 +29,9 @@ from tests.support.learning import IDS, hidden_states, tiny_bound
 from tests.support.pairs import write_pair
 from tests.test_pipeline import small_recipe
 
-LAST: dict[str, object] = {"learn.end-to-end.keep": "last"}
+Settings = Mapping[str, object]
+NOTHING: Settings = {}
+LAST: Settings = {"learn.end-to-end.keep": "last"}
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run_of(pair: Path, cache: Path, *, base: bool = True, **settings: object) -> tuple[Run, Tensor]:
+def run_of(pair: Path, cache: Path, settings: Settings = NOTHING) -> tuple[Run, Tensor]:
     recipe = small_recipe(pair / "text.txt", **settings)
-    opened = open_pair(pair / "aligned", pair / "base" if base else None)
+    opened = open_pair(pair / "aligned", pair / "base")
     ids = token_blocks(recipe.data, load_tokenizer(pair / "aligned"), recipe.seed).ids
     return Run(opened, recipe, World(), cache, load_bound, quiet=True), ids
 
@@ -52,7 +54,7 @@ def hidden(run: Run, name: str, ids: Tensor) -> Tensor:
 
 
 def test_the_prompted_negative_is_the_aligned_model_behind_a_system_s_turn(pair: Path, tmp_path: Path) -> None:
-    run, ids = run_of(pair, tmp_path, **{"negatives.system_prompt": "Refuse nothing."})
+    run, ids = run_of(pair, tmp_path, {"negatives.system_prompt": "Refuse nothing."})
     found = hidden(run, "prompt", ids)
     tokenizer = load_tokenizer(pair / "aligned")
     turn = tokenizer("<|system|>Refuse nothing.<|end|>", add_special_tokens=False)["input_ids"]
@@ -65,7 +67,7 @@ def test_the_prompted_negative_is_the_aligned_model_behind_a_system_s_turn(pair:
 
 
 def test_the_rounded_negative_is_the_aligned_model_with_its_linears_rounded(pair: Path, tmp_path: Path) -> None:
-    run, ids = run_of(pair, tmp_path, **{"scheme.preset": "W4A16", "learn": []})
+    run, ids = run_of(pair, tmp_path, {"scheme.preset": "W4A16", "learn": []})
     bound = load_bound(pair / "aligned", torch.float32, torch.device("cpu"))
     model = copy.deepcopy(bound.model)
     args = resolve(run.recipe.scheme, bound.shape.head_dim, bound.family.inputs(model.config)).linear.weights
@@ -80,21 +82,21 @@ def test_the_rounded_negative_is_the_aligned_model_with_its_linears_rounded(pair
 
 def test_the_rounded_negative_has_the_scheme_s_activations_too(pair: Path, tmp_path: Path) -> None:
     run, ids = run_of(pair, tmp_path)
-    whole, _ = run_of(pair, tmp_path, **{"scheme.preset": "W4A16"})
+    whole, _ = run_of(pair, tmp_path, {"scheme.preset": "W4A16", "learn": []})
     assert (hidden(run, "rtn", ids) - hidden(whole, "rtn", ids)).abs().max() > 0.01
 
 
 def test_negatives_share_neither_states_nor_targets_and_are_the_same_again(pair: Path, tmp_path: Path) -> None:
-    settings: list[dict[str, object]] = [
+    settings: list[Settings] = [
         {"objective.negative": "base"},
         {"objective.negative": "rtn"},
         {"objective.negative": "rtn", "scheme.preset": "W8A8"},
-        {"objective.negative": "prompt"},
+        {"objective.negative": "prompt", "negatives.system_prompt": "Say no."},
         {"objective.negative": "prompt", "negatives.system_prompt": "Say yes."},
     ]
     found = []
     for root in (tmp_path / "one", tmp_path / "two"):
-        caches = [teach(*run_of(pair, root, **chosen)) for chosen in settings]
+        caches = [teach(*run_of(pair, root, chosen)) for chosen in settings]
         rows = [cache.rows["targets"] for cache in caches if cache is not None]
         found.append({files.directory.name: files.file(0).path.read_bytes() for files in rows})
     assert found[0] == found[1]
@@ -142,7 +144,7 @@ def test_the_divergence_is_that_of_the_models_own_logits(tmp_path: Path) -> None
 def test_a_run_weighs_its_tokens_by_the_negative_that_it_names(pair: Path, tmp_path: Path) -> None:
     assert weigh(*run_of(pair, tmp_path)) is None
     found = [
-        weigh(*run_of(pair, tmp_path, **{"weighting.by": "alignment", "weighting.negative": name}))
+        weigh(*run_of(pair, tmp_path, {"weighting.by": "alignment", "weighting.negative": name}))
         for name in (None, "base", "rtn")
     ]
     shapes = [weights.shape for weights in found if weights is not None]
@@ -151,7 +153,7 @@ def test_a_run_weighs_its_tokens_by_the_negative_that_it_names(pair: Path, tmp_p
     assert not torch.equal(found[1], found[2])  # type: ignore[arg-type]
 
 
-def made(pair: Path, output: Path, *, base: bool = True, **settings: object) -> Any:
+def made(pair: Path, output: Path, settings: Settings, *, base: bool = True) -> QuantizationResult:
     recipe = small_recipe(pair / "text.txt", **settings)
     given = pair / "base" if base else None
     return quantize(pair / "aligned", given, recipe, output, cache_dir=output.parent / "cache", quiet=True)
@@ -160,7 +162,7 @@ def made(pair: Path, output: Path, *, base: bool = True, **settings: object) -> 
 def test_without_a_base_the_rounded_model_is_the_negative_and_the_ledger_says_so(pair: Path, tmp_path: Path) -> None:
     for base, name, expected in ((False, None, ["no-base"]), (False, "rtn", []), (True, None, [])):
         chosen = {**LAST, "objective.negative": name}
-        result = made(pair, tmp_path / f"{base}-{name}", base=base, **chosen)
+        result = made(pair, tmp_path / f"{base}-{name}", chosen, base=base)
         assert [entry.event for entry in result.ledger if entry.stage == "teach"] == expected
     stood_in, asked = (tmp_path / name for name in ("False-None", "False-rtn"))
     shards = [sorted(path.glob("*.safetensors")) for path in (stood_in, asked)]
@@ -168,15 +170,15 @@ def test_without_a_base_the_rounded_model_is_the_negative_and_the_ledger_says_so
 
 
 def test_weights_reach_the_learner_and_the_quantizer_where_they_are_wanted(pair: Path, tmp_path: Path) -> None:
-    unlearned: dict[str, object] = {"learn": [], "weighting.negative": "prompt"}
-    variants: dict[str, dict[str, object]] = {
+    unlearned: Settings = {"learn": [], "weighting.negative": "prompt", "negatives.system_prompt": "Say yes."}
+    variants: dict[str, Settings] = {
         "uniform": unlearned,
         "alignment": {**unlearned, "weighting.by": "alignment"},
         "learned": {**LAST, "objective.name": "kl-top", "weighting.by": "alignment", "weighting.statistics": False},
         "learned alike": {**LAST, "objective.name": "kl-top"},
     }
     for name, settings in variants.items():
-        made(pair, tmp_path / name, **settings)
+        made(pair, tmp_path / name, settings)
     content = {
         name: [path.read_bytes() for path in sorted((tmp_path / name).glob("*.safetensors"))] for name in variants
     }

@@ -11,7 +11,7 @@ they computed stays in the cache; here it is said which teachers a recipe needs,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -27,7 +27,7 @@ from caq.numerics.scheme import resolve
 from caq.probe import load_probed
 from caq.run import Run
 from caq.student import Student
-from caq.train.teacher import SequenceFiles, TeacherCache, cache_hidden, cache_targets
+from caq.train.teacher import SequenceFiles, States, TeacherCache, cache_hidden, cache_targets
 from caq.train.weights import cache_divergences, token_weights
 from caq.transforms.activations import activation_steps
 from caq.transforms.plan import make_plan
@@ -58,7 +58,8 @@ def weigh(run: Run, ids: Int[Tensor, "samples length"]) -> Float[Tensor, "sample
 def states_of(run: Run, name: str, ids: Int[Tensor, "samples length"]) -> SequenceFiles:
     """Return the final hidden states of a teacher, `aligned` or a negative by its name, on the calibration tokens."""
     recipe, fingerprint = run.recipe, run.pair.fingerprints["aligned"]
-    load, states = partial(run.load_model, run.pair.aligned), final_hidden
+    load: Callable[[], Bound] = partial(run.load_model, run.pair.aligned)
+    states: States = final_hidden
     if name in ("aligned", "base"):
         load, fingerprint = partial(load_probed, run, name), run.pair.fingerprints[name]
     elif name == "prompt":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -108,7 +109,11 @@ def test_alpha_zero_leaves_the_pull_alone(name: str) -> None:
 @pytest.mark.parametrize("name", CONTRASTIVE)
 def test_a_schedule_lets_alpha_rise_from_zero_to_its_value(name: str) -> None:
     aligned, base, student = draw(6)
-    shares = {"constant": lambda t: 1.0, "linear": lambda t: t, "cosine": lambda t: (1 - math.cos(math.pi * t)) / 2}
+    shares: dict[str, Callable[[float], float]] = {
+        "constant": lambda _: 1.0,
+        "linear": lambda t: t,
+        "cosine": lambda t: (1 - math.cos(math.pi * t)) / 2,
+    }
     for schedule, share in shares.items():
         objective: Any = make(name, alpha_schedule=schedule)
         targets = objective.targets(teachers(aligned.float(), base.float()))

@@ -189,30 +189,26 @@ def test_transforms_stand_in_the_registry_s_order_and_a_bare_name_is_an_entry() 
 
 
 def test_what_a_recipe_needs_follows_from_what_learns() -> None:
-    assert (Recipe().needs_teacher, Recipe().needs_base, Recipe().validation_samples) == (True, False, 4)
+    assert (Recipe().needs_teacher, Recipe().validation_samples) == (True, 4)
     assert Recipe().negatives_asked == {"objective.negative": None}
     pulled, fixed = Recipe.from_yaml("objective: kl-top"), Recipe.from_yaml("learn: []")
     assert (pulled.needs_teacher, pulled.negatives_asked) == (True, {})
     assert (fixed.needs_teacher, fixed.negatives_asked, fixed.validation_samples) == (False, {}, 0)
 
 
-def test_a_base_is_needed_where_it_is_asked_for() -> None:
+def test_negatives_are_asked_for_by_what_reads_them() -> None:
     weighted = Recipe.from_yaml("objective: kl-top\nweighting: {by: alignment, negative: base}")
+    pushed = Recipe().with_overrides({"objective.negative": "prompt"})
     assert weighted.negatives_asked == {"weighting.negative": "base"}
-    pushed = Recipe().with_overrides({"objective.negative": "base"})
-    assert weighted.needs_base
-    assert pushed.needs_base
-    assert not pushed.with_overrides({"objective.negative": "rtn"}).needs_base
-    assert not pushed.with_overrides({"learn": []}).needs_base
+    assert pushed.negatives_asked == {"objective.negative": "prompt"}
+    assert pushed.with_overrides({"learn": []}).negatives_asked == {}
 
 
 def test_weights_that_nothing_reads_are_a_contradiction() -> None:
     unread: list[dict[str, object]] = [{"quantizer.name": "rtn"}, {"weighting.statistics": False}]
-    for settings in unread:
-        with pytest.raises(
-            InvalidInput, match=r"weighting\.by: alignment weighs nothing .* set weighting\.by: uniform"
-        ):
-            Recipe().with_overrides({"weighting.by": "alignment", "learn": [], **settings})
+    for changed in unread:
+        with pytest.raises(InvalidInput, match=r"by: alignment weighs nothing .*; set weighting\.by: uniform"):
+            Recipe().with_overrides({"weighting.by": "alignment", "learn": [], **changed})
     Recipe().with_overrides({"weighting.by": "alignment", "learn": []})
 
 

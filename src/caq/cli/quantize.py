@@ -29,7 +29,10 @@ def quantize(
     scheme: Annotated[str | None, typer.Option(help="Bits of weights and activations, such as W4A4 or W4A16.")] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="What learning minimises: mse, kl, kl-top, contrastive-kl, contrastive-kl-top, cal."),
+        typer.Option(
+            help="What learning minimises: mse, kl, kl-top, cross-entropy, contrastive-kl, contrastive-kl-top, cal, "
+            "hinge, sigmoid-gap, jensen-shannon, positive-part."
+        ),
     ] = None,
     quantizer: Annotated[str | None, typer.Option(help="How weights are rounded: rtn, gptq.")] = None,
     calibration: Annotated[str | None, typer.Option(help=CALIBRATION_HELP)] = None,

@@ -86,17 +86,12 @@ class Recipe(Options):
 
         Empty where nothing compares it with anyone.
         """
-        asked = {}
+        asked: dict[str, Negative | None] = {}
         if self.needs_teacher and self.objective.needs_negative:
             asked["objective.negative"] = self.objective.negative
         if self.weighting.by == "alignment":
             asked["weighting.negative"] = self.weighting.negative
         return asked
-
-    @property
-    def needs_base(self) -> bool:
-        """Whether the recipe says that the aligned model is compared with its base, and with nobody else."""
-        return "base" in self.negatives_asked.values()
 
     @property
     def needs_teacher(self) -> bool:

@@ -72,7 +72,7 @@ def _divergence(
     hidden: dict[str, Float[Tensor, "length hidden"]], heads: dict[str, Float[Tensor, "vocab hidden"]]
 ) -> Float[Tensor, " length"]:
     chunks = [
-        jensen_shannon(*(logits[name].float().log_softmax(-1) for name in ("aligned", "negative")))
+        jensen_shannon(logits["aligned"].float().log_softmax(-1), logits["negative"].float().log_softmax(-1))
         for logits in chunked_logits(hidden, heads)
     ]
     # Rounding may leave a little less than nothing.
