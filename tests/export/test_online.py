@@ -21,7 +21,7 @@ from caq.transforms.base import Diagonal, Orthogonal
 from caq.transforms.location import Location
 from caq.transforms.maps.hadamard import WalshHadamard, random_hadamard
 from caq.transforms.maps.kronecker import Kronecker
-from caq.transforms.maps.permuted_rotations import spreading, uniform_rotation
+from caq.transforms.maps.permuted_rotations import random_signs, spreading
 from caq.transforms.online import Step
 from tests.support.tiny import tiny_model
 
@@ -34,7 +34,7 @@ EXAMPLES: dict[str, Any] = {
     "orthogonal": Orthogonal(random_hadamard(8, torch.Generator().manual_seed(0))[None].expand(7, 8, 8).float()),
     "diagonal": Diagonal(torch.linspace(0.5, 2, 56)[None]),
     "kronecker": Kronecker(torch.eye(7).roll(1, 0) + 0.1, 2 * torch.eye(8)),
-    "permuted-rotations": spreading(torch.linspace(1, 9, 56), uniform_rotation(8, torch.Generator().manual_seed(0)), 4),
+    "permuted-rotations": spreading(torch.linspace(1, 9, 56), random_signs(4, 8, torch.Generator())),
 }
 CACHE = QuantizationArgs(num_bits=4, strategy="group", group_size=8, symmetric=False, dynamic=True)
 

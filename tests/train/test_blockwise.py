@@ -38,7 +38,8 @@ def test_the_error_of_every_block_falls_and_is_in_the_record(course: Course, qua
     assert [block["block"] for block in result.blocks] == [0, 1]
     assert all(block["mse_after"] < block["mse_before"] for block in result.blocks)
     assert result.record()["blocks"] == list(result.blocks)
-    assert result.history == result.entries == ()
+    assert not result.history
+    assert not result.entries
 
 
 def test_the_residual_rotation_stays_and_all_else_of_a_block_moves(course: Course) -> None:
@@ -68,9 +69,10 @@ def test_a_block_that_would_be_worse_keeps_its_start_and_the_ledger_says_so(cour
 
 def test_a_token_counts_as_much_as_its_weight(course: Course) -> None:
     inputs, generator = without_teacher(course), torch.Generator().manual_seed(0)
-    streams = (torch.randn(10, 20, 48, generator=generator) for _ in range(2))
+    stream, target = (torch.randn(10, 20, 48, generator=generator) for _ in range(2))
     parameters = inputs.student.plan.start({})
-    block = Block(0, *streams, rotation=residual_rotation(inputs.student, inputs.student.plan.operators(parameters)))
+    rotation = residual_rotation(inputs.student, inputs.student.plan.operators(parameters))
+    block = Block(0, stream, target, rotation)
     even = torch.zeros(10, 20)
     even[:, ::2] = 2
     halves = [

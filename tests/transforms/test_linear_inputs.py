@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,8 @@ def test_each_activation_has_one_map_that_runs_where_it_is_written_or_read(name:
 def test_a_whole_run_stores_them_and_plain_transformers_computes_something_else(
     transforms: list[str], tmp_path: Path
 ) -> None:
-    result = run(tmp_path, "llama", **{"scheme.preset": "W8A8", "learn": [], "transforms": transforms})
+    settings: dict[str, Any] = {"scheme.preset": "W8A8", "learn": [], "transforms": transforms}
+    result = run(tmp_path, "llama", **settings)
     assert result.preserved < 1e-5
     aligned = load(tmp_path / "aligned", torch.float32)(IDS).logits
     assert relative_error(load(result.output, torch.float32)(IDS).logits, aligned) < 0.1

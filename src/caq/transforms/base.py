@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -68,7 +69,8 @@ class Orthogonal:
         if count == 1 and x.shape[-1] == size:
             return x @ self.matrix[0].to(x)
         blocks = x.unflatten(-1, (count, -1, size))
-        mixed: Tensor = blocks @ self.matrix.to(x)
+        # Not a broadcast product, which would copy the matrices for every token.
+        mixed = torch.einsum("...cri,cij->...crj", blocks, self.matrix.to(x))
         return mixed.flatten(-3)
 
     def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:

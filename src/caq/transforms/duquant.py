@@ -41,14 +41,14 @@ class DuQuant(Options):
         import torch
 
         from caq.transforms.maps.fixed import Fixed
-        from caq.transforms.maps.permuted_rotations import spreading, uniform_rotation
+        from caq.transforms.maps.permuted_rotations import random_signs, spreading
 
         for one in linear_inputs(subject.bound):
             block = max(size for size in range(1, self.block_size + 1) if one.features % size == 0)
-            mixing = uniform_rotation(block, subject.generator)
+            signs = random_signs(self.rotation_steps, block, subject.generator)
 
-            def build(seen: Seen, mixing: torch.Tensor = mixing) -> Fixed:
-                return Fixed(spreading(seen["absmax"], mixing, self.rotation_steps), frozenset({"absmax"}))
+            def build(seen: Seen, signs: torch.Tensor = signs) -> Fixed:
+                return Fixed(spreading(seen["absmax"], signs), frozenset({"absmax"}))
 
             name = f"block.{one.block}.{one.name}_duquant"
             alike = build({"absmax": torch.ones(one.features)})

@@ -34,9 +34,9 @@ def orthogonal_start(size: int, generator: torch.Generator) -> Float[Tensor, "si
 class KroneckerMap:
     """`T = P1 (x) P2`, each `P = base @ cayley(F) @ exp((F + F^T) / 2)` for its part `F` of the parameter.
 
-    Every invertible matrix is a rotation times a positive definite matrix (its polar decomposition). The skew part of
-    `F` is a chart of the rotation and the symmetric part one of the other, so that `P` is free, has as many parameters
-    as entries, and is invertible for every value of them, which a matrix of free entries is not.
+    Every invertible matrix is an orthogonal times a positive definite matrix (its polar decomposition). The skew part
+    of `F` is a chart of the one, around the base, and the symmetric part of the other, so that `P` has as many
+    parameters as entries, and is invertible for every value of them, which a matrix of free entries is not.
     """
 
     left: Float[Tensor, "left left"]

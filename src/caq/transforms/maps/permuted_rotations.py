@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from caq.transforms.base import Orthogonal
@@ -34,69 +34,64 @@ class PermutedRotations:
         return self.apply(x)
 
 
-def spreading(
-    magnitudes: Float[Tensor, " features"], mixing: Float[Tensor, "size size"], steps: int
-) -> PermutedRotations:
+def spreading(magnitudes: Float[Tensor, " features"], signs: Float[Tensor, "steps size"]) -> PermutedRotations:
     """Return the map that spreads channels of these magnitudes, float64.
 
     The magnitudes are treated as one token that has all of them at once: the largest that rotations could meet.
 
     Args:
         magnitudes: the largest absolute value of each channel.
-        mixing: from `uniform_rotation`, of the blocks' size.
-        steps: rotations that are multiplied, at most.
+        signs: 1 and -1, a row for each rotation that is multiplied, at most, as long as a block.
     """
-    row = magnitudes.double().cpu().reshape(-1, mixing.shape[0])
-    first = outlier_rotation(row, mixing, steps)
-    rotated = (row[:, None] @ first)[:, 0]
-    order = zigzag(rotated.flatten().abs(), row.shape[0])
-    second = outlier_rotation(rotated.flatten()[order].reshape(row.shape), mixing, steps)
-    return PermutedRotations(first, order.double(), second)
+    row = magnitudes.double().cpu().reshape(-1, signs.shape[1])
+    first = outlier_rotation(row, signs)
+    rotated = (row[:, None] @ first).flatten()
+    order = zigzag(rotated.abs(), len(row))
+    return PermutedRotations(first, order.double(), outlier_rotation(rotated[order].reshape(row.shape), signs))
 
 
-def uniform_rotation(size: int, generator: torch.Generator) -> Float[Tensor, "size size"]:
-    """Return a random orthogonal matrix whose first row has equal entries, float64: it spreads the first channel."""
-    columns = torch.randn(size, size, dtype=torch.float64, generator=generator)
-    columns[:, 0] = 1
-    orthogonal: Tensor = torch.linalg.qr(columns)[0].mT.contiguous()
-    return orthogonal
+def random_signs(steps: int, size: int, generator: torch.Generator) -> Float[Tensor, "steps size"]:
+    """Return random signs, float64."""
+    return 2 * torch.randint(2, (steps, size), generator=generator).double() - 1
 
 
 def outlier_rotation(
-    rows: Float[Tensor, "blocks size"], mixing: Float[Tensor, "size size"], steps: int
+    rows: Float[Tensor, "blocks size"], signs: Float[Tensor, "steps size"]
 ) -> Float[Tensor, "blocks size size"]:
-    """Return for each block the product of up to `steps` rotations after which its largest magnitude is smallest.
+    """Return for each block the product of those rotations after which its largest magnitude is smallest.
 
-    Every rotation spreads the channel that is the largest then: it is exchanged with the first, mixed, and exchanged
-    back (section 3.2, equation 3). With no rotation at all if none lowers it.
+    Each spreads what is the largest channel then evenly over the block (section 3.2): any orthogonal matrix does that
+    whose row of this channel has entries of one magnitude. It is the reflection of the channel's axis onto a row of the
+    signs, which costs the square of the block's size and not the cube. A block whose largest magnitude none lowers
+    takes none.
     """
-    work, outliers, largest = rows, [], [rows.abs().amax(-1)]
-    for _ in range(steps):
-        outliers.append(work.abs().argmax(-1))
-        exchange = _exchanges(outliers[-1], rows.shape[1])
-        work = (work.gather(-1, exchange) @ mixing).gather(-1, exchange)
+    work, axes, largest = rows, [], [rows.abs().amax(-1)]
+    for sign in signs:
+        axes.append(_reflection(work.abs().argmax(-1), sign))
+        work = work - 2 * (work * axes[-1]).sum(-1, keepdim=True) * axes[-1]
         largest.append(work.abs().amax(-1))
     taken = torch.stack(largest).argmin(0)
-    product = torch.eye(rows.shape[1], dtype=rows.dtype).repeat(rows.shape[0], 1, 1)
+    product = torch.eye(rows.shape[1], dtype=rows.dtype).repeat(len(rows), 1, 1)
     for step in range(int(taken.max())):
-        exchange = _exchanges(outliers[step], rows.shape[1])[:, None].expand_as(product)
-        longer = (product.gather(-1, exchange) @ mixing).gather(-1, exchange)
-        product = torch.where((step < taken)[:, None, None], longer, product)
+        axis = torch.where((step < taken)[:, None], axes[step], 0)
+        product = product - 2 * (product @ axis[..., None]) * axis[:, None]
     return product
 
 
-def _exchanges(channels: Tensor, size: int) -> Tensor:
-    """Return for each block the order of its channels with one of them and the first exchanged."""
-    order = torch.arange(size).repeat(len(channels), 1)
-    order[:, 0] = channels
-    return order.scatter(1, channels[:, None], torch.zeros_like(channels)[:, None])
+def _reflection(channels: Int[Tensor, " blocks"], sign: Float[Tensor, " size"]) -> Float[Tensor, "blocks size"]:
+    """Return for each block the unit normal of the mirror between the axis of its channel and a row of signs."""
+    size = len(sign)
+    axes = torch.nn.functional.one_hot(channels, size).to(sign)
+    # The channel's own sign is such that axis and row are never the same.
+    normals = axes - torch.where(axes == 1, -1, sign) / size**0.5
+    unit: Tensor = normals / normals.norm(dim=-1, keepdim=True)
+    return unit
 
 
-def zigzag(magnitudes: Float[Tensor, " features"], blocks: int) -> Tensor:
-    """Return the order that deals channels to blocks by falling magnitude, forth and back (section 3.3).
+def zigzag(magnitudes: Float[Tensor, " features"], blocks: int) -> Int[Tensor, " features"]:
+    """Return the channels of the first block, of the second, and so on, dealt by falling magnitude, forth and back.
 
-    Returns:
-        int64: the channels of the first block, of the second, and so on.
+    See section 3.3.
     """
     ranked = magnitudes.argsort(descending=True, stable=True).reshape(-1, blocks)
     ranked[1::2] = ranked[1::2].flip(-1)

@@ -51,7 +51,7 @@ def random_orthogonal(size: int, generator: torch.Generator) -> Float[Tensor, "s
     gaussian = torch.randn(size, size, dtype=torch.float64, generator=generator)
     orthogonal, triangular = torch.linalg.qr(gaussian)
     # With the diagonal's signs the factorisation is unique, and only then is its first part uniform.
-    signed: Tensor = orthogonal * triangular.diagonal().sign()
+    signed: Tensor = (orthogonal * triangular.diagonal().sign()).contiguous()
     return signed
 
 
