@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -57,37 +57,18 @@ def logits(model: object) -> Tensor:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_it_quantizes_keeps_the_function_and_loads(name: str, pair: Path, tmp_path: Path) -> None:
+def test_it_quantizes_keeps_the_function_and_loads_as_what_it_stored(name: str, pair: Path, tmp_path: Path) -> None:
     result = made(name, pair, tmp_path / "out")
     assert result.preserved < 1e-5
     recipe = Recipe.from_yaml(result.output / "recipe.yaml")
     assert [one.name for one in recipe.transforms] == [one.name for one in preset(name).transforms]
     ours, aligned = load(result.output, torch.float32), load(pair / "aligned", torch.float32)
+    steps = json.loads((result.output / "online.json").read_text())["steps"]
+    if not steps:
+        plain = AutoModelForCausalLM.from_pretrained(result.output, dtype=torch.float32).eval()
+        torch.testing.assert_close(logits(ours), logits(plain), rtol=1e-4, atol=1e-4)
     # Four bits keep little of random weights; what has nothing to do with the aligned model's is at 1.4.
     assert relative_error(logits(ours), logits(aligned)) < 1
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_with_nothing_online_plain_transformers_computes_the_same(name: str, pair: Path, tmp_path: Path) -> None:
-    output = made(name, pair, tmp_path / "out").output
-    if (output / "online.json").exists():
-        pytest.skip("something runs online")
-    plain = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32).eval()
-    torch.testing.assert_close(logits(load(output, torch.float32)), logits(plain), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", [name for name in PRESETS if not preset(name).learn])
-def test_what_is_not_learned_is_a_function_of_recipe_and_seed(name: str, pair: Path, tmp_path: Path) -> None:
-    first, second = (
-        {
-            key: tensor
-            for file in sorted(made(name, pair, tmp_path / run).output.glob("model-*.safetensors"))
-            for key, tensor in load_file(file).items()
-        }
-        for run in ("first", "second")
-    )
-    assert first.keys() == second.keys()
-    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
 
 
 def test_every_preset_says_where_it_is_from() -> None:
