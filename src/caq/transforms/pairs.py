@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from caq.options import Options
-from caq.transforms.scaling_start import Alpha, Start, starting
+from caq.transforms.scaling_start import Share, Start, starting
 from caq.transforms.spec import Placed, Subject, nowhere, reads, writes
 
 if TYPE_CHECKING:
@@ -40,18 +40,18 @@ class ValueOutputScaling(Options):
 
     Attributes:
         start: `ones`, or what is observed: `smooth` (SmoothQuant) or `awq`.
-        alpha: of `smooth`: how much of the activations' range the weights take over.
+        smoothing: of `smooth`, its alpha: how much of the activations' range the weights take over.
     """
 
     name: Literal["value-output-scaling"] = "value-output-scaling"
     start: Start = "ones"
-    alpha: Alpha = 0.5
+    smoothing: Share = 0.5
     learnable: ClassVar[bool] = True
     online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield the scalings of each block's heads as one map."""
-        origin = starting(self.start, self.alpha, subject.numerics)
+        origin = starting(self.start, self.smoothing, subject.numerics)
         return _placed(subject, "value-output", "value_output_scaling", partial(_scaling, origin=origin))
 
 
@@ -75,18 +75,18 @@ class UpDownScaling(Options):
 
     Attributes:
         start: `ones`, or what is observed: `smooth` (SmoothQuant) or `awq`.
-        alpha: of `smooth`: how much of the activations' range the weights take over.
+        smoothing: of `smooth`, its alpha: how much of the activations' range the weights take over.
     """
 
     name: Literal["up-down-scaling"] = "up-down-scaling"
     start: Start = "ones"
-    alpha: Alpha = 0.5
+    smoothing: Share = 0.5
     learnable: ClassVar[bool] = True
     online = staticmethod(nowhere)
 
     def place(self, subject: Subject) -> Iterator[Placed]:
         """Yield one scaling a block."""
-        origin = starting(self.start, self.alpha, subject.numerics)
+        origin = starting(self.start, self.smoothing, subject.numerics)
         return _placed(subject, "up-down", "up_down", partial(_scaling, origin=origin))
 
 

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from caq.transforms.maps.scaling import ScalingStart
 
 Start = Literal["ones", "smooth", "awq"]
-Alpha = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-def starting(start: Start, alpha: float, numerics: Numerics) -> ScalingStart | None:
+def starting(start: Start, smoothing: float, numerics: Numerics) -> ScalingStart | None:
     """Return how the start is found; None where every factor starts at 1."""
     from caq.transforms.maps.starts import ActivationAware, Smooth
 
     if start == "smooth":
-        return Smooth(alpha)
+        return Smooth(smoothing)
     return ActivationAware(numerics.linear.weights) if start == "awq" else None
