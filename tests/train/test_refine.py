@@ -223,10 +223,11 @@ def test_eight_bits_are_refined_or_left_as_they_are(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
 
 
-def test_the_reloaded_checkpoint_computes_what_was_evaluated_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["W4A4", "W4A16"])
+def test_the_reloaded_checkpoint_computes_what_was_evaluated_last(preset: str, tmp_path: Path) -> None:
     write_pair(tmp_path, "llama-biases")
-    objective = {"objective.name": "kl", "learn": [{**END_TO_END, "keep": "last"}, REFINE]}
-    result = run(tmp_path, "out", **objective)
+    learners = [{**END_TO_END, "keep": "last", "quantize_weights": True}, REFINE]
+    result = run(tmp_path, "out", **{"scheme.preset": preset, "objective.name": "kl", "learn": learners})
     first, refined = result.fits
     history: Any = refined["history"]
     best = next(record["pull"] for record in history if record["step"] == refined["best_step"])

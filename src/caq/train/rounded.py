@@ -6,8 +6,8 @@ one learning rate serves all, and zero is the rounded model, to the bit:
 
     scale: s + s·θ      gain: w + (w + offset)·θ      bias: b + rms(b)·θ
 
-Each result is rounded to the dtype in which it is stored, and so is the product of codes and scale, straight through:
-what is learned and evaluated is what an engine reads.
+Each result is rounded, straight through, to the dtype in which it is stored; codes and scale are multiplied in the
+precision of the computation, as they are where the checkpoint is loaded. What is learned and evaluated is what is read.
 """
 
 from __future__ import annotations
@@ -85,16 +85,15 @@ class Rounded:
         return scales | {name: block.others[name] for name in vectors if name in block.others}
 
     def _values(self, index: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a block's values at their parameters, those of their stored dtype, in float32 at least."""
+        """Return what can be learned of a block at some parameters: values of its stored dtype, in float32 at least."""
         offsets = {f"{norm.path}.weight": norm.offset for norm in norms(self.bound.branches[index])}
         values = {}
         for name, stored in self._learnable(index).items():
-            parameter = parameters.get(f"{index}.{name}")
+            value, parameter = _wide(stored), parameters.get(f"{index}.{name}")
             if parameter is not None:
-                value = _wide(stored)
                 unit = value.square().mean().sqrt() if name.endswith(".bias") else value + offsets.get(name, 0.0)
-                moved = value + unit * parameter.to(value)
-                values[name] = _StraightThrough.apply(moved, stored.dtype)
+                value = _StraightThrough.apply(value + unit * parameter.to(value), stored.dtype)
+            values[name] = value
         return values
 
 
@@ -106,13 +105,7 @@ class _At:
     parameters: Mapping[str, Tensor]
 
     def block(self, index: int) -> Mapping[str, Tensor]:
-        stored = self.model.blocks[index].linears
-        block = _with_values(self.model.blocks[index], self.model._values(index, self.parameters))
-        products = {f"{path}.weight": quantized.parameters["scale"].dtype for path, quantized in stored.items()}
-        return {
-            name: _StraightThrough.apply(tensor, products[name]) if name in products else tensor
-            for name, tensor in block.weights().items()
-        }
+        return _with_values(self.model.blocks[index], self.model._values(index, self.parameters)).weights()
 
     def outer(self) -> Mapping[str, Tensor]:
         return self.model.outer
