@@ -108,7 +108,8 @@ def test_the_base_lost_what_alignment_gave(both: Path) -> None:
 
 def test_all_measures_have_their_items_and_outcomes_with_what_was_said(both: Path, pair: PairSource) -> None:
     comparison = read_comparison(both)
-    assert list(comparison.items) == ["safety/option-text", "safety/letter", "refusal", "helpfulness", "facts"]
+    of_responses = ["refusal", "helpfulness", f"ended/{pair.tasks.max_new_tokens}", "language"]
+    assert list(comparison.items) == ["safety/option-text", "safety/letter", *of_responses, "facts"]
     assert {len(items) for items in comparison.items.values()} > {60}
     refusal = comparison.arms[0].outcomes["refusal"]
     assert all(outcome.response and outcome.good is not None for outcome in refusal)

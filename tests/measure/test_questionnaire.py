@@ -46,6 +46,8 @@ def test_every_measure_has_its_items_in_the_order_of_the_report(
         "safety/letter": 4,
         "refusal": 1,
         "helpfulness": 2,
+        "ended/32": 2,
+        "language": 3,
         "facts": 4,
     }
     assert {len(window.ids) for window in asked.windows} == {32}

@@ -67,8 +67,10 @@ def test_thoughts_that_do_not_end_leave_the_measures_unmeasured(
     for arm in report.arms:
         assert "1 of 1 responses are still thinking where they end" in arm.unmeasured["refusal"]
         assert "--response-tokens" in arm.unmeasured["helpfulness"]
-        assert arm.rates == {}
-        assert report.results[arm.role].summary == {"refusal": None, "helpfulness": None}
+        assert list(arm.rates) == ["ended/4"]
+        assert arm.rates["ended/4"].value == 0
+        unmeasured = dict.fromkeys(("refusal", "helpfulness", "language"))
+        assert report.results[arm.role].summary == {"ended/4": 0, **unmeasured}
     assert "answers begin behind </think>" in report.arms[0].provenance["chats"]
     assert "refusal is not measured: 1 of 1 responses are still thinking" in capsys.readouterr().out
     assert read_report(directory / "out" / "results.json") == report

@@ -13,6 +13,7 @@ from caq.chat import end_tokens
 from caq.errors import InvalidInput
 from caq.measure.answers import respond
 from caq.runners.generation import greedy_tokens
+from tests.support.chain import END, chain_model, chain_tokenizer
 from tests.support.models import TEMPLATE, WORDS
 from tests.support.runners import runner
 
@@ -113,3 +114,15 @@ def test_any_ids_end_a_response(
 def test_ends_that_are_no_ids_are_refused(tokenizer: PreTrainedTokenizerBase, stops: object) -> None:
     with pytest.raises(InvalidInput, match=r"eos_token_id holds .*, and must be a token's id or a list of them"):
         end_tokens(stops, tokenizer)
+
+
+def test_a_response_tells_whether_it_ended_by_itself() -> None:
+    tokenizer = chain_tokenizer(("Well", "now"), "{{ messages[0]['content'] }}")
+    talker = runner(chain_model(tokenizer, {"Well": "now", "now": END}, "Well"), tokenizer)
+    asked = {length: talker.greedy(["door"], length)[0] for length in (1, 2, 3, 8)}
+    assert {length: (len(one.tokens), one.ended) for length, one in asked.items()} == {
+        1: (1, False),
+        2: (2, False),
+        3: (3, True),
+        8: (3, True),
+    }

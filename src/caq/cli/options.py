@@ -64,7 +64,9 @@ Reference = Annotated[
 Judge = Annotated[
     str, typer.Option(help="Judge of responses: phrases, wildguard, llama-guard; NAME@REVISION or NAME@DIRECTORY.")
 ]
-ResponseTokens = Annotated[int, typer.Option(min=1, help="Longest response to a prompt, in tokens.")]
+ResponseTokens = Annotated[
+    int, typer.Option(min=1, help="Longest response to a prompt, in tokens; one that ends before has ended its turn.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", callback=_no_bars, help="Show no progress.")]
 Settings = Annotated[
     list[str] | None,

@@ -48,9 +48,11 @@ def openings(said: str | Messages, tokenizer: PreTrainedTokenizerBase, tokens: i
     """Return what a document says with each response of a chat cut after so many tokens; a text as it is."""
     if isinstance(said, str):
         return said
-    return [
-        {**turn, "content": _opening(turn["content"], tokenizer, tokens)} if _responds(turn) else turn for turn in said
-    ]
+
+    def cut(turn: Mapping[str, object]) -> Mapping[str, object]:
+        return {**turn, "content": _opening(str(turn["content"]), tokenizer, tokens)}
+
+    return [cut(turn) if turn["role"] == "assistant" else turn for turn in said]
 
 
 def has_both(record: Record) -> bool:
@@ -84,10 +86,6 @@ def encode(said: str | Messages, tokenizer: PreTrainedTokenizerBase) -> list[int
 def encode_running(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens of a text that goes on: with the tokenizer's own BOS, and without an EOS that it adds."""
     return list(next(encode_texts(tokenizer, [text], add_special_tokens=True)))
-
-
-def _responds(turn: Mapping[str, Any]) -> bool:
-    return turn["role"] == "assistant"
 
 
 def _opening(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -> str:

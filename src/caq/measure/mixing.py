@@ -27,8 +27,10 @@ OTHER = 0.5
 _ALIKE = ("pcm",)
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+#: What stands above, below or behind letters, in Latin, Hebrew, Arabic and the scripts of India.
+_SIGNS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0dff"
 # Where nothing separates words, two characters stand for one.
-_WORD = re.compile(rf"[{_UNSPACED}]{{1,2}}|(?:[^\W\d_{_UNSPACED}][\u0300-\u036f\u0900-\u0dff]*)+(?:['’-][^\W\d_]+)*")
+_WORD = re.compile(rf"[{_UNSPACED}]{{1,2}}|(?:[^\W\d_{_UNSPACED}]|[{_SIGNS}])+(?:['’-][^\W\d_]+)*")
 
 
 def n_mix(prompt: str, response: str) -> float | None:
@@ -40,7 +42,8 @@ def n_mix(prompt: str, response: str) -> float | None:
     language, probability = identifier.classify(prompt)
     if probability <= KNOWN or not grams:
         return None
-    return sum(dict(identifier.rank(gram))[language] < UNLIKELY for gram in grams) / len(grams)
+    others: int = sum(dict(identifier.rank(gram))[language] < UNLIKELY for gram in grams)
+    return others / len(grams)
 
 
 def _grams(text: str) -> list[str]:
