@@ -36,7 +36,7 @@ class Local(Options):
     name: Literal["local"] = "local"
     steps: Positive = 200
     tokens: Positive | None = 8192
-    batch_tokens: Positive = 1024
+    batch_tokens: Positive = 256
     rotation_learning_rate: PositiveFloat = 0.01
     scaling_learning_rate: PositiveFloat = 0.02
     means: Literal["apart", "together"] = "apart"

@@ -64,7 +64,7 @@ def fit(options: Local, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitRe
     """Learn from `start`, or from the saved state if there is one; see `Local.learn` for what is kept."""
     device, state_file = inputs.student.device, inputs.state_file
     model = _model(options, inputs.student)
-    validated = replace(inputs, student=model.student if model.weight_term else replace(model.student, weight_format=None))
+    validated = replace(inputs, student=_rounded(model))
     state = load_state(state_file, start, device) if state_file else None
     if state is not None and state.step == options.steps:
         return _result(options, state)
@@ -96,6 +96,11 @@ def _model(options: Local, student: Student) -> SecondOrder:
     given = options.weight_term
     weight_term = given if given is not None else 0.0 if student.steps else LEFT_BY_GPTQ
     return SecondOrder(replace(student, checkpointing=False), options.means == "apart", weight_term)
+
+
+def _rounded(model: SecondOrder) -> Student:
+    """Return the student that J is about: its weights are whole where their term is left out."""
+    return model.student if model.weight_term else replace(model.student, weight_format=None)
 
 
 def _scores(options: Local, inputs: FitInputs, *, weights: bool) -> Scores:
@@ -195,5 +200,6 @@ def _result(options: Local, state: FitState) -> FitResult:
 
 def _no_better(state: FitState) -> Entry:
     before, after = (state.history[index]["pull"] for index in (0, -1))
-    message = f"local learning found nothing better: pull {after:.4g} on the validation sequences, {before:.4g} before; kept the start"
+    found = f"pull {after:.4g} on the validation sequences, {before:.4g} before"
+    message = f"local learning found nothing better ({found}); kept the start"
     return Entry("fit", "start-kept", message, {"before": before, "after": after})

@@ -227,9 +227,7 @@ def accumulate(
 
 
 @torch.no_grad()
-def evaluate(
-    options: Validation, inputs: FitInputs, parameters: Mapping[str, Tensor], done: float
-) -> dict[str, float]:
+def evaluate(options: Validation, inputs: FitInputs, parameters: Mapping[str, Tensor], done: float) -> dict[str, float]:
     """Return the mean loss and its terms on the validation sequences."""
     samples = range(len(inputs.ids) - options.validation_samples, len(inputs.ids))
     sums: dict[str, float] = {}
