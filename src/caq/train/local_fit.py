@@ -6,7 +6,8 @@ gradient summed over the blocks before it goes back through the map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -108,15 +109,21 @@ def _scores(options: Local, inputs: FitInputs, *, weights: bool) -> Scores:
     samples = sampled(inputs, options.tokens, options.validation_samples)
     counts = torch.ones(inputs.ids[samples].shape) if inputs.weights is None else inputs.weights[samples]
     layers, state_file = inputs.student.bound.shape.layers, inputs.state_file
-    found = block_scores(inputs, samples, weights=weights)
+
+    def found() -> Iterator[tuple[int, dict[str, Tensor]]]:
+        with progress("look: local", layers, quiet=inputs.quiet) as advance:
+            for index, tensors in block_scores(inputs, samples, weights=weights):
+                yield index, tensors
+                advance()
+
     if state_file is None:
-        return Scores(counts.flatten(), dict(found))
+        return Scores(counts.flatten(), dict(found()))
     stem = state_file.path.stem
     files = tuple(
         replace(state_file, path=state_file.path.with_stem(f"{stem}-scores-{index:05d}")) for index in range(layers)
     )
     if inputs.world.first and not all(file.is_intact() for file in files):
-        for index, tensors in found:
+        for index, tensors in found():
             files[index].write(tensors, [])
     inputs.world.wait()
     # Mapped, and read where tokens are drawn: the system decides how much of them is in memory.
@@ -169,11 +176,10 @@ def _shared_operators(
     plan: Plan, parameters: Mapping[str, Tensor]
 ) -> tuple[dict[str, Operator], list[tuple[Tensor, Tensor]]]:
     """Return the operators that several blocks use, cut off from their parameters, and the tensors on both sides."""
-    used = [{edit.transform for edit in edits} for edits in plan.edits]
-    names = {name for here in used for name in here if sum(name in block for block in used) > 1}
+    blocks = Counter(name for edits in plan.edits for name in {edit.transform for edit in edits})
     operators: dict[str, Operator] = {}
     cuts: list[tuple[Tensor, Tensor]] = []
-    for name in sorted(names):
+    for name in sorted(name for name, count in blocks.items() if count > 1):
         operator: Any = plan.transforms[name].operator(parameters.get(name))
         tensors = {field.name: getattr(operator, field.name) for field in fields(operator)}
         tensors = {key: value for key, value in tensors.items() if isinstance(value, Tensor) and value.requires_grad}
