@@ -62,11 +62,11 @@ def scores_of(inputs: FitInputs, *, weights: bool = False) -> Scores:
     return Scores(counts.flatten(), dict(block_scores(inputs, everything, weights=weights)))
 
 
-def moved(student: Student, scale: float = 0.2) -> dict[str, Tensor]:
+def moved(student: Student, seed: int = 3) -> dict[str, Tensor]:
     """Return parameters away from their start."""
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seed)
     return {
-        name: scale * torch.randn(start.shape, generator=generator, dtype=torch.float64)
+        name: 0.2 * torch.randn(start.shape, generator=generator, dtype=torch.float64)
         for name, start in student.plan.start({}).items()
     }
 
@@ -100,17 +100,16 @@ def test_j_is_the_divergence_that_rounding_activations_causes(
     assert predicted == pytest.approx(divergence(activations, parameters), rel=0.2)
 
 
-@pytest.mark.parametrize("preset", ["W8A16", "W8A16_G8"])
-def test_j_is_the_divergence_that_rounding_weights_causes(preset: str) -> None:
-    student = student_of("llama-biases", preset="W8A16")
-    assert student.weight_format is not None
-    if preset.endswith("G8"):
-        grouped = student.weight_format.model_copy(update={"strategy": "group", "group_size": 8})
-        student = replace(student, weight_format=grouped)
-    parameters = moved(student)
-    model = SecondOrder(student, weight_term=1.0)
-    predicted = second_order(model, scores_of(inputs_of(student), weights=True), parameters)
-    assert predicted == pytest.approx(divergence(student, parameters), rel=0.2)
+@pytest.mark.parametrize("group_size", ["channel", 8])
+def test_j_is_the_divergence_that_rounding_weights_causes(group_size: str | int) -> None:
+    student = student_of("llama-biases", preset="W8A16", group_size=group_size)
+    model, scores = SecondOrder(student, weight_term=1.0), scores_of(inputs_of(student), weights=True)
+    # All tokens meet the same rounding errors of a weight: only other weights draw others.
+    several = [moved(student, seed=seed) for seed in range(4)]
+    predicted = sum(second_order(model, scores, parameters) for parameters in several)
+    # A group's largest weight is off by half a step, three times the mean square: a quarter more in groups of 8.
+    tolerance = 0.1 if group_size == "channel" else 0.25
+    assert predicted == pytest.approx(sum(divergence(student, parameters) for parameters in several), rel=tolerance)
 
 
 def test_what_undoes_itself_does_not_move_j() -> None:
@@ -147,6 +146,7 @@ def test_tokens_count_as_much_as_their_weights_say(apart: bool) -> None:
 def test_the_gradient_is_j_s_own() -> None:
     student = student_of("llama-biases", preset="W8A8", value_bits=8)
     model, scores = SecondOrder(student, weight_term=0.5), scores_of(inputs_of(student), weights=True)
+    scores = replace(scores, counts=scores.counts.double())
     parameters = {name: value.requires_grad_() for name, value in moved(student).items()}
     second_order(model, scores, parameters, backward=True)
     generator = torch.Generator().manual_seed(4)
@@ -154,9 +154,9 @@ def test_the_gradient_is_j_s_own() -> None:
         value = parameters[name]
         assert value.grad is not None
         along = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        ends = [{**parameters, name: (value + sign * 1e-3 * along).detach()} for sign in (1, -1)]
+        ends = [{**parameters, name: (value + sign * 1e-6 * along).detach()} for sign in (1, -1)]
         up, down = (second_order(model, scores, end) for end in ends)
-        assert float((value.grad * along).sum()) == pytest.approx((up - down) / 2e-3, rel=0.03)
+        assert float((value.grad * along).sum()) == pytest.approx((up - down) / 2e-6, rel=1e-4)
 
 
 def test_a_fit_keeps_rotations_orthogonal_lowers_j_and_leaves_what_it_does_not_reach(course: Course) -> None:
