@@ -11,9 +11,6 @@ from caq.train.learner import FitInputs, FitResult
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: What GPTQ leaves of the error of rounding weights to nearest.
-LEFT_BY_GPTQ = 0.35
-
 
 class Local(Options):
     """Adam on the parameters of every transform under J, the second-order model of KL(aligned || quantized).

@@ -31,6 +31,8 @@ from caq.transforms.plan import Plan
 if TYPE_CHECKING:
     from caq.train.local import Local
 
+#: What GPTQ leaves of the error of rounding weights to nearest, as measured on the bundled pair.
+LEFT_BY_GPTQ = 0.35
 #: Steps after which the state is written.
 SAVED_EVERY = 25
 #: What a record of the history has beside the loss's terms.
@@ -92,8 +94,6 @@ def fit(options: Local, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitRe
 
 
 def _model(options: Local, student: Student) -> SecondOrder:
-    from caq.train.local import LEFT_BY_GPTQ
-
     given = options.weight_term
     weight_term = given if given is not None else 0.0 if student.steps else LEFT_BY_GPTQ
     return SecondOrder(replace(student, checkpointing=False), options.means == "apart", weight_term)
