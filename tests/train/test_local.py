@@ -29,7 +29,7 @@ from caq.transforms.online import Step
 from caq.transforms.plan import make_plan
 from caq.walk import block_arguments
 from caq.world import World
-from tests.support.learning import IDS, Course, make_student, same, sealed, teach, tiny_bound
+from tests.support.learning import Course, make_student, same, sealed, teach, tiny_bound
 from tests.train.test_fit import Disturbed
 from tests.transforms.test_hadamard import distance_from_orthogonal
 
@@ -62,11 +62,11 @@ def scores_of(inputs: FitInputs, *, weights: bool = False) -> Scores:
     return Scores(counts.flatten(), dict(block_scores(inputs, everything, weights=weights)))
 
 
-def moved(student: Student, scale: float = 0.2) -> dict[str, Tensor]:
+def moved(student: Student, seed: int = 3) -> dict[str, Tensor]:
     """Return parameters away from their start."""
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seed)
     return {
-        name: scale * torch.randn(start.shape, generator=generator, dtype=torch.float64)
+        name: 0.2 * torch.randn(start.shape, generator=generator, dtype=torch.float64)
         for name, start in student.plan.start({}).items()
     }
 
@@ -100,18 +100,16 @@ def test_j_is_the_divergence_that_rounding_activations_causes(
     assert predicted == pytest.approx(divergence(activations, parameters), rel=0.2)
 
 
-@pytest.mark.parametrize("preset", ["W8A16", "W8A16_G8"])
-def test_j_is_the_divergence_that_rounding_weights_causes(preset: str) -> None:
-    student = student_of("llama-biases", preset="W8A16")
-    assert student.weight_format is not None
-    if preset.endswith("G8"):
-        grouped = student.weight_format.model_copy(update={"strategy": "group", "group_size": 8})
-        student = replace(student, weight_format=grouped)
-    parameters = moved(student)
-    model = SecondOrder(student, weight_term=1.0)
-    predicted = second_order(model, scores_of(inputs_of(student), weights=True), parameters)
-    print(predicted, divergence(student, parameters))
-    assert predicted == pytest.approx(divergence(student, parameters), rel=0.2)
+@pytest.mark.parametrize("group_size", ["channel", 8])
+def test_j_is_the_divergence_that_rounding_weights_causes(group_size: str | int) -> None:
+    student = student_of("llama-biases", preset="W8A16", group_size=group_size)
+    model, scores = SecondOrder(student, weight_term=1.0), scores_of(inputs_of(student), weights=True)
+    # All tokens meet the same rounding errors of a weight: only other weights draw others.
+    several = [moved(student, seed=seed) for seed in range(4)]
+    predicted = sum(second_order(model, scores, parameters) for parameters in several)
+    # A group's largest weight is off by half a step, three times the mean square: a quarter more in groups of 8.
+    tolerance = 0.1 if group_size == "channel" else 0.25
+    assert predicted == pytest.approx(sum(divergence(student, parameters) for parameters in several), rel=tolerance)
 
 
 def test_what_undoes_itself_does_not_move_j() -> None:
@@ -119,13 +117,13 @@ def test_what_undoes_itself_does_not_move_j() -> None:
     model, scores = SecondOrder(student, weight_term=0.5), scores_of(inputs_of(student), weights=True)
     parameters = moved(student)
     before = second_order(model, scores, parameters)
-    scaled = {
-        name: value + 0.7 if value.shape[0] == 1 and value.ndim == 2 else value for name, value in parameters.items()
-    }
+    # The norms' and up-down scalings have one block of channels.
+    whole = {name: value + 0.7 for name, value in parameters.items() if value.ndim == 2 and len(value) == 1}
     keys = {name: value + torch.rand(value.shape) for name, value in parameters.items() if name.endswith("query_key")}
-    assert scaled.keys() == parameters.keys() and keys
+    assert len(whole) == 6
+    assert len(keys) == 2
     # One factor for all channels is a unit of measurement; and what acts on queries and keys meets no rounding.
-    assert second_order(model, scores, {**scaled, **keys}) == pytest.approx(before, rel=1e-4)
+    assert second_order(model, scores, {**parameters, **whole, **keys}) == pytest.approx(before, rel=1e-4)
     other = {name: value + torch.rand(value.shape) for name, value in parameters.items() if name.endswith("up_down")}
     assert second_order(model, scores, {**parameters, **other}) != pytest.approx(before, rel=1e-2)
 
@@ -148,6 +146,7 @@ def test_tokens_count_as_much_as_their_weights_say(apart: bool) -> None:
 def test_the_gradient_is_j_s_own() -> None:
     student = student_of("llama-biases", preset="W8A8", value_bits=8)
     model, scores = SecondOrder(student, weight_term=0.5), scores_of(inputs_of(student), weights=True)
+    scores = replace(scores, counts=scores.counts.double())
     parameters = {name: value.requires_grad_() for name, value in moved(student).items()}
     second_order(model, scores, parameters, backward=True)
     generator = torch.Generator().manual_seed(4)
@@ -155,9 +154,9 @@ def test_the_gradient_is_j_s_own() -> None:
         value = parameters[name]
         assert value.grad is not None
         along = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        ends = [{**parameters, name: (value + sign * 1e-3 * along).detach()} for sign in (1, -1)]
+        ends = [{**parameters, name: (value + sign * 1e-6 * along).detach()} for sign in (1, -1)]
         up, down = (second_order(model, scores, end) for end in ends)
-        assert float((value.grad * along).sum()) == pytest.approx((up - down) / 2e-3, rel=0.03)
+        assert float((value.grad * along).sum()) == pytest.approx((up - down) / 2e-6, rel=1e-4)
 
 
 def test_a_fit_keeps_rotations_orthogonal_lowers_j_and_leaves_what_it_does_not_reach(course: Course) -> None:

@@ -11,9 +11,6 @@ from caq.train.learner import FitInputs, FitResult
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: What GPTQ leaves of the error of rounding weights to nearest.
-LEFT_BY_GPTQ = 0.35
-
 
 class Local(Options):
     """Adam on the parameters of every transform under J, the second-order model of KL(aligned || quantized).
@@ -36,7 +33,7 @@ class Local(Options):
     name: Literal["local"] = "local"
     steps: Positive = 200
     tokens: Positive | None = 8192
-    batch_tokens: Positive = 1024
+    batch_tokens: Positive = 256
     rotation_learning_rate: PositiveFloat = 0.01
     scaling_learning_rate: PositiveFloat = 0.02
     means: Literal["apart", "together"] = "apart"

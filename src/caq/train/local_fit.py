@@ -6,7 +6,8 @@ gradient summed over the blocks before it goes back through the map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ from caq.transforms.plan import Plan
 if TYPE_CHECKING:
     from caq.train.local import Local
 
+#: What GPTQ leaves of the error of rounding weights to nearest, as measured on the bundled pair.
+LEFT_BY_GPTQ = 0.35
 #: Steps after which the state is written.
 SAVED_EVERY = 25
 #: What a record of the history has beside the loss's terms.
@@ -64,9 +67,7 @@ def fit(options: Local, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitRe
     """Learn from `start`, or from the saved state if there is one; see `Local.learn` for what is kept."""
     device, state_file = inputs.student.device, inputs.state_file
     model = _model(options, inputs.student)
-    validated = replace(
-        inputs, student=model.student if model.weight_term else replace(model.student, weight_format=None)
-    )
+    validated = replace(inputs, student=_rounded(model))
     state = load_state(state_file, start, device) if state_file else None
     if state is not None and state.step == options.steps:
         return _result(options, state)
@@ -93,11 +94,14 @@ def fit(options: Local, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitRe
 
 
 def _model(options: Local, student: Student) -> SecondOrder:
-    from caq.train.local import LEFT_BY_GPTQ
-
     given = options.weight_term
     weight_term = given if given is not None else 0.0 if student.steps else LEFT_BY_GPTQ
     return SecondOrder(replace(student, checkpointing=False), options.means == "apart", weight_term)
+
+
+def _rounded(model: SecondOrder) -> Student:
+    """Return the student that J is about: its weights are whole where their term is left out."""
+    return model.student if model.weight_term else replace(model.student, weight_format=None)
 
 
 def _scores(options: Local, inputs: FitInputs, *, weights: bool) -> Scores:
@@ -105,15 +109,21 @@ def _scores(options: Local, inputs: FitInputs, *, weights: bool) -> Scores:
     samples = sampled(inputs, options.tokens, options.validation_samples)
     counts = torch.ones(inputs.ids[samples].shape) if inputs.weights is None else inputs.weights[samples]
     layers, state_file = inputs.student.bound.shape.layers, inputs.state_file
-    found = block_scores(inputs, samples, weights=weights)
+
+    def found() -> Iterator[tuple[int, dict[str, Tensor]]]:
+        with progress("look: local", layers, quiet=inputs.quiet) as advance:
+            for index, tensors in block_scores(inputs, samples, weights=weights):
+                yield index, tensors
+                advance()
+
     if state_file is None:
-        return Scores(counts.flatten(), dict(found))
+        return Scores(counts.flatten(), dict(found()))
     stem = state_file.path.stem
     files = tuple(
         replace(state_file, path=state_file.path.with_stem(f"{stem}-scores-{index:05d}")) for index in range(layers)
     )
     if inputs.world.first and not all(file.is_intact() for file in files):
-        for index, tensors in found:
+        for index, tensors in found():
             files[index].write(tensors, [])
     inputs.world.wait()
     # Mapped, and read where tokens are drawn: the system decides how much of them is in memory.
@@ -166,11 +176,10 @@ def _shared_operators(
     plan: Plan, parameters: Mapping[str, Tensor]
 ) -> tuple[dict[str, Operator], list[tuple[Tensor, Tensor]]]:
     """Return the operators that several blocks use, cut off from their parameters, and the tensors on both sides."""
-    used = [{edit.transform for edit in edits} for edits in plan.edits]
-    names = {name for here in used for name in here if sum(name in block for block in used) > 1}
+    blocks = Counter(name for edits in plan.edits for name in {edit.transform for edit in edits})
     operators: dict[str, Operator] = {}
     cuts: list[tuple[Tensor, Tensor]] = []
-    for name in sorted(names):
+    for name in sorted(name for name, count in blocks.items() if count > 1):
         operator: Any = plan.transforms[name].operator(parameters.get(name))
         tensors = {field.name: getattr(operator, field.name) for field in fields(operator)}
         tensors = {key: value for key, value in tensors.items() if isinstance(value, Tensor) and value.requires_grad}
@@ -197,5 +206,6 @@ def _result(options: Local, state: FitState) -> FitResult:
 
 def _no_better(state: FitState) -> Entry:
     before, after = (state.history[index]["pull"] for index in (0, -1))
-    message = f"local learning found nothing better: pull {after:.4g} on the validation sequences, {before:.4g} before; kept the start"
+    found = f"pull {after:.4g} on the validation sequences, {before:.4g} before"
+    message = f"local learning found nothing better ({found}); kept the start"
     return Entry("fit", "start-kept", message, {"before": before, "after": after})

@@ -55,7 +55,7 @@ class SecondOrder:
     def __call__(
         self, index: int, seen: Seen, counts: Float[Tensor, " tokens"], operators: Operators
     ) -> Float[Tensor, ""]:
-        """Return block `index`'s part of J in nats per token, differentiable in the operators.
+        """Return block `index`'s part of J in nats per token, differentiable in the operators, in `counts`' precision.
 
         Args:
             index: of the block.
@@ -65,20 +65,20 @@ class SecondOrder:
         """
         here = places(self.student, index, weights=self.weight_term > 0)
         readers = {reader: None for place in here for reader in place.readers}
-        weights = self._weights(index, readers, operators)
+        weights = self._weights(index, readers, operators, counts.dtype)
         total = counts.new_zeros(())
         for place in here:
-            x = transformed(seen[f"{place.key}/x"].float(), place.edits, operators)
+            x = transformed(seen[f"{place.key}/x"].to(counts), place.edits, operators)
             if place.format is not None:
-                g = transformed_gradient(seen[f"{place.key}/g"].float(), place.edits, operators)
+                g = transformed_gradient(seen[f"{place.key}/g"].to(counts), place.edits, operators)
                 total = total + _activation_noise(x, g, counts, place.format, apart=self.apart)
             for reader in place.readers:
-                g = self._at_output(index, reader, seen[f"{reader.path}/out"].float(), operators)
+                g = self._at_output(index, reader, seen[f"{reader.path}/out"].to(counts), operators)
                 total = total + self.weight_term * self._weight_noise(x, g, counts, weights[reader])
         return total
 
     def _weights(
-        self, index: int, readers: Iterable[Address], operators: Operators
+        self, index: int, readers: Iterable[Address], operators: Operators, dtype: torch.dtype
     ) -> dict[Address, Float[Tensor, "out features"]]:
         """Return the readers' transformed weights, but for factors on their outputs; see `_output_edits`."""
         readers = tuple(readers)
@@ -88,7 +88,7 @@ class SecondOrder:
         edits = self.student.plan.edits[index]
         kept = {edit for reader in readers for edit in self._output_edits(index, reader, operators)}
         kept |= {edit for reader in readers for edit in edits_at(edits, reader, Location.WEIGHT_INPUT)}
-        own = unedited(self.student.bound, self.student.plan, index, torch.float32)
+        own = unedited(self.student.bound, self.student.plan, index, dtype)
         own = {name: own[name] for name in dict.fromkeys(names.values())}
         result = edited(own, [edit for edit in edits if edit in kept], operators)
         return {reader: _its_rows(result[name], reader, -2) for reader, name in names.items()}

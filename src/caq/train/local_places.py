@@ -1,4 +1,4 @@
-"""Where the second-order model looks: activations that are rounded or meet rounded weights, and what transforms them."""
+"""Where the second-order model looks: activations that are rounded or meet rounded weights, with their transforms."""
 
 from __future__ import annotations
 

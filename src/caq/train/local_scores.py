@@ -42,8 +42,8 @@ def block_scores(
     """Yield for each block, from the last to the first, what J reads of it, in `KEPT`, on the CPU.
 
     By name: `{place}/x` and `{place}/g` of each place, and with `weights` `{linear}/out`, the gradient at a linear's
-    output. A token that counts w has gradients times √w. The model runs one sequence at a time with its own weights, norms'
-    gains moved into their readers where the stream is rotated; memory holds each block's input and one block's
+    output. A token that counts w has gradients times √w. The model runs one sequence at a time with its own weights,
+    norms' gains moved into their readers where the stream is rotated; memory holds each block's input and one block's
     activations.
     """
     student, bound = inputs.student, inputs.student.bound

@@ -30,7 +30,7 @@ def effective(
 
 
 def unedited(bound: Bound, plan: Plan, index: int, dtype: torch.dtype) -> dict[str, Float[Tensor, ...]]:
-    """Return block `index`'s tensors as a plan's edits find them: norms' gains are moved where the stream is rotated."""
+    """Return block `index`'s tensors as edits find them: norms' gains are moved where the stream is rotated."""
     tensors = cast(bound.tensors(index), dtype)
     return tensors if plan.residual is None else moved_gains(bound.branches[index], tensors)
 
