@@ -169,10 +169,9 @@ def test_a_mixture_that_is_a_file_too_is_refused(pair: Path, tmp_path: Path, mon
 def test_a_table_looks_into_the_files_of_a_mixture(pair: Path, tmp_path: Path) -> None:
     source = bundled(pair)
     text = f"self:1,{pair / 'calibration.txt'}:1"
-    grid = Grid(
-        tmp_path, source.model, source.base, source.tasks, recipe_for(source, "default", QUICK),
-        {"mixed": {"data.text": text, "data.prompts": str(pair / "openers.txt")}}, (0,), device="cpu",
-    )  # fmt: skip
+    mixed = {"data.text": text, "data.prompts": str(pair / "openers.txt")}
+    recipe = recipe_for(source, "default", {**QUICK, **mixed})
+    grid = Grid(tmp_path, source.model, source.base, source.tasks, {"mixed": recipe}, (0,), device="cpu")
     contents = open_bench(grid).contents
     assert contents[str(pair / "calibration.txt")]
     assert contents[str(pair / "openers.txt")]

@@ -25,15 +25,16 @@ SMALLER = {**SMALL, "objective.pull_k": 50, "objective.push_k": 50, "dtype": "fl
 def small(name: str, text: Path) -> Recipe:
     """Return a preset with few tokens and steps, and with everything else as it is."""
     recipe = preset(name)
-    has = {"objective": recipe.objective, "quantizer": recipe.quantizer}
+    whole = recipe.model_dump()
+    has = {"objective": whole["objective"], "quantizer": whole["quantizer"]}
     settings: dict[str, object] = {"data.text": str(text)}
     for key, value in SMALLER.items():
         section, _, option = key.partition(".")
-        if section not in (*has, "learn") or option in dict(has.get(section, ())):
+        if section not in (*has, "learn") or option in has.get(section, ()):
             settings[key] = value
-    for learner in recipe.learn:
+    for learner in whole["learn"]:
         given = {key.rpartition(".")[2]: value for key, value in SMALLER.items() if key.startswith("learn.")}
-        settings |= {f"learn.{learner.name}.{key}": value for key, value in given.items() if key in dict(learner)}
+        settings |= {f"learn.{learner['name']}.{key}": value for key, value in given.items() if key in learner}
     return recipe.with_overrides(settings)
 
 

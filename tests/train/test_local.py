@@ -24,6 +24,7 @@ from caq.train.local_fit import Scores, second_order
 from caq.train.local_model import SecondOrder
 from caq.train.local_scores import block_scores
 from caq.transforms.activations import activation_steps
+from caq.transforms.base import Orthogonal
 from caq.transforms.location import Location
 from caq.transforms.online import Step
 from caq.transforms.plan import make_plan
@@ -163,8 +164,9 @@ def test_a_fit_keeps_rotations_orthogonal_lowers_j_and_leaves_what_it_does_not_r
     result = course.learn(OPTIONS)
     first, last = result.history
     assert last["second_order"] < 0.9 * first["second_order"]
-    operators = make_student().plan.operators(result.parameters)
-    assert distance_from_orthogonal(operators["residual"].matrix) < 1e-5
+    rotation = make_student().plan.operators(result.parameters)["residual"]
+    assert isinstance(rotation, Orthogonal)
+    assert distance_from_orthogonal(rotation.matrix) < 1e-5
     assert all(not value.any() for name, value in result.parameters.items() if name.endswith("query_key"))
     assert all(value.any() for name, value in result.parameters.items() if not name.endswith("query_key"))
 

@@ -11,7 +11,16 @@ from caq.train.local import Local
 from caq.train.refine import Refine
 
 __all__ = [
-    "LEARNERS", "Blockwise", "EndToEnd", "FitInputs", "FitResult", "Learner", "Local", "Refine", "learn_in_turn", "stages",
-]  # fmt: skip
+    "LEARNERS",
+    "Blockwise",
+    "EndToEnd",
+    "FitInputs",
+    "FitResult",
+    "Learner",
+    "Local",
+    "Refine",
+    "learn_in_turn",
+    "stages",
+]
 
 LEARNERS: dict[str, type[Any]] = {"blockwise": Blockwise, "end-to-end": EndToEnd, "local": Local, "refine": Refine}
