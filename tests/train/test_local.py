@@ -18,7 +18,7 @@ from caq.objectives import Loss
 from caq.objectives.full import KullbackLeibler
 from caq.objectives.restricted import TopKullbackLeibler
 from caq.recipe import Recipe, SchemeRecipe
-from caq.student import Student, final_hidden_states, logits
+from caq.student import Student
 from caq.train import EndToEnd, FitInputs, Local, learn_in_turn
 from caq.train.local_fit import Scores, second_order
 from caq.train.local_model import SecondOrder
@@ -75,9 +75,9 @@ def moved(student: Student, seed: int = 3) -> dict[str, Tensor]:
 @torch.no_grad()
 def divergence(student: Student, parameters: dict[str, Tensor]) -> float:
     """Return the measured KL(aligned || rounded) in nats per token."""
-    operators, arguments = student.plan.operators(parameters), block_arguments(student.bound, MANY[:1])
+    hidden = student.final_hidden_states(MANY, parameters, block_arguments(student.bound, MANY[:1]))
     aligned = student.bound.model(MANY).logits.log_softmax(-1)
-    rounded = logits(student, final_hidden_states(student, MANY, operators, arguments)).log_softmax(-1)
+    rounded = student.logits(hidden).log_softmax(-1)
     return float((aligned.exp() * (aligned - rounded)).sum(-1).mean())
 
 

@@ -144,7 +144,8 @@ def _steps(rows: Float[Tensor, "*batch length"], args: QuantizationArgs) -> Floa
     """Return the distance between two neighbouring numbers of each row's format."""
     low, high = rows.amin(-1).clamp(max=0), rows.amax(-1).clamp(min=0)
     covered = 2 * torch.maximum(-low, high) if args.symmetric else high - low
-    return covered / (2**args.num_bits - 1)
+    steps: Tensor = covered / (2**args.num_bits - 1)
+    return steps
 
 
 def _mean(rows: Float[Tensor, "tokens groups"], counts: Float[Tensor, " tokens"]) -> Float[Tensor, " groups"]:

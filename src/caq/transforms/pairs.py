@@ -102,5 +102,5 @@ def _placed(subject: Subject, kind: PairKind, what: str, build: Callable[[Pair],
             name = f"block.{index}.{what}"
             # Queries meet keys in a product of two activations: the inverse acts on the reader's output.
             undo = writes(pair.reader, name, inverse=True) if kind == "query-key" else reads(pair.reader, name)
-            edits = {index: (writes(pair.writer, name), undo)}
-            yield Placed(name, build(pair), edits, observed=(index, pair.reader.path))
+            edits = (writes(pair.writer, name), undo)
+            yield Placed(name, build(pair), {index: edits}, observed=(index, pair.reader.path))
