@@ -14,8 +14,8 @@ from caq.items.requests import Prompt
 PLAIN, BORDERLINE = "plain instructions", "XSTest, safe"
 #: How many of each are asked: with the harmful requests and the questions over 1,000 items.
 COUNTS = {PLAIN: 170, BORDERLINE: 100, "facts": 200}
-#: Characters of WikiText-2: about 16,000 tokens of its test, and what calibration draws from its training text.
-HELD_OUT, CALIBRATION = 72_000, 600_000
+#: Characters of WikiText-2: about 9,000 tokens of its test, and what calibration draws from its training text.
+HELD_OUT, CALIBRATION = 40_000, 600_000
 #: Sizes for two cores: 10,240 tokens to calibrate on, 24 steps of 512 of them. Every arm with rotations starts from
 #: the same one, so that arms differ in what is learned alone.
 SETTINGS = {
@@ -53,7 +53,7 @@ def write_items(sources: Sources, data: Path, directory: Path) -> None:
     write_text(directory / "heldout.txt", sources.held_out_text[:HELD_OUT])
     write_text(directory / "calibration.txt", sources.text[-CALIBRATION:])
     texts = {"plain": "calibration.txt", "chat": "chat.jsonl", "self": "openers.txt"}
-    description = {"window": 512, "response_tokens": 24, "settings": SETTINGS, "texts": texts}
+    description = {"window": 512, "response_tokens": 16, "settings": SETTINGS, "texts": texts}
     write_json(directory / "pair.json", description)
 
 
