@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -28,12 +29,12 @@ from tests.transforms.test_exactness import exact_model
 from tests.transforms.test_preservation import SETS
 
 CACHE = {"value_bits": 4, "key_bits": 4}
-BOUNDS: dict[str, Bound] = {}
 
 
+@cache
 def bound_of(family: str) -> Bound:
     """Return a model that rounds nothing to float32 on the way; no test changes it."""
-    return BOUNDS.setdefault(family, bound_to(exact_model(family)))
+    return bound_to(exact_model(family))
 
 
 def student_of(family: str = "llama", specs: tuple[TransformSpec, ...] = EVERYTHING, **scheme: object) -> Student:
@@ -70,13 +71,13 @@ def assert_same(student: Student) -> None:
         assert float((measured[name] - one).norm()) < 1e-8 * float(one.norm()) + rounding, name
 
 
-@pytest.mark.parametrize("cache", [{}, CACHE], ids=["whole cache", "rounded cache"])
+@pytest.mark.parametrize("scheme", [{}, CACHE], ids=["whole cache", "rounded cache"])
 @pytest.mark.parametrize("specs", SETS.values(), ids=SETS.keys())
 @pytest.mark.parametrize("family", BUILDERS)
 def test_both_routes_are_one_function_with_one_gradient(
-    family: str, specs: tuple[TransformSpec, ...], cache: dict[str, int]
+    family: str, specs: tuple[TransformSpec, ...], scheme: dict[str, int]
 ) -> None:
-    student = student_of(family, specs, **cache)
+    student = student_of(family, specs, **scheme)
     assert all(not student.places(index)[1] for index in range(student.bound.shape.layers))
     assert_same(student)
 

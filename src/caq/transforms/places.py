@@ -129,7 +129,10 @@ def by_token(x: Float[Tensor, "batch *heads length features"]) -> Float[Tensor, 
 
 def _like(x: Float[Tensor, "batch length all_features"], other: Tensor) -> Float[Tensor, ...]:
     """Return what `by_token` gave in the shape of an activation."""
-    return x.unflatten(-1, (other.shape[1], -1)).transpose(1, 2) if other.ndim == 4 else x
+    if other.ndim < 4:
+        return x
+    heads: Tensor = x.unflatten(-1, (other.shape[1], -1)).transpose(1, 2)
+    return heads
 
 
 def _is_forward(edit: Edit) -> bool:
