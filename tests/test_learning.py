@@ -47,6 +47,9 @@ class PlainStraightThrough:
     def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
         raise AssertionError("rounding has no inverse")
 
+    def apply_inverse(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        raise AssertionError("rounding has no inverse")
+
 
 def without_scale_gradient(step: Step) -> Step:
     assert isinstance(step.act, QuantizationArgs)

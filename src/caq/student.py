@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,14 +14,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
 
-from caq.families import Bound, OwnWeights
+from caq.families import Bound, OwnWeights, Weights
 from caq.families.bind import addresses
 from caq.numerics.fake import fake_quantize_weight
-from caq.transforms.apply import effective
-from caq.transforms.base import Operator, Orthogonal
+from caq.transforms.apply import effective, without_gains
+from caq.transforms.base import Diagonal, Operator, Orthogonal
+from caq.transforms.cut import cut
+from caq.transforms.location import Location
 from caq.transforms.online import Site, Step, sites_of
+from caq.transforms.places import Place, places
 from caq.transforms.plan import Plan
-from caq.walk import BlockArguments, embed, head_logits, walk
+from caq.walk import BlockArguments, Sites, embed, head_logits, normalized, walk
+
+#: Final hidden states of token ids and the blocks' arguments, at some parameters.
+ForwardPass = Callable[[Int[Tensor, "batch length"], BlockArguments], Float[Tensor, "batch length hidden"]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,11 @@ class Student:
         """Where the model is."""
         return self.bound.embedding.weight.device
 
+    def places(self, index: int) -> tuple[tuple[Place, ...], tuple[Step, ...]]:
+        """Return the places of block `index`, with what is rounded there, and rounding that no place can follow."""
+        here = (step for step in self.steps if step.index in (None, index))
+        return places(self.bound.branches[index], self.plan.edits[index], here)
+
     def sites(self, index: int, operators: Mapping[str, Operator]) -> tuple[Site, ...]:
         """Return what runs online in block `index`: the plan's maps, then rounding."""
         return (*self.plan.sites(index, operators), *sites_of(self.steps, index))
@@ -53,24 +66,117 @@ class Student:
     def final_hidden_states(
         self, ids: Int[Tensor, "batch length"], parameters: Mapping[str, Tensor], arguments: BlockArguments
     ) -> Float[Tensor, "batch length hidden"]:
-        """Return what the head reads, in the head's own coordinates; differentiable in the transforms' parameters.
+        """Return what the head reads, in the head's own coordinates; differentiable in the transforms' parameters."""
+        return self.along(self.route(self.plan.operators(parameters), ids.numel()), ids, arguments)
+
+    @contextmanager
+    def held(self, parameters: Mapping[str, Tensor]) -> Iterator[ForwardPass]:
+        """Yield the forward pass at some parameters, for several micro-batches.
+
+        Each transform is computed once, and so is its gradient: it reaches the parameters when the context ends.
+        """
+        once = cut(self.plan.operators(parameters))
+        yield lambda ids, arguments: self.along(self.route(once.operators, ids.numel()), ids, arguments)
+        once.backward()
+
+    def along(
+        self, route: Route, ids: Int[Tensor, "batch length"], arguments: BlockArguments
+    ) -> Float[Tensor, "batch length hidden"]:
+        """Return what the head reads, by one of the two routes.
 
         Head and embedding are not quantized, so rotating hidden states there and back costs `hidden` instead of
         `vocab` columns.
         """
-        operators = self.plan.operators(parameters)
         hidden = embed(self.bound, OwnWeights(self.bound), ids)
-        weights = Effective(self, operators, _working(hidden))
-        rotation = residual_rotation(self, operators)
-        if rotation is not None:
-            hidden = rotation.apply(hidden.to(_working(hidden))).to(hidden.dtype)
-        sites = partial(self.sites, operators=operators)
-        stream = walk(self.bound, weights, hidden, arguments, sites, checkpointing=self.checkpointing)
-        return _final(self.bound, stream, rotation)
+        if route.rotation is not None:
+            hidden = route.rotation.apply(hidden.to(_working(hidden))).to(hidden.dtype)
+        stream = walk(self.bound, route.weights, hidden, arguments, route.sites, checkpointing=self.checkpointing)
+        return _final(self.bound, stream, route.rotation)
+
+    def route(self, operators: Mapping[str, Operator], tokens: int) -> Route:
+        """Return the cheaper of the two ways to run so many tokens at once, where both are the same function."""
+        # Where nothing is rounded, activations would never see a transform.
+        both = self.steps and self.weight_format is None and all(map(self._followed, range(len(self.plan.edits))))
+        if both and activations_cost_less(self, tokens):
+            return self.through_activations(operators)
+        return self.through_weights(operators)
+
+    def through_weights(self, operators: Mapping[str, Operator]) -> Route:
+        """Return the way through effective weights: stream, norms and weights are in the transforms' coordinates."""
+        weights = Effective(self, operators, _working(self.bound.embedding.weight))
+        return Route(weights, partial(self.sites, operators=operators), residual_rotation(self, operators))
+
+    def through_activations(self, operators: Mapping[str, Operator]) -> Route:
+        """Return the way in the model's own coordinates: what is rounded goes into the transforms', and back."""
+        return Route(_Own(self), partial(_there_and_back, self, operators=operators))
+
+    def _followed(self, index: int) -> bool:
+        return not self.places(index)[1]
 
     def logits(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
         """Return the head's logits of final hidden states."""
         return head_logits(self.bound, OwnWeights(self.bound), hidden)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One of the two ways to run a student.
+
+    Attributes:
+        weights: of its blocks.
+        sites: what runs online in them.
+        rotation: of its stream; None leaves it in the model's own coordinates.
+    """
+
+    weights: Weights
+    sites: Sites
+    rotation: Orthogonal | None = None
+
+
+def activations_cost_less(student: Student, tokens: int) -> bool:
+    """Return whether a forward and backward pass of `tokens` takes fewer products through activations than weights.
+
+    The stream's rotation `d x d` meets either each of a block's P weights, in the forward passes and in the gradient
+    of the rotation, and then the weights have gradients, too; or it meets each norm's output, twice. With
+    checkpointing that is 6 P d + 2 t P operations against 32 t d^2. All other transforms are small beside it.
+    """
+    bound = student.bound
+    passes = 2 if student.checkpointing else 1
+    size = bound.shape.hidden if student.plan.residual is not None else 0
+    linears = (address for branches in bound.branches for address in addresses(branches))
+    entries = sum(math.prod(address.shape) for address in linears)
+    norms = sum(1 for _ in bound.all_branches())
+    # A product with gradients on both sides costs two more, the one of weights with a rotation one more.
+    activations = norms * 2 * (passes + 2) * 2 * tokens * size**2
+    weights = 2 * entries * ((passes + 1) * size + tokens)
+    return activations < weights
+
+
+@dataclass(frozen=True)
+class _Own:
+    """The model's own weights, but for the gains of the norms where the stream is rotated: they follow the rounding."""
+
+    student: Student
+
+    def block(self, index: int) -> Mapping[str, Tensor]:
+        bound = self.student.bound
+        tensors = bound.tensors(index)
+        return tensors if self.student.plan.residual is None else without_gains(bound.branches[index], tensors)
+
+    def outer(self) -> Mapping[str, Tensor]:
+        return OwnWeights(self.student.bound).outer()
+
+
+def _there_and_back(student: Student, index: int, operators: Mapping[str, Operator]) -> tuple[Site, ...]:
+    """Return what is rounded in block `index`, in the transforms' coordinates, and the gains that follow it."""
+    bound = student.bound
+    sites = [place.site(operators) for place in student.places(index)[0] if place.steps]
+    if student.plan.residual is not None:
+        own = bound.tensors(index)
+        for norm in (branch.norm for branch in bound.branches[index]):
+            gain = Diagonal((own[f"{norm.path}.weight"] + norm.offset)[None])
+            sites.append(Site(norm.path, Location.OUTPUT, gain.apply))
+    return tuple(sites)
 
 
 @dataclass(frozen=True)
@@ -115,14 +221,13 @@ def _final(
     bound: Bound, stream: Float[Tensor, "batch length hidden"], rotation: Orthogonal | None
 ) -> Float[Tensor, "batch length hidden"]:
     """Normalise the stream; a rotated one without the norm's gain, which is applied after rotating back."""
+    if rotation is None:
+        return normalized(bound, OwnWeights(bound), stream)
     norm = bound.model.get_submodule(bound.family.final_norm)
     gain = norm.get_parameter("weight")
-    if rotation is None:
-        plain: Tensor = norm(stream)
-        return plain
     unit = torch.full_like(gain, 1 - bound.final_norm.offset)
     normed: Tensor = functional_call(norm, {"weight": unit}, (stream,))
-    back: Tensor = rotation.inverse.apply(normed.to(_working(normed))) * (gain + bound.final_norm.offset)
+    back: Tensor = rotation.apply_inverse(normed.to(_working(normed))) * (gain + bound.final_norm.offset)
     return back.to(stream.dtype)
 
 

@@ -123,6 +123,9 @@ class Unheard:
     def apply_inverse_transpose(self, x: Tensor) -> Tensor:
         return x
 
+    def apply_inverse(self, x: Tensor) -> Tensor:
+        return x
+
 
 def test_an_operator_without_a_kind_is_refused_when_it_is_stored(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=r"no way to store Unheard; it knows hadamard, orthogonal, diagonal"):

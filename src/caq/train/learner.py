@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from caq.files.sealed import SealedFile
     from caq.objectives import Objective
-    from caq.student import Student
+    from caq.student import ForwardPass, Student
     from caq.train.rounded import Rounded
     from caq.train.teacher import TeacherCache
     from caq.walk import BlockArguments
@@ -31,10 +32,8 @@ class Model(Protocol):
     def device(self) -> torch.device:
         """Where it is."""
 
-    def final_hidden_states(
-        self, ids: Int[Tensor, "batch length"], parameters: Mapping[str, Tensor], arguments: BlockArguments
-    ) -> Float[Tensor, "batch length hidden"]:
-        """Return what `logits` reads, differentiable in the parameters."""
+    def held(self, parameters: Mapping[str, Tensor]) -> AbstractContextManager[ForwardPass]:
+        """Yield the pass to what `logits` reads, at some parameters, which gradients reach when the context ends."""
 
     def logits(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
         """Return the head's logits."""

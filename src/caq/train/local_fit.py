@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +25,7 @@ from caq.train.local_model import SecondOrder
 from caq.train.local_scores import block_scores, sampled
 from caq.train.loop import adam, evaluate, rates_of, scaled_step
 from caq.train.state import FitState, load_state, save_state
-from caq.transforms.base import Operator
+from caq.transforms.cut import cut
 from caq.transforms.plan import Plan
 
 if TYPE_CHECKING:
@@ -158,35 +158,22 @@ def second_order(
     plan, device = model.student.plan, model.student.device
     counts, total = scores.counts[tokens].to(device), 0.0
     with torch.set_grad_enabled(backward):
-        shared, leaves = _shared_operators(plan, parameters)
+        once = cut({name: plan.transforms[name].operator(parameters.get(name)) for name in _shared(plan)})
         for index, edits in enumerate(plan.edits):
-            own = {edit.transform for edit in edits} - shared.keys()
+            own = {edit.transform for edit in edits} - once.operators.keys()
             operators = {name: plan.transforms[name].operator(parameters.get(name)) for name in own}
-            found = model(index, scores.drawn(index, tokens, device), counts, {**operators, **shared})
+            found = model(index, scores.drawn(index, tokens, device), counts, {**operators, **once.operators})
             total += found.item()
             if backward and found.requires_grad:
                 found.backward()
-    reached = [(tensor, leaf.grad) for tensor, leaf in leaves if leaf.grad is not None]
-    if reached:
-        torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])
+    once.backward()
     return total
 
 
-def _shared_operators(
-    plan: Plan, parameters: Mapping[str, Tensor]
-) -> tuple[dict[str, Operator], list[tuple[Tensor, Tensor]]]:
-    """Return the operators that several blocks use, cut off from their parameters, and the tensors on both sides."""
+def _shared(plan: Plan) -> list[str]:
+    """Return the transforms that several blocks use."""
     blocks = Counter(name for edits in plan.edits for name in {edit.transform for edit in edits})
-    operators: dict[str, Operator] = {}
-    cuts: list[tuple[Tensor, Tensor]] = []
-    for name in sorted(name for name, count in blocks.items() if count > 1):
-        operator: Any = plan.transforms[name].operator(parameters.get(name))
-        tensors = {field.name: getattr(operator, field.name) for field in fields(operator)}
-        tensors = {key: value for key, value in tensors.items() if isinstance(value, Tensor) and value.requires_grad}
-        leaves = {key: value.detach().requires_grad_() for key, value in tensors.items()}
-        operators[name] = replace(operator, **leaves)
-        cuts += [(tensors[key], leaves[key]) for key in leaves]
-    return operators, cuts
+    return sorted(name for name, count in blocks.items() if count > 1)
 
 
 def _judged(options: Local, inputs: FitInputs, model: SecondOrder, scores: Scores, state: FitState) -> FitState:

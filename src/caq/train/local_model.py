@@ -28,10 +28,11 @@ from torch import Tensor
 from caq.families import Address
 from caq.numerics.grids import as_rows
 from caq.student import Student
-from caq.train.local_places import edits_at, places, transformed, transformed_gradient
+from caq.train.local_places import counted
 from caq.transforms.apply import edited, unedited
 from caq.transforms.base import Diagonal, Operator
 from caq.transforms.location import Location
+from caq.transforms.places import edits_at, transformed, transformed_gradient
 from caq.transforms.spec import Edit
 
 Seen = Mapping[str, Float[Tensor, "tokens features"]]
@@ -63,16 +64,17 @@ class SecondOrder:
             counts: how much each of these tokens counts; their gradients are times its root already.
             operators: the transforms at the point where J is taken.
         """
-        here = places(self.student, index, weights=self.weight_term > 0)
-        readers = {reader: None for place in here for reader in place.readers}
+        here = counted(self.student, index, weights=self.weight_term > 0)
+        readers = {reader: None for one in here for reader in one.readers}
         weights = self._weights(index, readers, operators, counts.dtype)
         total = counts.new_zeros(())
-        for place in here:
-            x = transformed(seen[f"{place.key}/x"].to(counts), place.edits, operators)
-            if place.format is not None:
-                g = transformed_gradient(seen[f"{place.key}/g"].to(counts), place.edits, operators)
-                total = total + _activation_noise(x, g, counts, place.format, apart=self.apart)
-            for reader in place.readers:
+        for one in here:
+            key, edits = one.place.key, one.place.edits
+            x = transformed(seen[f"{key}/x"].to(counts), edits, operators)
+            if one.format is not None:
+                g = transformed_gradient(seen[f"{key}/g"].to(counts), edits, operators)
+                total = total + _activation_noise(x, g, counts, one.format, apart=self.apart)
+            for reader in one.readers:
                 g = self._at_output(index, reader, seen[f"{reader.path}/out"].to(counts), operators)
                 total = total + self.weight_term * self._weight_noise(x, g, counts, weights[reader])
         return total

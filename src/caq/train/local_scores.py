@@ -16,11 +16,12 @@ from torch import Tensor
 
 from caq.families import Bound, OwnWeights
 from caq.train.learner import FitInputs
-from caq.train.local_places import Place, places
+from caq.train.local_places import Counted, counted
 from caq.train.teacher import CHUNK
 from caq.transforms.apply import unedited
 from caq.transforms.location import Location
 from caq.transforms.online import Site
+from caq.transforms.places import by_token
 from caq.walk import embed, head_logits, normalized, run_block
 
 #: What a block's tensors are kept in: J needs ranges and squares, in which rounding to 8 bits averages out.
@@ -60,7 +61,7 @@ def block_scores(
     roots = counts.sqrt().to(student.device)
     gradients = [_score(bound, stream, root, generator) for stream, root in zip(current, roots, strict=True)]
     for index in reversed(range(bound.shape.layers)):
-        found, gradients = _backward(inputs, index, streams.pop(), gradients, places(student, index, weights=weights))
+        found, gradients = _backward(inputs, index, streams.pop(), gradients, counted(student, index, weights=weights))
         yield index, found
 
 
@@ -84,7 +85,7 @@ def _score(
 
 
 def _backward(
-    inputs: FitInputs, index: int, streams: Streams, gradients: Streams, here: tuple[Place, ...]
+    inputs: FitInputs, index: int, streams: Streams, gradients: Streams, here: tuple[Counted, ...]
 ) -> tuple[dict[str, Float[Tensor, "tokens features"]], Streams]:
     """Run a block again with gradients; return what is kept of it, and the gradients before it."""
     bound = inputs.student.bound
@@ -100,21 +101,16 @@ def _backward(
         for (name, x), g in zip(seen.items(), others, strict=True):
             rows = {f"{name}/x": x.detach(), f"{name}/g": g} if not name.endswith("/out") else {name: g}
             for key, row in rows.items():
-                kept.setdefault(key, []).append(_by_token(row).to(KEPT).cpu())
+                kept.setdefault(key, []).append(by_token(row).flatten(0, 1).to(KEPT).cpu())
     return {name: torch.cat(parts) for name, parts in kept.items()}, before
 
 
-def _recorders(here: tuple[Place, ...], seen: dict[str, Tensor]) -> Iterator[Site]:
+def _recorders(here: tuple[Counted, ...], seen: dict[str, Tensor]) -> Iterator[Site]:
     def record(name: str, x: Tensor) -> Tensor:
         seen[name] = x
         return x
 
-    for place in here:
-        yield Site(place.path, place.location, partial(record, place.key))
-        for reader in place.readers:
+    for one in here:
+        yield Site(one.place.path, one.place.location, partial(record, one.place.key))
+        for reader in one.readers:
             yield Site(reader.path, Location.OUTPUT, partial(record, f"{reader.path}/out"))
-
-
-def _by_token(x: Tensor) -> Float[Tensor, "tokens features"]:
-    """Return one sequence's activation as rows of tokens; keys come as heads of tokens."""
-    return (x.transpose(1, 2).flatten(2) if x.ndim == 4 else x).flatten(0, 1)

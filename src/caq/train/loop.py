@@ -251,13 +251,16 @@ def accumulate(
 ) -> float:
     """Add the gradient of the mean loss over `batch`, of all processes together; return that loss."""
     total = 0.0
-    for samples in _micro_batches(inputs.world.share(batch), options.micro_batch_size):
-        divisor = len(batch) / len(samples)
-        hidden = _final_hidden_states(inputs, parameters, samples)
-        leaf = hidden.detach().requires_grad_()
-        terms = _chunked_loss(inputs, leaf, samples, done, divisor)
-        hidden.backward(leaf.grad)
-        total += terms["total"] / divisor
+    with inputs.model.held(parameters) as forward:
+        for samples in _micro_batches(inputs.world.share(batch), options.micro_batch_size):
+            divisor = len(batch) / len(samples)
+            hidden = forward(inputs.ids[samples].to(inputs.model.device), inputs.arguments)
+            leaf = hidden.detach().requires_grad_()
+            terms = _chunked_loss(inputs, leaf, samples, done, divisor)
+            # Where no transform meets what is rounded, nothing depends on one.
+            if hidden.requires_grad:
+                hidden.backward(leaf.grad)
+            total += terms["total"] / divisor
     for value in parameters.values():
         value.grad = inputs.world.sum(torch.zeros_like(value) if value.grad is None else value.grad)
     return inputs.world.sum(torch.tensor(total, dtype=torch.float64, device=inputs.model.device)).item()
@@ -268,10 +271,11 @@ def evaluate(options: Validation, inputs: FitInputs, parameters: Mapping[str, Te
     """Return the mean loss and its terms on the validation sequences."""
     samples = range(len(inputs.ids) - options.validation_samples, len(inputs.ids))
     sums: dict[str, float] = {}
-    for micro_batch in _micro_batches(inputs.world.share(samples), options.micro_batch_size):
-        hidden = _final_hidden_states(inputs, parameters, micro_batch)
-        for name, value in _chunked_loss(inputs, hidden, micro_batch, done).items():
-            sums[name] = sums.get(name, 0.0) + value * len(micro_batch) / len(samples)
+    with inputs.model.held(parameters) as forward:
+        for micro_batch in _micro_batches(inputs.world.share(samples), options.micro_batch_size):
+            hidden = forward(inputs.ids[micro_batch].to(inputs.model.device), inputs.arguments)
+            for name, value in _chunked_loss(inputs, hidden, micro_batch, done).items():
+                sums[name] = sums.get(name, 0.0) + value * len(micro_batch) / len(samples)
     own = torch.tensor([sums.get(name, 0.0) for name in TERMS], dtype=torch.float64, device=inputs.model.device)
     summed = dict(zip(TERMS, inputs.world.sum(own).tolist(), strict=True))
     # A process without a share learns from the others' sums which terms there are.
@@ -281,13 +285,6 @@ def evaluate(options: Validation, inputs: FitInputs, parameters: Mapping[str, Te
 def _micro_batches(samples: Sequence[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(samples), size):
         yield list(samples[start : start + size])
-
-
-def _final_hidden_states(
-    inputs: FitInputs, parameters: Mapping[str, Tensor], samples: list[int]
-) -> Float[Tensor, "batch length hidden"]:
-    ids = inputs.ids[samples].to(inputs.model.device)
-    return inputs.model.final_hidden_states(ids, parameters, inputs.arguments)
 
 
 def _chunked_loss(

@@ -13,7 +13,7 @@ from torch import Tensor
 from caq.families import OwnWeights
 from caq.ledger import Entry
 from caq.progress import progress
-from caq.student import Effective, residual_rotation
+from caq.student import residual_rotation
 from caq.train.learner import FitInputs, FitResult
 from caq.train.loop import evaluate, shuffled
 from caq.transforms.base import Operator, Orthogonal
@@ -128,16 +128,17 @@ def squared_error(
     }
     if plan.residual is not None and block.rotation is not None:
         operators[plan.residual] = block.rotation
-    stream, target = (_turned(block.rotation, x[samples].to(device)) for x in (block.inputs, block.targets))
-    weights = Effective(student, operators, torch.promote_types(stream.dtype, torch.float32)).block(index)
-    output = run_block(student.bound, index, weights, stream, inputs.arguments[index], student.sites(index, operators))
+    route = student.route(operators, block.inputs[samples, :, 0].numel())
+    stream, target = (_turned(route.rotation, x[samples].to(device)) for x in (block.inputs, block.targets))
+    weights, sites = route.weights.block(index), route.sites(index)
+    output = run_block(student.bound, index, weights, stream, inputs.arguments[index], sites)
     errors = (output.float() - target.float()).square().mean(-1)
     counts = errors.new_ones(()) if inputs.weights is None else inputs.weights[samples].to(errors)
     return (errors * counts).mean()
 
 
 def _turned(rotation: Orthogonal | None, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
-    """Return the stream in the student's coordinates; turned in float32 at least, as a bf16 rotation is not one."""
+    """Return the stream in the route's coordinates; turned in float32 at least, as a bf16 rotation is not one."""
     if rotation is None:
         return x
     return rotation.apply(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)

@@ -12,7 +12,8 @@ precision of the computation, as they are where the checkpoint is loaded. What i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from caq.families import Bound
 from caq.families.bind import addresses, norms
 from caq.quantizers.blocks import QuantizedBlock
+from caq.student import ForwardPass
 from caq.walk import BlockArguments, Sites, embed, head_logits, normalized, walk
 
 
@@ -62,6 +64,11 @@ class Rounded:
         own = self._learnable(index)
         values = {name: value.to(own[name].dtype) for name, value in self._values(index, parameters).items()}
         return _with_values(self.blocks[index], values)
+
+    @contextmanager
+    def held(self, parameters: Mapping[str, Tensor]) -> Iterator[ForwardPass]:
+        """Yield the forward pass at some parameters; gradients reach them with each backward pass."""
+        yield lambda ids, arguments: self.final_hidden_states(ids, parameters, arguments)
 
     def final_hidden_states(
         self, ids: Int[Tensor, "batch length"], parameters: Mapping[str, Tensor], arguments: BlockArguments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,17 +40,22 @@ def cast(tensors: Tensors, dtype: torch.dtype) -> dict[str, Float[Tensor, ...]]:
     return {name: tensor.detach().to(dtype) for name, tensor in tensors.items()}
 
 
-def moved_gains(branches: Iterable[Branch], tensors: Tensors) -> dict[str, Float[Tensor, ...]]:
+def moved_gains(branches: Sequence[Branch], tensors: Tensors) -> dict[str, Float[Tensor, ...]]:
     """Return a block's tensors with its norms' gains moved into the linears that read them; the norms' gains are 1."""
-    result = dict(tensors)
+    result = without_gains(branches, tensors)
     for branch in branches:
-        gain_name = f"{branch.norm.path}.weight"
-        gain = result[gain_name] + branch.norm.offset
+        gain = tensors[f"{branch.norm.path}.weight"] + branch.norm.offset
         for address in branch.reads:
             name = f"{address.path}.weight"
             result[name] = on_rows(result[name], address.rows, -2, partial(torch.mul, gain))
-        result[gain_name] = torch.full_like(gain, 1 - branch.norm.offset)
     return result
+
+
+def without_gains(branches: Iterable[Branch], tensors: Tensors) -> dict[str, Float[Tensor, ...]]:
+    """Return a block's tensors with gains of 1 in the norms of its branches."""
+    offsets = {f"{branch.norm.path}.weight": branch.norm.offset for branch in branches}
+    units = {name: torch.full_like(tensors[name], 1 - offset) for name, offset in offsets.items()}
+    return {**tensors, **units}
 
 
 def edited(tensors: Tensors, edits: Iterable[Edit], operators: Mapping[str, Operator]) -> dict[str, Float[Tensor, ...]]:

@@ -38,6 +38,9 @@ class Operator(Protocol):
     def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
         """Return `x T^-T`."""
 
+    def apply_inverse(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x T^-1`."""
+
 
 class Transform(Protocol):
     """A transform that may have a learnable parameter."""
@@ -77,10 +80,9 @@ class Orthogonal:
         """Return `x T^-T`, which is `x T`."""
         return self.apply(x)
 
-    @property
-    def inverse(self) -> Orthogonal:
-        """The transposed matrix."""
-        return Orthogonal(self.matrix.mT)
+    def apply_inverse(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x T^-1`, which is `x T^T`."""
+        return Orthogonal(self.matrix.mT).apply(x)
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,10 @@ class Diagonal:
     def apply_inverse_transpose(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
         """Return `x` divided by the factors, in the precision of `x`."""
         return x / self._expand(x.shape[-1]).to(x)
+
+    def apply_inverse(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x T^-1`, which is `x T^-T`."""
+        return self.apply_inverse_transpose(x)
 
     def _expand(self, features: int) -> Float[Tensor, " features"]:
         count, size = self.factors.shape

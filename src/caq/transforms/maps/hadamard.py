@@ -81,6 +81,10 @@ class WalshHadamard:
         """Return `x T^-T`, which is `x T`."""
         return self.apply(x)
 
+    def apply_inverse(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x T^-1`, which is `x T`: the matrix is symmetric, too."""
+        return self.apply(x)
+
 
 def sylvester(size: int) -> Float[Tensor, "size size"]:
     """Return the orthonormal Sylvester-Hadamard matrix of a power of two, float64."""

@@ -77,6 +77,10 @@ class Kronecker:
         """Return `x T^-T`, in the precision of `x`."""
         return _product(x, torch.linalg.inv(self.left).mT, torch.linalg.inv(self.right).mT)
 
+    def apply_inverse(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x T^-1`, in the precision of `x`."""
+        return _product(x, torch.linalg.inv(self.left), torch.linalg.inv(self.right))
+
 
 def _product(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
     mixed: Tensor = left.mT.to(x) @ x.unflatten(-1, (left.shape[0], right.shape[0])) @ right.to(x)

@@ -33,6 +33,12 @@ class PermutedRotations:
         """Return `x T^-T`, which is `x T`."""
         return self.apply(x)
 
+    def apply_inverse(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Return `x T^-1`, in the precision of `x`."""
+        mixed = Orthogonal(self.second).apply_inverse(x)
+        back = self.order.long().argsort().to(x.device)
+        return Orthogonal(self.first).apply_inverse(mixed.index_select(-1, back))
+
 
 def spreading(magnitudes: Float[Tensor, " features"], signs: Float[Tensor, "steps size"]) -> PermutedRotations:
     """Return the map that spreads channels of these magnitudes, float64.
