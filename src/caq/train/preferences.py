@@ -7,7 +7,7 @@ will. No keys and values are kept: each token of a short answer costs one pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -50,7 +50,7 @@ def preferences(
     pairs: list[Preference] = []
     with progress("answer: aligned and rounded", len(prompts.tokens), quiet=quiet) as advance:
         for first in range(0, len(prompts.tokens), TOGETHER):
-            asked = Prompts(prompts.tokens[first : first + TOGETHER], prompts.ends, prompts.context)
+            asked = replace(prompts, tokens=prompts.tokens[first : first + TOGETHER])
             chosen = greedy(bound, OwnWeights(bound), lambda _: (), asked, limit)
             rejected = greedy(bound, rounded.at(parameters), rounded.sites, asked, limit)
             pairs += map(Preference, asked.tokens, chosen, rejected)

@@ -44,6 +44,7 @@ class QResafe(Options):
         learning_rate: in scales of each weight, decaying linearly to 0; a code changes where half a scale is crossed.
         beta: of DPO: how much a preference weighs against staying near the model as it was rounded.
         share: of each linear's weights, those with the highest scores, which may change.
+        prompt_samples: prompts that are asked; of more, the seed draws so many.
         response_tokens: longest answer.
         gradient_checkpointing: recompute each block in the backward pass; a third slower, one block's memory.
         evaluate_every: steps between looks at the validation sequences and at all pairs.
@@ -57,6 +58,7 @@ class QResafe(Options):
     learning_rate: PositiveFloat = 0.05
     beta: PositiveFloat = 0.1
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    prompt_samples: Positive = 128
     response_tokens: Positive = 32
     gradient_checkpointing: bool = True
     evaluate_every: Positive = 10

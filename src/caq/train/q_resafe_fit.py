@@ -102,7 +102,9 @@ def _pairs(
     kept = file.read() if file else None
     if kept is not None:
         return tuple(Preference(*map(tuple, pair)) for pair in kept.note)
-    pairs = preferences(rounded, start, inputs.prompts, options.response_tokens, quiet=inputs.quiet)
+    drawn = shuffled(len(inputs.prompts.tokens), inputs.seed, 0)[: options.prompt_samples]
+    asked = replace(inputs.prompts, tokens=tuple(inputs.prompts.tokens[index] for index in drawn))
+    pairs = preferences(rounded, start, asked, options.response_tokens, quiet=inputs.quiet)
     if file and inputs.world.first:
         file.write({}, [astuple(pair) for pair in pairs])
     return pairs
@@ -184,12 +186,14 @@ def _changed(rounded: Rounded, parameters: Mapping[str, Tensor]) -> float:
 def _result(options: QResafe, start: Mapping[str, Tensor], state: FitState) -> FitResult:
     moves = {name: value.detach().cpu() for name, value in state.parameters.items()}
     before, after = (state.history[index]["pull"] for index in (0, -1))
-    entries = ()
-    if after > before:
-        risen = f"the pull term on the validation sequences rose from {before:.4g} to {after:.4g}"
-        message = f"{options.name}: {risen}; its last step is kept all the same"
-        entries = (Entry("fit", "pull-risen", message, {"before": before, "after": after}),)
+    entries = (_risen(options, before, after),) if after > before else ()
     return FitResult(options.name, {**start, **moves}, state.step, state.history, entries)
+
+
+def _risen(options: QResafe, before: float, after: float) -> Entry:
+    risen = f"the pull term on the validation sequences rose from {before:.4g} to {after:.4g}"
+    message = f"{options.name}: {risen}; its last step is kept all the same"
+    return Entry("fit", "pull-risen", message, {"before": before, "after": after})
 
 
 def _hardly_different(options: QResafe, pairs: Sequence[Preference]) -> Entry:
