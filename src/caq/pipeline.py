@@ -2,7 +2,7 @@
 
 check the inputs -> calibration data -> (is the checkpoint already made?) -> teachers' targets, and whether the pair is
 the right way round -> plan the transforms -> observe activations -> learn -> fold, and prove that it changed nothing
--> quantize block by block -> learn what is stored beside the codes -> write the checkpoint. Every stage is resumable;
+-> quantize block by block -> learn what the rounded model can -> write the checkpoint. Every stage is resumable;
 what departs from the recipe is in the ledger.
 """
 

@@ -4,15 +4,12 @@ Q-resafe (arXiv:2506.20251) patches a quantized model: by DPO (arXiv:2305.18290)
 full-precision model answers to what it answers itself, and only its safety-critical weights change, those with the
 highest SNIP scores (arXiv:1810.02340). What differs here:
 
-- Prompts are generic, the bundled ones or `data.prompts`, and no safety set is needed; harmful prompts, as the paper
-  has them, are for `data.prompts` to name. Answers are greedy and short. Both models are asked in the same way, and
-  pairs of equal answers, which tell nothing, are dropped.
+- Prompts are the bundled, generic ones, and no safety set is needed; harmful ones are for `data.prompts` to name.
+  Answers are greedy and short, and pairs of equal answers, which tell nothing, are dropped.
 - A delta is dense and rounded, straight through, onto the grid that is stored, with the scales that are stored: the
-  checkpoint stays what it was but for codes. The paper's is of low rank, and it does not say how a patched weight is
-  stored; its code trains LoRA of rank 128 beside fake-quantized weights.
+  checkpoint stays what it was but for codes. The paper's delta is of low rank (128 in its code).
 - Scores are taken once, before the first step, within each linear. The paper takes them anew every so many steps.
-- `share`, `steps` and `learning_rate` are ours; `beta` is DPO's customary one (the code that the authors published has
-  0.01).
+- `share`, `steps` and `learning_rate` are ours; `beta` is DPO's customary one (its code has 0.01).
 
 Imports no torch.
 """

@@ -119,7 +119,7 @@ def _patch(options: QResafe, rounded: Rounded, start: Mapping[str, Tensor], pair
         reference.append(margin.detach())
         (dpo(margin, reference[-1], options.beta).sum() / len(pairs)).backward()
     critical = {
-        name: _highest((levels * moves[name].grad).abs(), options.share)
+        name: _highest((levels * _gradient(moves[name])).abs(), options.share)
         for name, levels in rounded.levels({**kept, **moves})
     }
     return Patch(rounded, kept, pairs, torch.cat(reference), critical, options.beta)
@@ -145,9 +145,12 @@ def _step(options: QResafe, inputs: FitInputs, patch: Patch, state: FitState, op
             "and give --restart"
         )
     for name, value in state.parameters.items():
-        gradient = inputs.world.sum(torch.zeros_like(value) if value.grad is None else value.grad)
-        value.grad = gradient.mul_(patch.critical[name])
+        value.grad = inputs.world.sum(_gradient(value)).mul_(patch.critical[name])
     scaled_step(optimizer, 1 - state.step / options.steps)
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 def _batch(options: QResafe, seed: int, pairs: int, step: int) -> list[int]:
