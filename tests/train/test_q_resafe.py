@@ -27,8 +27,9 @@ from tests.support.pairs import write_pair
 from tests.train.test_refine import run, stored_logits, tensors
 
 OPTIONS = QResafe(
-    steps=12, batch_size=4, micro_batch_size=2, evaluate_every=3, validation_samples=2, response_tokens=8, share=0.1
-)
+    steps=6, batch_size=4, micro_batch_size=4, learning_rate=0.3, share=0.02, response_tokens=6, evaluate_every=3,
+    validation_samples=2, gradient_checkpointing=False,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_where_both_answer_alike_nothing_changes_and_the_ledger_says_so(course: 
 
 
 def test_refine_goes_on_from_the_patched_codes(course: Course, rounded: Rounded, learned: FitResult) -> None:
-    refine = Refine(steps=6, batch_size=4, micro_batch_size=2, evaluate_every=3, validation_samples=2)
+    refine = Refine(steps=3, batch_size=4, micro_batch_size=4, evaluate_every=3, validation_samples=2)
     patched, refined = learn_in_turn((OPTIONS, refine), course.inputs(rounded=rounded), rounded.start())
     assert same(patched, learned)
     assert refined.history[0]["pull"] == patched.history[-1]["pull"]
@@ -173,7 +174,7 @@ def test_a_fit_stopped_between_its_steps_goes_on_to_the_same_bits(
     assert learned.history == again.history
 
 
-Q_RESAFE = {**OPTIONS.model_dump(), "steps": 6, "prompt_samples": 12}
+Q_RESAFE = {**OPTIONS.model_dump(), "steps": 3, "prompt_samples": 12}
 
 
 def test_the_reloaded_checkpoint_computes_what_was_evaluated_last(tmp_path: Path) -> None:

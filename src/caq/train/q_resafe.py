@@ -52,7 +52,7 @@ class QResafe(Options):
     steps: Positive = 40
     batch_size: Positive = 16
     micro_batch_size: Positive = 1
-    learning_rate: PositiveFloat = 0.05
+    learning_rate: PositiveFloat = 0.1
     beta: PositiveFloat = 0.1
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
     prompt_samples: Positive = 128
