@@ -70,6 +70,8 @@ def test_the_preference_is_learned_from_indifference(learned: FitResult) -> None
     # Against itself, a model prefers nothing.
     assert first["dpo"] == pytest.approx(math.log(2))
     assert last["dpo"] < 0.9 * first["dpo"]
+    risen = ["pull-risen"] if last["pull"] > first["pull"] else []
+    assert [entry.event for entry in learned.entries] == risen
     assert (first["changed"], learned.best_step) == (0, OPTIONS.steps)
 
 

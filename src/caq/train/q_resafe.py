@@ -54,7 +54,7 @@ class QResafe(Options):
     micro_batch_size: Positive = 1
     learning_rate: PositiveFloat = 0.1
     beta: PositiveFloat = 0.1
-    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    share: Annotated[float, Field(gt=0, le=1)] = 0.02
     prompt_samples: Positive = 128
     response_tokens: Positive = 32
     gradient_checkpointing: bool = True

@@ -113,7 +113,8 @@ def _pairs(
 def _patch(options: QResafe, rounded: Rounded, start: Mapping[str, Tensor], pairs: tuple[Preference, ...]) -> Patch:
     """Look at all pairs once: the reference is the model as it is, and its gradient says which weights are critical."""
     kept = {name: value for name, value in start.items() if not is_of_codes(name)}
-    moves, reference = _moves(rounded, start), []
+    moves = _moves(rounded, start)
+    reference: list[Tensor] = []
     for part in _parts(range(len(pairs)), options.micro_batch_size):
         margin = margins(rounded, {**kept, **moves}, [pairs[index] for index in part])
         reference.append(margin.detach())
