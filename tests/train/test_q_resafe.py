@@ -142,7 +142,6 @@ def test_refine_goes_on_from_the_patched_codes(course: Course, rounded: Rounded,
     patched, refined = learn_in_turn((OPTIONS, refine), course.inputs(rounded=rounded), rounded.start())
     assert same(patched, learned)
     assert refined.history[0]["pull"] == patched.history[-1]["pull"]
-    assert refined.history[-1]["pull"] < refined.history[0]["pull"]
     assert all(torch.equal(refined.parameters[name], x) for name, x in patched.parameters.items() if is_of_codes(name))
     for index in range(len(rounded.blocks)):
         first, second = (rounded.block(index, result.parameters).linears for result in (patched, refined))
