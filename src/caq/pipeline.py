@@ -2,7 +2,7 @@
 
 check the inputs -> calibration data -> (is the checkpoint already made?) -> teachers' targets, and whether the pair is
 the right way round -> plan the transforms -> observe activations -> learn -> fold, and prove that it changed nothing
--> quantize block by block -> learn what is stored beside the codes -> write the checkpoint. Every stage is resumable;
+-> quantize block by block -> learn what the rounded model can -> write the checkpoint. Every stage is resumable;
 what departs from the recipe is in the ledger.
 """
 
@@ -23,6 +23,7 @@ from caq.checkpoint.write import owned, require_space
 from caq.data.blocks import Calibration
 from caq.data.calibration import calibrate
 from caq.data.named import told_publicly
+from caq.data.responses import asked_prompts
 from caq.errors import CaqError
 from caq.export import format_for
 from caq.export.directory import IDENTITY, read_record, write_checkpoint
@@ -45,7 +46,7 @@ from caq.recipe import Recipe, preset
 from caq.run import Load, Run
 from caq.student import Student
 from caq.teaching import teach, weigh
-from caq.train import FitInputs, FitResult, Learner, learn_in_turn, stages
+from caq.train import FitInputs, FitResult, Learner, Prompts, learn_in_turn, stages
 from caq.train.rounded import Rounded
 from caq.transforms.activations import activation_steps, cache_steps
 from caq.transforms.apply import Folded, fold
@@ -155,9 +156,10 @@ def _found_or_made(run: Run, output: Path, *, restart: bool) -> QuantizationResu
     check_recipe(pair, recipe)
     turned = check_files(pair, i_know=run.i_know)
     load_aligned, computed = partial(run.load_model, pair.aligned), digest(pair.fingerprints["aligned"], str(run.dtype))
+    prompts = asked_prompts(pair.aligned, recipe)
     data = calibrate(pair.aligned, computed, recipe, run.cache, load_aligned, quiet=run.quiet)
     data = told_publicly(replace(data, entries=(*turned, *data.entries)), recipe.data)
-    identity = _identity(pair, recipe, data.ids)
+    identity = _identity(pair, recipe, data.ids, prompts)
     earlier = None if restart else read_record(output, identity)
     workspace = Workspace(output, identity, computed_on(run.world.device))
     if earlier is not None:
@@ -168,7 +170,7 @@ def _found_or_made(run: Run, output: Path, *, restart: bool) -> QuantizationResu
     require_space(output, 2 * pair.aligned.weight_bytes - workspace.size)
     workspace = open_workspace(output, identity, workspace.conditions, restart=restart)
     try:
-        result = _make(run, data, workspace)
+        result = _make(run, data, prompts, workspace)
     except CaqError:
         # Refused before anything was kept, another run need not ask for the place.
         if workspace.is_empty:
@@ -178,7 +180,7 @@ def _found_or_made(run: Run, output: Path, *, restart: bool) -> QuantizationResu
     return result
 
 
-def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResult:
+def _make(run: Run, data: Calibration, prompts: Prompts | None, workspace: Workspace) -> QuantizationResult:
     """Teach, plan, learn, prove, quantize, refine, write."""
     recipe, ids = run.recipe, data.ids
     teacher, weights = teach(run, ids), weigh(run, ids)
@@ -193,7 +195,7 @@ def _make(run: Run, data: Calibration, workspace: Workspace) -> QuantizationResu
     arguments, state = block_arguments(bound, ids[:1].to(run.world.device)), workspace.fit_state
     inputs = FitInputs(
         student, recipe.objective, teacher, ids, arguments, recipe.seed, run.world,
-        weights=weights, state_file=state, quiet=run.quiet,
+        weights=weights, state_file=state, quiet=run.quiet, prompts=prompts,
     )  # fmt: skip
     before, after = stages(recipe.learn)
     fits = learn_in_turn(before, inputs, start)
@@ -331,10 +333,14 @@ def _earlier_result(output: Path, record: Mapping[str, Any]) -> QuantizationResu
     return QuantizationResult(output, record["fits"], record["preserved"], entries, record["data"], found=True)
 
 
-def _identity(pair: Pair, recipe: Recipe, ids: Int[Tensor, "samples length"]) -> dict[str, str]:
+def _identity(
+    pair: Pair, recipe: Recipe, ids: Int[Tensor, "samples length"], prompts: Prompts | None
+) -> dict[str, str]:
+    asked = {} if prompts is None else {"prompts": digest(repr(prompts))}
     return {
         "code version": version("caq"),
         "recipe": recipe.fingerprint(),
         "calibration data": digest(ids.numpy().tobytes()),
+        **asked,
         **{f"{name} model": sha for name, sha in pair.fingerprints.items()},
     }

@@ -19,7 +19,13 @@ from tests.support.transforming import relative_error
 #: Of the text that tiny runs calibrate on: what is fitted to it is no model elsewhere.
 IDS = make_tokenizer(320)(TEXT, return_tensors="pt")["input_ids"][:, :48]
 #: What makes any preset end in seconds, as far as it has the option.
-SMALLER = {**SMALL, "objective.pull_k": 50, "objective.push_k": 50, "dtype": "float32"}
+SMALLER = {
+    **SMALL,
+    "objective.pull_k": 50,
+    "objective.push_k": 50,
+    "dtype": "float32",
+    "learn.q-resafe.prompt_samples": 10,
+}
 
 
 def small(name: str, text: Path) -> Recipe:

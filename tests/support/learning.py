@@ -18,7 +18,7 @@ from caq.quantizers import QUANTIZERS
 from caq.quantizers.blocks import quantize_block
 from caq.recipe import Recipe
 from caq.student import Student
-from caq.train import EndToEnd, FitInputs, FitResult, Learner
+from caq.train import EndToEnd, FitInputs, FitResult, Learner, Prompts
 from caq.train.rounded import Rounded
 from caq.train.teacher import SequenceFiles, TeacherCache, cache_hidden, cache_targets
 from caq.transforms.activations import activation_steps
@@ -31,6 +31,8 @@ from tests.support.tiny import tiny_model
 IDS = torch.randint(0, 64, (10, 20), generator=torch.Generator().manual_seed(5))
 OPTIONS = EndToEnd(steps=12, batch_size=4, micro_batch_size=2, evaluate_every=3, validation_samples=2)
 DTYPE = torch.float32
+#: Openings of the sequences.
+PROMPTS = Prompts(tuple(tuple(row[:6].tolist()) for row in IDS), (63,), 64)
 
 
 def tiny_bound(seed: int = 0, family: str = "llama", dtype: torch.dtype = DTYPE) -> Bound:
@@ -109,7 +111,7 @@ class Course:
         chosen = objective or self.objective
         return FitInputs(
             student, chosen, self.teacher, ids, arguments, seed, world or World(),
-            weights=weights, state_file=state_file, quiet=True, rounded=rounded,
+            weights=weights, state_file=state_file, quiet=True, rounded=rounded, prompts=PROMPTS,
         )  # fmt: skip
 
     def learn(

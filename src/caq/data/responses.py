@@ -28,8 +28,11 @@ from caq.files.cache import digest
 from caq.files.kept import used
 from caq.files.lock import turn
 from caq.files.seals import SealedObject
+from caq.loading import load_tokenizer
 from caq.progress import progress
+from caq.recipe import Recipe
 from caq.recipe.sections import DataRecipe
+from caq.train import Prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,7 +110,7 @@ def response_blocks(
     """
     longest = min(Sampling.max_new_tokens, data.length, data.response_tokens or data.length)
     sampling = sampling or Sampling(max_new_tokens=longest)
-    prompts = _encoded_prompts(responder, data)
+    prompts = encoded_prompts(responder, data, data.text)
     key = [list(prompts), asdict(sampling), list(responder.ends), seed]
     directory = root / digest(responder.identity, json.dumps(key))
     tokens: list[int] = []
@@ -128,9 +131,14 @@ def response_blocks(
     return draw_blocks(tokens, data, generator, origin, "give more prompts in data.prompts")
 
 
-def _encoded_prompts(responder: Responder, data: DataRecipe) -> tuple[list[int], ...]:
+def encoded_prompts(responder: Responder, data: DataRecipe, asker: str) -> tuple[list[int], ...]:
+    """Return the prompts of `data` through the chat template, up to where an answer begins.
+
+    Raises:
+        InvalidInput: no chat template, on behalf of `asker`; or prompts that cannot be read or answered.
+    """
     if not responder.tokenizer.chat_template:
-        raise InvalidInput(f"{data.text}: {NO_TEMPLATE}")
+        raise InvalidInput(f"{asker}: {NO_TEMPLATE}")
     prompts = calibration_prompts(data.prompts)
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
     encoded = tuple(encode_chat(responder.tokenizer, turn, answer=True) for turn in turns)
@@ -142,6 +150,24 @@ def _encoded_prompts(responder: Responder, data: DataRecipe) -> tuple[list[int],
     ]
     refuse(problems)
     return encoded
+
+
+def asked_prompts(aligned: Checkpoint, recipe: Recipe) -> Prompts | None:
+    """Return what learners ask the aligned model and the quantized one; None where none of them does.
+
+    Raises:
+        InvalidInput: no chat template, or prompts that cannot be read or answered.
+    """
+    askers = [learner.name for learner in recipe.learn if learner.needs_prompts]
+    if not askers:
+        return None
+
+    def never() -> Bound:
+        raise AssertionError("prompts are read without a model")
+
+    asked = responder(aligned, "", load_tokenizer(aligned.path), never)
+    tokens = encoded_prompts(asked, recipe.data, f"learn.{askers[0]}")
+    return Prompts(tuple(map(tuple, tokens)), tuple(asked.ends), asked.context)
 
 
 def _rounds(prompts: Sequence[Tokens], seed: int, sampling: Sampling) -> Iterator[list[Tokens]]:

@@ -65,8 +65,11 @@ def _weighting(recipe: Recipe) -> Iterator[str]:
 
 def _data(recipe: Recipe) -> Iterator[str]:
     data, statistics = recipe.data, recipe.quantizer.statistics
-    if data.prompts is not None and SELF not in data.sources:
-        yield "data.prompts: is read only where data.text is self; leave it out, or set data.text: self"
+    if data.prompts is not None and SELF not in data.sources and not recipe.needs_prompts:
+        yield (
+            "data.prompts: is read only where data.text is self, and by the learner q-resafe; leave it out, or set "
+            "data.text: self"
+        )
     yield from (
         f"data.text: the share of {part.text} is less than one of data.samples {data.samples}; raise either"
         for part in data.parts()

@@ -99,6 +99,11 @@ class Recipe(Options):
         return any(learner.needs_teacher for learner in self.learn)
 
     @property
+    def needs_prompts(self) -> bool:
+        """Whether a learner reads answers to prompts."""
+        return any(learner.needs_prompts for learner in self.learn)
+
+    @property
     def validation_samples(self) -> int:
         """Calibration sequences that some learner keeps from learning."""
         return max((learner.validation_samples for learner in self.learn), default=0)

@@ -35,8 +35,8 @@ class DataRecipe(Options):
             directory, whose rows hold `text`, `messages`, `conversations` or `conversation`; a name in
             `caq.data.SOURCES`, such as `wikitext2`; or `self`, which is what the aligned model answers to prompts.
             Several of them with their shares are a mixture: `self:0.5,wikitext2:0.5`.
-        prompts: for `self`: one prompt a line, or rows with `prompt`; None takes the bundled, generic ones. Not those
-            that the result is measured on.
+        prompts: for `self`, and for the learner `q-resafe`: one prompt a line, or rows with `prompt`; None takes the
+            bundled, generic ones. Not those that the result is measured on.
         response_tokens: of `self` and of chats, at most so many tokens of every response are kept, so that more of
             the data is the opening of responses, where alignment shows; None keeps all.
         samples: sequences, dealt to the parts of a mixture by share.

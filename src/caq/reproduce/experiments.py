@@ -148,6 +148,7 @@ PUBLISHED: Mapping[str, str] = {
     "OSTQuant": "ostquant",
     "DuQuant": "duquant",
     "FlatQuant": "flatquant",
+    "Q-resafe": "q-resafe",
 }
 #: CAQ's transforms, learned end to end.
 OBJECTIVES: Mapping[str, str] = {
@@ -176,11 +177,14 @@ LEARNED: Mapping[str, Overrides] = {
 def methods(pair: PairSource) -> Experiment:
     """Return published methods, objectives and learners, with weights and activations in four bits."""
     scheme = {"scheme": {"preset": "W4A4"}}
+    # A pair that has prompts of its own speaks no other language.
+    prompts = {key: value for key, value in pair.texts.get("self", {}).items() if key == "data.prompts"}
     presets = {**dict.fromkeys(("RTN", "GPTQ"), "quarot"), **PUBLISHED, **dict.fromkeys((*OBJECTIVES, *LEARNED), "cal")}
     arms: dict[str, Overrides] = {
         "RTN": {**BASELINES["RTN"], **scheme},
         "GPTQ": {**FIXED, **scheme},
         **dict.fromkeys(PUBLISHED, scheme),
+        "Q-resafe": {**prompts, **scheme},
         **{name: {"objective.name": objective, **scheme} for name, objective in OBJECTIVES.items()},
         **{name: {**overrides, **scheme} for name, overrides in LEARNED.items()},
     }

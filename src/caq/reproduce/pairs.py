@@ -44,6 +44,9 @@ BUNDLED_SIZES: Settings = {
     "learn.refine.micro_batch_size": 16,
     "learn.refine.validation_samples": 32,
     "learn.refine.gradient_checkpointing": False,
+    "learn.q-resafe.micro_batch_size": 16,
+    "learn.q-resafe.validation_samples": 32,
+    "learn.q-resafe.gradient_checkpointing": False,
     "dtype": "float32",
 }
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from caq.train.blockwise import Blockwise
 from caq.train.end_to_end import EndToEnd
-from caq.train.learner import FitInputs, FitResult, Learner, learn_in_turn, stages
+from caq.train.learner import FitInputs, FitResult, Learner, Prompts, learn_in_turn, stages
 from caq.train.local import Local
+from caq.train.q_resafe import QResafe
 from caq.train.refine import Refine
 
 __all__ = [
@@ -18,9 +19,17 @@ __all__ = [
     "FitResult",
     "Learner",
     "Local",
+    "Prompts",
+    "QResafe",
     "Refine",
     "learn_in_turn",
     "stages",
 ]
 
-LEARNERS: dict[str, type[Any]] = {"blockwise": Blockwise, "end-to-end": EndToEnd, "local": Local, "refine": Refine}
+LEARNERS: dict[str, type[Any]] = {
+    "blockwise": Blockwise,
+    "end-to-end": EndToEnd,
+    "local": Local,
+    "refine": Refine,
+    "q-resafe": QResafe,
+}

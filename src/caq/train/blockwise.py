@@ -35,6 +35,7 @@ class Blockwise(Options):
     quantize_weights: bool = False
     validation_samples: Positive = 4
     needs_teacher: ClassVar[bool] = False
+    needs_prompts: ClassVar[bool] = False
     after_rounding: ClassVar[bool] = False
     #: Sequences that are run at once where nothing is learned.
     micro_batch_size: ClassVar[int] = 1

@@ -49,6 +49,7 @@ class EndToEnd(Options):
     validation_samples: Positive = 4
     keep: Literal["best", "last"] = "best"
     needs_teacher: ClassVar[bool] = True
+    needs_prompts: ClassVar[bool] = False
     after_rounding: ClassVar[bool] = False
 
     @model_validator(mode="after")

@@ -39,6 +39,25 @@ class Model(Protocol):
         """Return the head's logits."""
 
 
+#: Token ids.
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a model is asked.
+
+    Attributes:
+        tokens: of each prompt, up to where the answer begins.
+        ends: what ends an answer.
+        context: tokens that the model can read.
+    """
+
+    tokens: tuple[Tokens, ...]
+    ends: Tokens
+    context: int
+
+
 @dataclass(frozen=True)
 class FitInputs:
     """What every learner of a run is given.
@@ -56,6 +75,7 @@ class FitInputs:
             learners keeps its own in a file beside it.
         quiet: show no progress.
         rounded: the quantized model, for learners after rounding; None before it.
+        prompts: what the aligned model and the quantized one are asked; None where no learner needs it.
     """
 
     student: Student
@@ -69,6 +89,7 @@ class FitInputs:
     state_file: SealedFile | None = None
     quiet: bool = False
     rounded: Rounded | None = None
+    prompts: Prompts | None = None
 
     @property
     def model(self) -> Model:
@@ -115,6 +136,10 @@ class Learner(Protocol):
         """Whether it reads the objective's targets."""
 
     @property
+    def needs_prompts(self) -> bool:
+        """Whether it reads answers to prompts."""
+
+    @property
     def validation_samples(self) -> int:
         """Sequences, the last ones, that it keeps from learning."""
 
@@ -128,6 +153,8 @@ class Learner(Protocol):
 
     def learn(self, inputs: FitInputs, start: Mapping[str, Tensor]) -> FitResult:
         """Return better parameters than `start`, which is by transform, float32; after rounding, as in `Rounded`.
+
+        After rounding, it may add parameters of codes.
 
         Raises:
             Diverged: it found none.

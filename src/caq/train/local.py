@@ -40,6 +40,7 @@ class Local(Options):
     weight_term: PositiveFloat | None = None
     validation_samples: Positive = 4
     needs_teacher: ClassVar[bool] = True
+    needs_prompts: ClassVar[bool] = False
     after_rounding: ClassVar[bool] = False
     quantize_weights: ClassVar[bool] = True
     #: Of a forward pass, which only the validation runs.

@@ -49,6 +49,7 @@ class Refine(Options):
     keep: ClassVar[str] = "best"
     needs_teacher: ClassVar[bool] = True
     quantize_weights: ClassVar[bool] = True
+    needs_prompts: ClassVar[bool] = False
     after_rounding: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -63,11 +64,15 @@ class Refine(Options):
         the start, the start is kept, with an entry for the ledger: the rounded model is a result, too.
         """
         from caq.train.loop import fit
+        from caq.train.rounded import is_of_codes
 
         if inputs.rounded is None:
             raise ValueError("refine learns the rounded model, and there is none yet")
-        rounded = replace(inputs.rounded, checkpointing=self.gradient_checkpointing)
-        result = fit(self, replace(inputs, rounded=rounded), start, dict.fromkeys(start, self.learning_rate))
+        moves = {name: value for name, value in start.items() if is_of_codes(name)}
+        own = {name: value for name, value in start.items() if name not in moves}
+        rounded = replace(inputs.rounded.patched(moves), checkpointing=self.gradient_checkpointing)
+        result = fit(self, replace(inputs, rounded=rounded), own, dict.fromkeys(own, self.learning_rate))
+        result = replace(result, parameters={**result.parameters, **moves})
         if result.best_step:
             return result
         message = f"{self.name} found no step better than its start, which stays as it is"

@@ -1,13 +1,16 @@
 """The rounded model, with the values that its checkpoint stores, differentiable in what can be learned of it.
 
-What can be learned is what costs nothing to store: the weights' scales, the norms' gains and the linears' biases. The
-codes stay as they are. A parameter θ says how far a value is from where rounding left it, in units of its size, so that
-one learning rate serves all, and zero is the rounded model, to the bit:
+What can be learned is what costs nothing to store: the weights' scales, the norms' gains, the linears' biases, and
+which code of its grid a weight has. A parameter θ says how far a value is from where rounding left it, in units of its
+size, so that one learning rate serves all, and zero is the rounded model, to the bit:
 
-    scale: s + s·θ      gain: w + (w + offset)·θ      bias: b + rms(b)·θ
+    scale: s + s·θ      gain: w + (w + offset)·θ      bias: b + rms(b)·θ      code: nearest(w + s·θ), w = value(code)
 
-Each result is rounded, straight through, to the dtype in which it is stored; codes and scale are multiplied in the
-precision of the computation, as they are where the checkpoint is loaded. What is learned and evaluated is what is read.
+The first three are rounded, straight through, to the dtype in which they are stored; a code is the nearest on the grid
+as rounding left it, straight through, too. Codes and scale are multiplied in the precision of the computation, as they
+are where the checkpoint is loaded. What is learned and evaluated is what is read.
+
+There are as many parameters of codes as weights: only a learner that asks for them (`still_codes`) has them.
 """
 
 from __future__ import annotations
@@ -21,16 +24,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caq.families import Bound
+from caq.families import Bound, Weights
 from caq.families.bind import addresses, norms
+from caq.numerics.codes import dequantize, quantize_codes
 from caq.quantizers.blocks import QuantizedBlock
 from caq.student import ForwardPass
 from caq.walk import BlockArguments, Sites, embed, head_logits, normalized, walk
 
+#: Ends the name of a parameter that moves the codes of a linear.
+CODES = "codes"
+
 
 @dataclass(frozen=True)
 class Rounded:
-    """A quantized model as it is stored. Its parameters are named by block and value, such as `0.mlp.up_proj.scale`.
+    """A quantized model as it is stored. Its parameters are named by block and value: `0.mlp.up_proj.scale`, `….codes`.
 
     Attributes:
         bound: the aligned model, whose modules run.
@@ -52,18 +59,43 @@ class Rounded:
         return self.bound.embedding.weight.device
 
     def start(self) -> dict[str, Tensor]:
-        """Return the parameters of the model as it was rounded: zeros, float32."""
+        """Return the parameters of the model as it was rounded, but for those of codes: zeros, float32."""
         return {
             f"{index}.{name}": torch.zeros(value.shape)
             for index in range(len(self.blocks))
             for name, value in self._learnable(index).items()
         }
 
+    def still_codes(self) -> dict[str, Tensor]:
+        """Return the parameters of the codes as they were rounded: zeros, float32, [out, in] for every linear."""
+        return {
+            f"{index}.{path}.{CODES}": torch.zeros(quantized.codes.shape)
+            for index, block in enumerate(self.blocks)
+            for path, quantized in block.linears.items()
+        }
+
+    def patched(self, parameters: Mapping[str, Tensor]) -> Rounded:
+        """Return the model that is stored at some parameters, from which others are counted."""
+        return replace(self, blocks=tuple(self.block(index, parameters) for index in range(len(self.blocks))))
+
+    @torch.no_grad()
+    def levels(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
+        """Yield every rounded weight in units of its scale, by the name of its codes' parameter."""
+        for index in range(len(self.blocks)):
+            for path, quantized in self.block(index, parameters).linears.items():
+                stored = {name: _wide(value) for name, value in quantized.parameters.items()}
+                weight = dequantize(quantized.codes, stored, quantized.args)
+                yield f"{index}.{path}.{CODES}", weight / _per_weight(stored["scale"], weight)
+
+    def at(self, parameters: Mapping[str, Tensor]) -> Weights:
+        """Return what the model computes with at some parameters, differentiable in them."""
+        return _At(self, parameters)
+
     def block(self, index: int, parameters: Mapping[str, Tensor]) -> QuantizedBlock:
         """Return block `index` at some parameters, as it is stored; what has no parameter is as rounding left it."""
         own = self._learnable(index)
         values = {name: value.to(own[name].dtype) for name, value in self._values(index, parameters).items()}
-        return _with_values(self.blocks[index], values)
+        return _with_values(self.blocks[index], values, self._codes(index, parameters))
 
     @contextmanager
     def held(self, parameters: Mapping[str, Tensor]) -> Iterator[ForwardPass]:
@@ -74,14 +106,14 @@ class Rounded:
         self, ids: Int[Tensor, "batch length"], parameters: Mapping[str, Tensor], arguments: BlockArguments
     ) -> Float[Tensor, "batch length hidden"]:
         """Return what the head reads; differentiable in the parameters."""
-        weights = _At(self, parameters)
+        weights = self.at(parameters)
         hidden = embed(self.bound, weights, ids)
         stream = walk(self.bound, weights, hidden, arguments, self.sites, checkpointing=self.checkpointing)
         return normalized(self.bound, weights, stream)
 
     def logits(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
         """Return the head's logits of final hidden states."""
-        return head_logits(self.bound, _At(self, {}), hidden)
+        return head_logits(self.bound, self.at({}), hidden)
 
     def _learnable(self, index: int) -> dict[str, Tensor]:
         """Return what can be learned of a block, as it is stored."""
@@ -103,6 +135,24 @@ class Rounded:
             values[name] = value
         return values
 
+    @torch.no_grad()
+    def _codes(self, index: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the codes, by path, of the weights of a block that have a parameter."""
+        codes = {}
+        for path, quantized in self.blocks[index].linears.items():
+            move = parameters.get(f"{index}.{path}.{CODES}")
+            if move is not None:
+                stored = {name: _wide(value) for name, value in quantized.parameters.items()}
+                weight = dequantize(quantized.codes, stored, quantized.args)
+                moved = weight + _per_weight(stored["scale"], weight) * move.to(weight)
+                codes[path] = quantize_codes(moved, stored, quantized.args)
+        return codes
+
+
+def is_of_codes(name: str) -> bool:
+    """Return whether a parameter moves codes."""
+    return name.endswith(f".{CODES}")
+
 
 @dataclass(frozen=True)
 class _At:
@@ -112,22 +162,37 @@ class _At:
     parameters: Mapping[str, Tensor]
 
     def block(self, index: int) -> Mapping[str, Tensor]:
-        return _with_values(self.model.blocks[index], self.model._values(index, self.parameters)).weights()
+        model, parameters = self.model, self.parameters
+        codes = model._codes(index, parameters)
+        block = _with_values(model.blocks[index], model._values(index, parameters), codes)
+        weights = block.weights()
+        for path in codes:
+            weight, move = weights[f"{path}.weight"], parameters[f"{index}.{path}.{CODES}"]
+            units = _per_weight(block.linears[path].parameters["scale"].detach(), weight) * move.to(weight)
+            # Straight through: nothing is added, and the gradient of the weight is that of the move.
+            weights[f"{path}.weight"] = weight + (units - units.detach())
+        return weights
 
     def outer(self) -> Mapping[str, Tensor]:
         return self.model.outer
 
 
-def _with_values(block: QuantizedBlock, values: Mapping[str, Tensor]) -> QuantizedBlock:
-    """Return a block with other scales, by `{path}.scale`, gains and biases."""
+def _with_values(block: QuantizedBlock, values: Mapping[str, Tensor], codes: Mapping[str, Tensor]) -> QuantizedBlock:
+    """Return a block with other scales, by `{path}.scale`, gains and biases, and other codes, by path."""
     linears = {
         path: replace(
             quantized,
+            codes=codes.get(path, quantized.codes),
             parameters={**quantized.parameters, "scale": values.get(f"{path}.scale", quantized.parameters["scale"])},
         )
         for path, quantized in block.linears.items()
     }
     return QuantizedBlock(linears, {name: values.get(name, tensor) for name, tensor in block.others.items()})
+
+
+def _per_weight(scale: Float[Tensor, "out groups"], weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+    """Return the scale of each weight."""
+    return scale.repeat_interleave(weight.shape[1] // scale.shape[1], dim=1)
 
 
 def _wide(tensor: Tensor) -> Tensor:
