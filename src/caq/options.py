@@ -66,7 +66,7 @@ def _quoted(key: str) -> str:
 
 def _nearest_key(word: str, known: list[str], owner: str | None) -> str:
     # A key of a section that is written one level too high is named where it belongs.
-    folded = {name.rpartition(".")[2]: name for name in known} | {name: name for name in known}
+    folded = {name.rpartition(".")[2]: name for name in reversed(known)} | {name: name for name in known}
     close = get_close_matches(word.lower(), folded, n=1)
     if close:
         return f"; did you mean {folded[close[0]]}?"

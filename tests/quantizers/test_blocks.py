@@ -27,7 +27,7 @@ from caq.transforms.plan import Plan, make_plan
 from caq.walk import block_arguments, embed, run_block
 from tests.support.formats import values_of
 from tests.support.tiny import tiny_model
-from tests.support.transforming import EVERYTHING, bound_to, numerics_of
+from tests.support.transforming import OWN, bound_to, numerics_of
 
 IDS = torch.randint(0, 64, (5, 24), generator=torch.Generator().manual_seed(3))
 GPTQ = Gptq(clip_search=False)
@@ -71,7 +71,7 @@ def weights_of(block: QuantizedBlock) -> dict[str, Tensor]:
 def first_block(family: str = "llama", ids: Tensor = IDS, **scheme: Any) -> Block:
     bound = bound_to(tiny_model(family, dtype=torch.float32))
     numerics = numerics_of(bound, key_bits=16, **scheme)
-    plan = make_plan(bound, EVERYTHING, numerics, seed=0)
+    plan = make_plan(bound, OWN, numerics, seed=0)
     operators = plan.operators({})
     folded = fold(bound, plan, operators)
     sites = (*plan.sites(0, operators), *sites_of(activation_steps(bound, numerics), 0))

@@ -285,7 +285,7 @@ def test_files_are_read_and_named_in_errors(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidInput, match=r"recipe\.yaml: not a readable recipe"):
         Recipe.from_yaml(file)
-    with pytest.raises(InvalidInput, match="presets: default, paper, paper-code"):
+    with pytest.raises(InvalidInput, match="presets: default, awq"):
         Recipe.from_yaml("nowhere.yaml")
 
 

@@ -21,7 +21,7 @@ from caq.errors import CaqError, InvalidInput, Unsupported
 from caq.items.safety import SafetyTask
 from caq.items.tasks import Tasks
 from caq.recipe import Recipe
-from caq.reproduce.command import Request, run
+from caq.reproduce.command import Request, arm_recipes, run
 from caq.reproduce.experiments import BASELINES, EXPERIMENTS
 from caq.reproduce.grid import ALIGNED, BASE, Cell, Grid, cells, open_bench
 from caq.reproduce.pairs import HUB_PAIRS, bundled, open_source, recipe_for
@@ -147,7 +147,7 @@ def test_cells_of_another_version_device_or_end_of_answers_are_not_reused(
     identities = [open_bench(own).identity, open_bench(replace(own, device="meta")).identity]
     (tmp_path / "pair" / "aligned" / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
     identities.append(open_bench(own).identity)
-    packages = ("caq", "torch", "transformers", "compressed-tensors")
+    packages = ("caq", "torch", "transformers", "compressed-tensors", "py3langid")
     for package in packages:
         numbers = {**dict.fromkeys(packages, "1"), package: "2"}
         monkeypatch.setattr("caq.measure.run.version", numbers.__getitem__)
@@ -287,7 +287,7 @@ def test_unknown_tables_and_pairs_are_refused_with_the_nearest(tmp_path: Path) -
         run(Request("tabel1", "bundled", "default", tmp_path))
     with pytest.raises(InvalidInput, match="no such pair; did you mean Qwen2-7B"):
         open_source("qwen2-7", tmp_path)
-    with pytest.raises(InvalidInput, match="or give ALIGNED:BASE"):
+    with pytest.raises(InvalidInput, match="or give a pair's directory, or ALIGNED:BASE"):
         open_source("only-one:", tmp_path)
 
 
@@ -296,8 +296,8 @@ def test_every_table_is_made_of_recipes_that_every_preset_allows(name: str, tmp_
     pair = bundled(tmp_path / "pair")
     experiment = EXPERIMENTS[name](pair)
     for preset in ("default", "paper", "paper-code"):
-        recipe = recipe_for(pair, preset)
-        prints = {recipe.with_overrides(overrides).fingerprint() for overrides in experiment.arms.values()}
+        request = Request(name, "bundled", preset, tmp_path)
+        prints = {recipe.fingerprint() for recipe in arm_recipes(request, pair, experiment).values()}
         assert len(prints) == len(experiment.arms)
     assert {arm for pair_of in experiment.contrasts for arm in pair_of} <= experiment.arms.keys()
     assert {arm for line in (experiment.sweep.lines.values() if experiment.sweep else ()) for arm in line.values()} <= (

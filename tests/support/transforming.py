@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from caq.families import Bound, bind, find_family
 from caq.numerics.scheme import Numerics, resolve
-from caq.recipe import SchemeRecipe
+from caq.recipe import Recipe, SchemeRecipe
 from caq.student import Student
 from caq.transforms import TRANSFORMS
 from caq.transforms.apply import cast, fold
@@ -21,6 +21,8 @@ from caq.walk import block_arguments
 from tests.support.tiny import tiny_model
 
 IDS = torch.randint(0, 64, (2, 12), generator=torch.Generator().manual_seed(7))
+#: CAQ's own, which decide nothing from what they observe.
+OWN: tuple[TransformSpec, ...] = Recipe().transforms
 EVERYTHING: tuple[TransformSpec, ...] = tuple(spec() for spec in TRANSFORMS.values())
 
 

@@ -26,7 +26,7 @@ from caq.transforms.apply import cast, fold
 from caq.transforms.base import Diagonal, Group, Seen, Statistic
 from caq.transforms.spec import Placed, Subject, TransformSpec, nowhere, reads, writes
 from tests.support.tiny import BUILDERS, tiny_model
-from tests.support.transforming import IDS, bound_to, plan_of, relative_error, student_logits
+from tests.support.transforming import IDS, OWN, bound_to, plan_of, relative_error, student_logits
 from tests.test_pipeline import run
 
 
@@ -90,7 +90,7 @@ def test_a_made_up_transform_starts_from_what_it_observes_and_keeps_the_function
 
 def test_nothing_is_observed_where_no_transform_asks() -> None:
     bound = bound_to(tiny_model("llama"))
-    assert observe(bound, plan_of(bound), IDS) == {}
+    assert observe(bound, plan_of(bound, OWN), IDS) == {}
 
 
 def run_w8a8(directory: Path, family: str, **overrides: Any) -> float:

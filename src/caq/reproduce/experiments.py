@@ -150,7 +150,9 @@ PUBLISHED: Mapping[str, str] = {
     "FlatQuant": "flatquant",
     "Q-resafe": "q-resafe",
 }
-#: CAQ's transforms, learned end to end.
+#: The preset of CAQ's transforms, learned end to end.
+END_TO_END = "default"
+#: The same under other objectives.
 OBJECTIVES: Mapping[str, str] = {
     "MSE": "mse",
     "KL": "kl",
@@ -179,7 +181,11 @@ def methods(pair: PairSource) -> Experiment:
     scheme = {"scheme": {"preset": "W4A4"}}
     # A pair that has prompts of its own speaks no other language.
     prompts = {key: value for key, value in pair.texts.get("self", {}).items() if key == "data.prompts"}
-    presets = {**dict.fromkeys(("RTN", "GPTQ"), "quarot"), **PUBLISHED, **dict.fromkeys((*OBJECTIVES, *LEARNED), "cal")}
+    presets = {
+        **dict.fromkeys(("RTN", "GPTQ"), "quarot"),
+        **PUBLISHED,
+        **dict.fromkeys((*OBJECTIVES, *LEARNED), END_TO_END),
+    }
     arms: dict[str, Overrides] = {
         "RTN": {**BASELINES["RTN"], **scheme},
         "GPTQ": {**FIXED, **scheme},
@@ -209,7 +215,7 @@ def methods_w4a16(pair: PairSource) -> Experiment:
     }
     presets = {
         "RTN": "quarot", "GPTQ": "quarot", "AWQ": "awq", "AWQ, rotated": "awq-rotated", "QuaRot": "quarot",
-        "GPTAQ": "gptaq", "Local": "cal", "Local, then refined": "cal",
+        "GPTAQ": "gptaq", "Local": END_TO_END, "Local, then refined": END_TO_END,
     }  # fmt: skip
     contrasts = tuple((name, "GPTQ") for name in arms if name != "GPTQ")
     return Experiment("methods-w4a16", "Methods, W4A16", arms, 3, ("perplexity", SAFETY), contrasts, presets=presets)

@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 LEARNERS: dict[str, type[Any]] = {
-    "blockwise": Blockwise,
     "end-to-end": EndToEnd,
+    "blockwise": Blockwise,
     "local": Local,
     "refine": Refine,
     "q-resafe": QResafe,
