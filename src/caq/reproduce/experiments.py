@@ -190,7 +190,7 @@ def methods(pair: PairSource) -> Experiment:
         "RTN": {**BASELINES["RTN"], **scheme},
         "GPTQ": {**FIXED, **scheme},
         **dict.fromkeys(PUBLISHED, scheme),
-        "Q-resafe": {**prompts, **scheme},
+        "Q-resafe": {"learn": ["q-resafe"], **prompts, **scheme},
         **{name: {"objective.name": objective, **scheme} for name, objective in OBJECTIVES.items()},
         **{name: {**overrides, **scheme} for name, overrides in LEARNED.items()},
     }
