@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from caq.checkpoint.write import owned, require_space
@@ -31,7 +31,6 @@ from caq.export.online import Online
 from caq.export.stored import StoredWeights
 from caq.files.cache import cache_root, digest
 from caq.files.content import located
-from caq.files.sealed import SealedFile
 from caq.inputs import Pair, check_recipe, open_pair, widened
 from caq.ledger import Entry
 from caq.loading import load_bound
@@ -40,18 +39,16 @@ from caq.numerics.scheme import Numerics, regrouped, resolve
 from caq.observe import observe
 from caq.preservation import check_preserved
 from caq.probe import check_files, check_leanings
-from caq.progress import progress
-from caq.quantizers.blocks import BlockInputs, block_outputs, quantize_block
 from caq.recipe import Recipe, preset
+from caq.rounding import quantize_blocks, refine_blocks
 from caq.run import Load, Run
 from caq.student import Student
 from caq.teaching import teach, weigh
-from caq.train import FitInputs, FitResult, Learner, Prompts, learn_in_turn, stages
-from caq.train.rounded import Rounded
+from caq.train import FitInputs, Prompts, learn_in_turn, stages
 from caq.transforms.activations import activation_steps, cache_steps
-from caq.transforms.apply import Folded, fold
+from caq.transforms.apply import fold
 from caq.transforms.plan import make_plan
-from caq.walk import block_arguments, embed
+from caq.walk import block_arguments
 from caq.workspace import Workspace, open_workspace
 from caq.world import World, computed_on, find_device
 
@@ -207,10 +204,10 @@ def _make(run: Run, data: Calibration, prompts: Prompts | None, workspace: Works
 
     workspace.outer.write({name: tensor.to(run.stored) for name, tensor in folded.outer().items()}, [])
     stored = StoredWeights(workspace, bound.family.layers, chosen, numerics.linear.weights)
-    rounded = _quantize_blocks(run, student, folded, stored, ids, weights if recipe.weighting.statistics else None)
+    rounded = quantize_blocks(run, student, folded, stored, ids, weights if recipe.weighting.statistics else None)
     blocks = [workspace.block(index) for index in range(bound.shape.layers)]
     if after:
-        refined, blocks = _refine(run, after, inputs, folded, stored)
+        refined, blocks = refine_blocks(run, after, inputs, folded, stored)
         fits = (*fits, *refined)
     ledger = (
         *widened(run.pair.aligned, recipe),
@@ -237,81 +234,6 @@ def plan_student(run: Run) -> tuple[Student, Numerics]:
     numerics = resolve(run.recipe.scheme, bound.shape.head_dim, inputs)
     plan = make_plan(bound, run.recipe.transforms, numerics, seed=run.recipe.seed)
     return Student(bound, plan, tuple(activation_steps(bound, numerics)), numerics.linear.weights), numerics
-
-
-@torch.no_grad()
-def _quantize_blocks(
-    run: Run,
-    student: Student,
-    folded: Folded,
-    stored: StoredWeights,
-    ids: Int[Tensor, "samples length"],
-    weights: Float[Tensor, "samples length"] | None,
-) -> tuple[Entry, ...]:
-    """Quantize and store block after block; each reads what the *stored* blocks before it output."""
-    bound, quantizer = student.bound, run.recipe.quantizer
-    arguments = block_arguments(bound, ids[:1].to(run.world.device))
-    hidden, reference, statistics = None, None, quantizer.statistics
-    if statistics is not None:
-        sequences = ids[: statistics.samples].to(run.world.device)
-        hidden = embed(bound, stored, sequences).to(run.dtype).cpu()
-        weights = None if weights is None else weights[: statistics.samples]
-        if statistics.target_damping is not None:
-            reference = embed(bound, folded, sequences).to(run.dtype).cpu()
-    entries: list[Entry] = []
-    with progress(f"quantize: {quantizer.name}", bound.shape.layers, quiet=run.quiet) as advance:
-        for index in range(bound.shape.layers):
-            if hidden is None:
-                entries += _quantize_one(run, student, folded, stored, index, None)
-            else:
-                inputs = BlockInputs(hidden, arguments[index], student.sites(index, folded.operators), weights)
-                if reference is not None:
-                    whole = BlockInputs(reference, arguments[index], student.plan.sites(index, folded.operators))
-                    inputs = replace(inputs, reference=whole)
-                    reference = block_outputs(bound, index, folded.block(index), whole)
-                entries += _quantize_one(run, student, folded, stored, index, inputs)
-                hidden = block_outputs(bound, index, stored.block(index), inputs)
-            advance()
-    return tuple(entries)
-
-
-def _quantize_one(
-    run: Run, student: Student, folded: Folded, stored: StoredWeights, index: int, inputs: BlockInputs | None
-) -> list[Entry]:
-    """Quantize and store a block, unless an earlier run has; return its entries for the ledger."""
-    file, bound, quantizer = stored.workspace.block(index), student.bound, run.recipe.quantizer
-    statistics = quantizer.statistics
-    contents = file.read()
-    if contents is None:
-        if inputs is not None and statistics is not None and not statistics.quantized:
-            inputs = replace(inputs, sites=student.plan.sites(index, folded.operators))
-        block = quantize_block(bound, index, folded.block(index), inputs, quantizer, stored.args, run.stored)
-        stored.write(file, index, block, run.stored)
-        contents = file.require()
-    return [Entry(**entry) for entry in contents.note]
-
-
-def _refine(
-    run: Run, learners: Sequence[Learner], inputs: FitInputs, folded: Folded, stored: StoredWeights
-) -> tuple[tuple[FitResult, ...], list[SealedFile]]:
-    """Learn what the stored blocks can still learn; return what it came to, and where the blocks are now."""
-    student, workspace = inputs.student, stored.workspace
-    layers, device = range(student.bound.shape.layers), run.world.device
-    rounded = Rounded(
-        student.bound,
-        tuple(stored.quantized(index).to(device) for index in layers),
-        {name: tensor.to(device, run.dtype) for name, tensor in stored.outer().items()},
-        partial(student.sites, operators=folded.operators),
-    )
-    inputs = replace(inputs, rounded=rounded, state_file=workspace.refined_fit_state)
-    fits = learn_in_turn(learners, inputs, rounded.start())
-    if not any(fit.best_step for fit in fits):
-        return fits, [workspace.block(index) for index in layers]
-    for index in layers:
-        file = workspace.refined_block(index)
-        if file.read() is None:
-            stored.write(file, index, rounded.block(index, fits[-1].parameters), run.stored)
-    return fits, [workspace.refined_block(index) for index in layers]
 
 
 def _record(run: Run, workspace: Workspace, result: QuantizationResult) -> dict[str, object]:
