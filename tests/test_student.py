@@ -66,7 +66,7 @@ def assert_same(student: Student) -> None:
     )
     assert relative_error(hidden, expected) < 1e-9
     # Of what meets no rounding, such as scales of whole keys, the weights' gradient is zero but for rounding.
-    rounding = 1e-11 * max((float(one.norm()) for one in gradients.values()), default=0.0)
+    rounding = 1e-11 * max(float(one.norm()) for one in (hidden, *gradients.values()))
     for name, one in gradients.items():
         assert float((measured[name] - one).norm()) < 1e-8 * float(one.norm()) + rounding, name
 
