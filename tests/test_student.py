@@ -84,7 +84,11 @@ def test_both_routes_are_one_function_with_one_gradient(
 
 @pytest.mark.parametrize(
     "scheme",
-    [{"preset": "W8A8"}, {"preset": "W4A16", **CACHE}, {"output_projection_groups": True}],
+    [
+        {"preset": "W8A8", "activations_symmetric": False},
+        {"preset": "W4A16", **CACHE},
+        {"output_projection_groups": True},
+    ],
     ids=["8 bits", "cache alone", "groups"],
 )
 def test_they_are_one_function_in_other_formats(scheme: dict[str, Any]) -> None:
