@@ -15,7 +15,7 @@ from caq.train.blockwise import Blockwise
 from caq.train.reconstruction import Block, squared_error
 from tests.support.learning import Course, same, sealed, teach
 
-OPTIONS = Blockwise(epochs=3, batch_size=2, learning_rate=0.01, validation_samples=2)
+OPTIONS = Blockwise(epochs=6, batch_size=2, learning_rate=0.005, validation_samples=2)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,9 @@ def test_the_error_of_every_block_falls_and_is_in_the_record(course: Course, qua
 def test_the_residual_rotation_stays_and_all_else_of_a_block_moves(course: Course) -> None:
     inputs = course.inputs()
     moved = {name for name, value in learned(inputs).parameters.items() if value.abs().max() > 0}
-    assert moved == inputs.student.plan.start({}).keys() - {"residual"}
+    # Keys are not rounded, so that nothing tells their scaling where to go.
+    still = {name for name in inputs.student.plan.start({}) if name.endswith("query_key")}
+    assert moved == inputs.student.plan.start({}).keys() - {"residual"} - still
 
 
 def test_a_fit_that_was_stopped_between_blocks_ends_with_the_same_bits(course: Course, tmp_path: Path) -> None:
