@@ -28,7 +28,7 @@ from tests.support.transforming import EVERYTHING, IDS, bound_to, random_paramet
 from tests.transforms.test_exactness import exact_model
 from tests.transforms.test_preservation import SETS
 
-CACHE = {"value_bits": 4, "key_bits": 4}
+CACHE: Mapping[str, Any] = {"value_bits": 4, "key_bits": 4}
 
 
 @cache
