@@ -24,6 +24,7 @@ QUICK = replace(
 )
 
 
+@pytest.mark.slow
 def test_the_same_plan_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         build(tmp_path / name, QUICK, quiet=True)

@@ -71,6 +71,7 @@ def test_the_data_are_what_the_world_s_generator_writes(exported: Path, tmp_path
         assert (exported / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_pair_shows_what_it_must(exported: Path) -> None:
     found = measure(exported, quiet=True)
     assert shortfalls(found) == ()

@@ -88,7 +88,8 @@ def test_a_killed_grid_ends_with_the_same_records(grid: Grid, found: list[Cell],
 
 def test_workers_find_what_one_process_finds(grid: Grid, tmp_path: Path) -> None:
     # Of as many threads as a worker has.
-    one, shared = (replace(grid, directory=tmp_path / name, seeds=(0,)) for name in ("one", "shared"))
+    arms = {name: grid.arms[name] for name in ("RTN", "Hadamard")}
+    one, shared = (replace(grid, directory=tmp_path / name, arms=arms, seeds=(0,)) for name in ("one", "shared"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
