@@ -26,7 +26,7 @@ test-slow: setup
 test-faults: setup
 	$(TEST_ENV) $(RUN)/python -m tests.faults.table
 
-# The first cell of a table on the real pair; skipped, and told so, where the package index does not serve its weights.
+# The text of the first cell of a table on the real pair; skipped, and told so, where the package index does not serve its weights.
 test-real: setup
 	$(TEST_ENV) $(RUN)/pytest -m real -rs --no-header
 

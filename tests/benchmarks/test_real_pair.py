@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def test_a_pair_that_fails_its_targets_is_told_all_of_them() -> None:
 
 @needs_data
 @pytest.mark.real
-def test_the_pair_is_made_and_its_first_cell_measured(
+def test_the_pair_is_made_and_the_text_of_its_first_cell_measured(
     sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
@@ -108,7 +109,9 @@ def test_the_pair_is_made_and_its_first_cell_measured(
     write_items(sources, DATA, tmp_path)
     pair = read_directory(tmp_path)
     torch.set_num_threads(1)
-    grid = Grid(tmp_path / "grid", pair.model, pair.base, pair.tasks, {}, (0,))
+    # The whole row takes a quarter of an hour.
+    tasks = replace(pair.tasks, safety=None, facts=None, prompts=None)
+    grid = Grid(tmp_path / "grid", pair.model, pair.base, tasks, {}, (0,))
     first = next(cells(open_bench(grid), quiet=True))
     assert first.record is not None
     assert first.record.perplexity is not None
