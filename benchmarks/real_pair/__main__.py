@@ -21,7 +21,7 @@ def main(
     directory: Annotated[Path, typer.Argument(help="Where the pair goes.")],
     data: Annotated[Path, typer.Option(help="The public data.")] = DATA,
     train_adapter: Annotated[
-        bool, typer.Option("--train", help="Train the adapter anew (an hour on two cores).")
+        bool, typer.Option("--train", help="Train the adapter anew (44 minutes of one core, measured once).")
     ] = False,
     check: Annotated[bool, typer.Option(help="Measure whether the pair shows what it must (minutes).")] = False,
 ) -> None:

@@ -15,7 +15,7 @@ from caq.report.measures import category_rates, numbers
 from caq.reproduce.pairs import read_directory
 
 Measured = Mapping[str, Mapping[str, float]]
-#: As a measure: harmless instructions that look it, answered.
+#: As a measure: plain instructions that are answered.
 PLAIN_ANSWERED = f"{HELPFULNESS}/{PLAIN}"
 
 

@@ -36,7 +36,7 @@ def quantize(
             "hinge, sigmoid-gap, jensen-shannon, positive-part."
         ),
     ] = None,
-    quantizer: Annotated[str | None, typer.Option(help="How weights are rounded: rtn, gptq.")] = None,
+    quantizer: Annotated[str | None, typer.Option(help="How weights are rounded: rtn, gptq, gptaq.")] = None,
     calibration: Annotated[str | None, typer.Option(help=CALIBRATION_HELP)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the data order and of random rotations.")] = None,
     settings: option.Settings = None,

@@ -18,7 +18,7 @@ def demo(output: option.Folder = Path("demo"), settings: option.Settings = None,
 
 
 def reproduce(
-    table: Annotated[str, typer.Argument(help="table1, table2, table3, table4, tableS1 or calibration.")],
+    table: Annotated[str, typer.Argument(help="table1 to table4, tableS1, calibration, methods or methods-w4a16.")],
     output: option.Folder = Path("reproduce"),
     pair: Annotated[
         str,
@@ -26,7 +26,7 @@ def reproduce(
             help="bundled, Llama-3.1-8B, Llama-2-7B, Qwen2-7B, Mistral-7B-v0.1, a pair's directory, or ALIGNED:BASE."
         ),
     ] = "bundled",
-    preset: Annotated[str, typer.Option(help="Preset of the recipes: default, paper, paper-code.")] = "default",
+    preset: Annotated[str, typer.Option(help="Preset of the recipes, such as default, paper, paper-code.")] = "default",
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every row; by default the table's number.")] = None,
     settings: option.Settings = None,
     perplexity_text: option.Text = None,

@@ -202,7 +202,6 @@ def methods(pair: PairSource) -> Experiment:
 def methods_w4a16(pair: PairSource) -> Experiment:
     """Return what rounds weights alone."""
     scheme = {"scheme": {"preset": "W4A16"}}
-    seen = {"learn.local.weight_term": 0.35}
     arms: dict[str, Overrides] = {
         "RTN": {**BASELINES["RTN"], **scheme},
         "GPTQ": {**FIXED, **scheme},
@@ -210,8 +209,8 @@ def methods_w4a16(pair: PairSource) -> Experiment:
         "AWQ, rotated": scheme,
         "QuaRot": scheme,
         "GPTAQ": scheme,
-        "Local": {"learn": ["local"], **PULL, **seen, **scheme},
-        "Local, then refined": {"learn": ["local", "refine"], **PULL, **seen, **scheme},
+        "Local": {"learn": ["local"], **PULL, **scheme},
+        "Local, then refined": {"learn": ["local", "refine"], **PULL, **scheme},
     }
     presets = {
         "RTN": "quarot", "GPTQ": "quarot", "AWQ": "awq", "AWQ, rotated": "awq-rotated", "QuaRot": "quarot",

@@ -31,7 +31,7 @@ from caq.transforms.plan import Plan
 if TYPE_CHECKING:
     from caq.train.local import Local
 
-#: What GPTQ leaves of the error of rounding weights to nearest, as measured on the bundled pair.
+#: What GPTQ leaves of the error of rounding weights to nearest; about that on the bundled pair.
 LEFT_BY_GPTQ = 0.35
 #: Steps after which the state is written.
 SAVED_EVERY = 25
