@@ -231,6 +231,21 @@ def test_safety_questions_are_asked_as_the_command_says(tmp_path: Path, caq: Caq
     assert "no lm-eval tasks for --include-path, --task-shots, --limit: add --tasks" in ended.err
 
 
+def test_what_a_model_is_computed_in_is_asked_for_and_told(pair: Path, tmp_path: Path, caq: Caq) -> None:
+    asked = ("evaluate", pair / "aligned", "--perplexity-text", pair / "text.txt", "--window", "32", "--device", "cpu")
+    perplexities = []
+    for name, said in (("float32", "in float32 on cpu"), ("bfloat16", "in bfloat16 on cpu")):
+        # In one directory: what was measured in another dtype is not taken for this.
+        assert caq(*asked, "--dtype", name, "-o", tmp_path / "out").status == 0
+        (arm,) = read_report(tmp_path / "out" / "results.json").arms
+        assert arm.provenance["computed"] == said
+        perplexities.append(arm.perplexity)
+    assert perplexities[0] != perplexities[1] == pytest.approx(perplexities[0], rel=0.02)
+    ended = caq(*asked, "--dtype", "bfloat61")
+    assert ended.status == 2
+    assert "bfloat61: models are not run in it; did you mean bfloat16?" in ended.err
+
+
 @pytest.mark.skipif(not WIKITEXT.exists(), reason="shared data is not here")
 def test_wikitext2_calibrates_and_is_measured_through_the_commands(pair: Path, tmp_path: Path, caq: Caq) -> None:
     # Slices, which keep a tokenizer of 320 tokens to a second: the commands take the whole files all the same.

@@ -38,6 +38,7 @@ def compare(
     output: str | Path,
     baseline: str | Path | None = None,
     device: str | None = None,
+    dtype: str | None = None,
     quiet: bool = False,
     say: Callable[[str], None] = print,
 ) -> Report:
@@ -55,6 +56,7 @@ def compare(
         output: directory of the report and of all that was measured.
         baseline: results.json of an earlier release, to show changes from.
         device: None takes CUDA where there is one.
+        dtype: float32, bfloat16 or float16; None takes float32 on a CPU, and elsewhere each checkpoint's own.
         quiet: show no progress.
         say: what to do with lines that a person should read.
 
@@ -73,7 +75,7 @@ def compare(
         problems.append("nothing to measure: name --safety, --prompts, --facts or --perplexity-text")
     named = attempt(problems, lambda: find_judge(judge))
     given: Named = [("aligned", reference), ("base", base), *(("quantized", model) for model in models)]
-    setup = prepare(given, tasks, named, running_on(device, tasks), problems)
+    setup = prepare(given, tasks, named, running_on(device, tasks, dtype), problems)
     for line in setup.lines:
         say(line)
     with locked(output):

@@ -79,6 +79,7 @@ def evaluate(
     judge: str = DEFAULT_JUDGE,
     abilities: AbilityMeasure | None = None,
     device: str | None = None,
+    dtype: str | None = None,
     quiet: bool = False,
 ) -> Report:
     """Measure the models, print their table, write `results.json`; return what it holds.
@@ -97,6 +98,7 @@ def evaluate(
         judge: who calls a response a refusal, as `caq.compare` takes it.
         abilities: what to measure besides, such as lm-eval's tasks.
         device: None takes CUDA where there is one.
+        dtype: float32, bfloat16 or float16; None takes float32 on a CPU, and elsewhere each checkpoint's own.
         quiet: show no progress.
 
     Raises:
@@ -108,7 +110,7 @@ def evaluate(
     problems: list[str] = []
     named = attempt(problems, lambda: find_judge(judge))
     models: Named = [("aligned", reference), ("base", base), ("quantized", model)]
-    setup = prepare(models, tasks, named, running_on(device, tasks), problems, abilities)
+    setup = prepare(models, tasks, named, running_on(device, tasks, dtype), problems, abilities)
     console = wide_console()
     _say(console, setup.lines)
     kept: AbstractContextManager[str] = (

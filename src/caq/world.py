@@ -9,9 +9,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from caq.errors import InvalidInput, first_line
+from caq.errors import InvalidInput, first_line, nearest
 
 Item = TypeVar("Item")
+#: What models are run in, by name.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,19 @@ class World:
 def computed_on(device: torch.device) -> dict[str, str]:
     """Return what moves the last bits of a result besides the inputs: torch's version, its threads, the device."""
     return {"torch": torch.__version__, "threads": str(torch.get_num_threads()), "device": device.type}
+
+
+def find_dtype(name: str | None) -> torch.dtype | None:
+    """Return the dtype of that name, None for None.
+
+    Raises:
+        InvalidInput: models are not run in it.
+    """
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise InvalidInput(f"{name}: models are not run in it{nearest(name, DTYPES)}")
+    return DTYPES[name]
 
 
 def find_device(given: str | torch.device | None) -> torch.device:

@@ -247,7 +247,9 @@ def test_the_command_of_a_table_asks_for_the_same_table_again(tmp_path: Path, mo
     }
     options = {"enable_thinking": True, "reasoning_effort": "high", "note": "a: b", "budget": "0"}
     tasks = Tasks(Path("a text.txt"), SafetyTask(Path("safetybench-en")), Path("facts.jsonl"), None, 128, 48, options)
-    full = Request("table2", "a:b", "paper", tmp_path / "out", 2, settings, "cpu", True, tasks)
+    full = Request(
+        "table2", "a:b", "paper", tmp_path / "out", 2, settings, "cpu", True, tasks, jobs=2, dtype="bfloat16"
+    )
     for request in (full, Request("table1", "bundled", "default", tmp_path)):
         app(shlex.split(request.command)[1:], standalone_mode=False)
         assert asked.pop() == request

@@ -54,6 +54,7 @@ def compare(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")] = False,
     device: option.Device = None,
+    dtype: option.Dtype = None,
     quiet: option.Quiet = False,
 ) -> None:
     """Decide whether quantized MODELS kept the alignment of the aligned model.
@@ -84,6 +85,7 @@ def compare(
             output=output,
             baseline=baseline,
             device=device,
+            dtype=dtype,
             quiet=quiet,
             say=partial(print, file=sys.stderr),
         )

@@ -41,6 +41,7 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", help="Directory for results.json; a stopped run continues from it.")
     ] = None,
     device: option.Device = None,
+    dtype: option.Dtype = None,
     quiet: option.Quiet = False,
 ) -> None:
     """Measure MODEL and, on the same items, the aligned model and its base.
@@ -67,7 +68,10 @@ def evaluate(
     files = task_files(
         perplexity_text, asked, facts, prompts, window, response_tokens, default_text=text, chat_options=options
     )
-    report = run(model, reference, base, files, output, judge=judge, abilities=abilities, device=device, quiet=quiet)
+    report = run(
+        model, reference, base, files, output,
+        judge=judge, abilities=abilities, device=device, dtype=dtype, quiet=quiet,
+    )  # fmt: skip
     judged = (arm for arm in report.arms if arm.role == "quantized")
     if any(deciding(measure) for arm in judged for measure in arm.unmeasured):
         raise typer.Exit(EXIT["unmeasured"])

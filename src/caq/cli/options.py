@@ -99,6 +99,13 @@ ChatOption = Annotated[
         "kept from thinking where it can be.",
     ),
 ]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="What models are computed in: float32, bfloat16 or float16; by default float32 on a CPU, "
+        "and elsewhere what each is stored in."
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, or cuda, which is the default where there is one.")]
 SafetyAnswers = Annotated[Path | None, typer.Option(help="Answers to the safety questions, if in a file of their own.")]
 Protocol = Annotated[

@@ -39,6 +39,7 @@ def reproduce(
     keep: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every row's checkpoint.")] = False,
     i_know: option.IKnow = False,
     device: option.Device = None,
+    dtype: option.Dtype = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes of one thread that share the rows.")] = 1,
     quiet: option.Quiet = False,
 ) -> None:
@@ -62,9 +63,8 @@ def reproduce(
         if named
         else None
     )
-    run(
-        Request(
-            table, pair, preset, Path(os.path.abspath(output)), seeds, overrides, device, keep, tasks, i_know, jobs
-        ),
-        quiet=quiet,
-    )
+    request = Request(
+        table, pair, preset, Path(os.path.abspath(output)), seeds, overrides,
+        device=device, keep_checkpoints=keep, tasks=tasks, i_know=i_know, jobs=jobs, dtype=dtype,
+    )  # fmt: skip
+    run(request, quiet=quiet)

@@ -12,7 +12,6 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from caq.chat import find_template, manner_of, render_prompt, unknown_options
@@ -32,7 +31,7 @@ from caq.runners import find_source, runner_module
 from caq.runners.base import Running, Source
 from caq.runners.transformers import NAME as TRANSFORMERS
 from caq.runners.transformers import checkpoint_mismatch
-from caq.world import computed_on, find_device
+from caq.world import computed_on, find_device, find_dtype
 
 #: The fact of a model that says how chats are put to it.
 CHATS = "chats"
@@ -67,9 +66,13 @@ class Setup:
     lines: tuple[str, ...]
 
 
-def running_on(device: str | None, tasks: Tasks) -> Running:
-    """Return how models are run; without a device, on CUDA where there is one."""
-    return Running(find_device(device), longest=tasks.window or WINDOW)
+def running_on(device: str | None, tasks: Tasks, dtype: str | None = None) -> Running:
+    """Return how models are run; without a device, on CUDA where there is one, and without a dtype, see `Running`.
+
+    Raises:
+        InvalidInput: no such device, or no dtype that models are run in.
+    """
+    return Running(find_device(device), find_dtype(dtype), longest=tasks.window or WINDOW)
 
 
 def prepare(
@@ -205,6 +208,7 @@ def place_arms(setup: Setup, output: Path, earlier: Manifest | None = None) -> t
     names = _names(setup.entrants, known)
     computed = {**_versions(), **computed_on(setup.how.device)}
     conditions = [f"{name} {number}" for name, number in computed.items()]
+    conditions += [] if setup.how.dtype is None else [str(setup.how.dtype)]
     arms = output / ARMS
     return tuple(
         Arm(name, entrant.role, entrant.source, entrant.tokenizer, arms / _directory(entrant, setup, conditions))
@@ -271,7 +275,7 @@ def measure_arms(
     identity = setup.abilities.identity if setup.abilities else same.abilities if same else ""
     return Manifest(
         group=group, distances=distances, coherence=coherence, calls=calls, abilities=identity, data=asked.data,
-        arms=(*(_stored(arm, device) for arm in arms), *kept), judge=setup.judge.card if asked.prompts else None,
+        arms=(*(_stored(arm, setup.how) for arm in arms), *kept), judge=setup.judge.card if asked.prompts else None,
         judge_missing=missing, judges_harmless=setup.judge.harmless,
     )  # fmt: skip
 
@@ -306,8 +310,10 @@ def _references(arms: Sequence[Arm]) -> dict[Role, Arm]:
     return {arm.role: arm for arm in references if not checkpoint_mismatch(arm.source.checkpoint, checkpoint)}
 
 
-def _stored(arm: Arm, device: torch.device) -> StoredArm:
-    computed = "float32" if device.type == "cpu" else "the stored dtype"
+def _stored(arm: Arm, how: Running) -> StoredArm:
+    device = how.device
+    usual = "float32" if device.type == "cpu" else "the stored dtype"
+    computed = usual if how.dtype is None else str(how.dtype).removeprefix("torch.")
     facts = {"computed": f"in {computed} on {device.type}", **arm.source.facts, **_versions()}
     facts["threads"] = computed_on(device)["threads"]
     return StoredArm(arm.name, arm.role, arm.directory.name, facts, arm.source.ledger)

@@ -49,6 +49,7 @@ class Request:
         i_know: go on though the two models look swapped.
         tasks: what is measured instead of the pair's own, such as local files.
         jobs: processes of one thread that share the cells; one computes them here, with all threads.
+        dtype: in which models are measured; None takes float32 on a CPU, and elsewhere each checkpoint's own.
     """
 
     table: str
@@ -62,6 +63,7 @@ class Request:
     tasks: Tasks | None = None
     i_know: bool = False
     jobs: int = 1
+    dtype: str | None = None
 
     @property
     def command(self) -> str:
@@ -72,6 +74,7 @@ class Request:
         words += [f"--set={key}={json.dumps(value, ensure_ascii=False)}" for key, value in self.settings.items()]
         words += [] if self.tasks is None else _options(self.tasks)
         words += [] if self.device is None else ["--device", self.device]
+        words += [] if self.dtype is None else ["--dtype", self.dtype]
         words += ["--keep-checkpoints"] if self.keep_checkpoints else []
         words += ["--i-know"] if self.i_know else []
         words += [] if self.jobs == 1 else ["--jobs", str(self.jobs)]
@@ -121,7 +124,7 @@ def _run(request: Request, *, quiet: bool) -> ExperimentTable:
     seeds = tuple(range(request.seeds or experiment.seeds))
     grid = Grid(
         request.directory, pair.model, pair.base, pair.tasks, arm_recipes(request, pair, experiment), seeds,
-        benchmarks=experiment.benchmarks, device=request.device,
+        benchmarks=experiment.benchmarks, device=request.device, dtype=request.dtype,
         keep_checkpoints=request.keep_checkpoints, i_know=request.i_know,
     )  # fmt: skip
     console = wide_console()

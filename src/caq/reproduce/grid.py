@@ -59,6 +59,7 @@ class Grid:
         seeds: one run of every arm for each.
         benchmarks: what lm-eval measures besides.
         device: None takes the accelerator if there is one.
+        dtype: in which models are measured; None takes float32 on a CPU, and elsewhere each checkpoint's own.
         keep_checkpoints: leave them in `directory/checkpoints`; a grid of an 8B model's would fill a disk.
         i_know: go on though the two models look swapped.
     """
@@ -71,6 +72,7 @@ class Grid:
     seeds: tuple[int, ...]
     benchmarks: Benchmarks | None = None
     device: str | None = None
+    dtype: str | None = None
     keep_checkpoints: bool = False
     i_know: bool = False
 
@@ -133,7 +135,9 @@ def open_bench(grid: Grid) -> Bench:
             check_recipe(pair, grid.cell_recipe(arm, grid.seeds[0]))
     abilities = None if grid.benchmarks is None else prepare_benchmarks(grid.benchmarks)
     models: Named = (("aligned", pair.aligned.path), ("base", pair.base.path))
-    setup = prepare(models, grid.tasks, NamedJudge(DEFAULT_JUDGE), running_on(grid.device, grid.tasks), [], abilities)
+    setup = prepare(
+        models, grid.tasks, NamedJudge(DEFAULT_JUDGE), running_on(grid.device, grid.tasks, grid.dtype), [], abilities
+    )
     # The directories of the aligned model's and the base's answers are named by hashes of what decides a cell, too: the
     # models, what they are asked, the device and the versions.
     names = (arm.directory.name for arm in place_arms(setup, grid.directory))

@@ -112,12 +112,15 @@ class Running:
 
     Attributes:
         device: where; a runner that knows only one place ignores it.
+        dtype: of the computation; a runner that has its own ignores it. None takes float32 on a CPU, of which many
+            compute bfloat16 slowly, and elsewhere the checkpoint's.
         longest: tokens of the longest sequence that will be asked.
         choices, prompts, tokens: how many choices, responses and tokens of passages are computed together. They bound
             memory, and move the last bits of a logit.
     """
 
     device: torch.device
+    dtype: torch.dtype | None = None
     longest: int = 2048
     choices: int = 32
     prompts: int = 64

@@ -87,17 +87,17 @@ def tokenization(
 @contextmanager
 def running(source: Source, tokenizer: PreTrainedTokenizerBase, how: Running) -> Iterator[TransformersRunner]:
     """Hold a checkpoint in memory: see `caq.runners.RunnerModule`."""
-    model = load_model(source.checkpoint.path, how.device)
+    model = load_model(source.checkpoint.path, how.device, how.dtype)
     yield TransformersRunner(model, source.checkpoint, tokenizer, how)
 
 
-def load_model(path: Path, device: torch.device) -> PreTrainedModel:
-    """Load a model of any kind that Transformers knows, on a device; in float32 on a CPU, which computes bf16 slowly.
+def load_model(path: Path, device: torch.device, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Load a model of any kind that Transformers knows, on a device, in `dtype` or as `Running` has it.
 
     Raises:
         InvalidInput: Transformers cannot.
     """
-    return load(path, torch.float32 if device.type == "cpu" else None, device)
+    return load(path, dtype or (torch.float32 if device.type == "cpu" else None), device)
 
 
 def checkpoint_mismatch(ours: Checkpoint, aligned: Checkpoint) -> str:
