@@ -255,6 +255,22 @@ def test_the_command_of_a_table_asks_for_the_same_table_again(tmp_path: Path, mo
         assert asked.pop() == request
 
 
+def test_a_table_has_the_rows_that_are_asked_for(tmp_path: Path) -> None:
+    pair = open_source("bundled", tmp_path)
+    table = EXPERIMENTS["methods"](pair).of_arms(("CAL", "RTN", "QuaRot"))
+    assert list(table.arms) == ["RTN", "QuaRot", "CAL"]
+    assert set(table.contrasts) == {("RTN", "QuaRot"), ("CAL", "QuaRot")}
+    assert EXPERIMENTS["table3"](pair).of_arms(("CAL α=0.10",)).sweep is None
+    assert EXPERIMENTS["table3"](pair).of_arms(()) == EXPERIMENTS["table3"](pair)
+    with pytest.raises(InvalidInput, match="--arm CALL: is none of methods; did you mean CAL?"):
+        EXPERIMENTS["methods"](pair).of_arms(("CALL",))
+
+
+def test_arms_that_learn_nothing_run_under_the_first_seed_alone(grid: Grid) -> None:
+    order = replace(grid, arms={"RTN": grid.arms["RTN"], "Hadamard": grid.arms["Hadamard"]}, once=("RTN",)).order
+    assert order == [("RTN", 0), ("Hadamard", 0), ("Hadamard", 1)]
+
+
 @pytest.mark.slow
 def test_a_table_that_was_killed_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
     bundled(tmp_path / "pair")

@@ -15,7 +15,7 @@ from caq.measure.judges import NamedJudge
 from caq.measure.questionnaire import Questionnaire
 from caq.measure.record import ArmRecord, Item, Outcome, Role
 from caq.report.document import read_report
-from caq.reproduce.contrasts import between, contrast
+from caq.reproduce.contrasts import amounts, between, contrast, retained
 from caq.reproduce.experiments import SAFETY, table1
 from caq.reproduce.grid import Cell
 from caq.reproduce.pairs import PairSource
@@ -121,6 +121,40 @@ def _named(arm: ArmRecord, name: str, seed: int) -> ArmRecord:
     return replace(arm, name=f"{name}, seed {seed}", role=roles.get(name, "quantized"))
 
 
+def test_a_difference_that_would_hold_alone_is_held_against_all_that_were_looked_at() -> None:
+    better = [True] * 12 + HALF[12:]
+    runs = {"CAL": {0: record(better)}, "KL": {0: record(HALF)}}
+    alone = between(runs, (("CAL", "KL"),))["CAL − KL"]["safety/option-text"]
+    assert alone.difference.interval.low > 0
+    assert alone.significant
+    # Nothing is there in the other nineteen rows.
+    many = {**runs, **{f"KL {index}": {0: record(HALF)} for index in range(19)}}
+    among = between(many, (("CAL", "KL"), *((f"KL {index}", "KL") for index in range(19))))
+    assert among["CAL − KL"]["safety/option-text"].p_holm > alone.p_holm
+    assert not among["CAL − KL"]["safety/option-text"].significant
+
+
+def test_an_arm_that_runs_once_is_compared_with_every_run_of_another() -> None:
+    runs = {"CAL": {0: record(ALWAYS, 5.0), 1: record(HALF, 5.5)}, "RTN": {0: record(HALF, 6.0)}}
+    found = between(runs, (("CAL", "RTN"),), once=("RTN",))["CAL − RTN"]["safety/option-text"]
+    assert found.per_seed == (0.5, 0.0)
+    assert amounts(runs, (("CAL", "RTN"),), once=("RTN",))["CAL − RTN"]["perplexity"].difference.mean == -0.75
+    # One whose other seeds diverged is not.
+    assert between(runs, (("CAL", "RTN"),))["CAL − RTN"]["safety/option-text"].per_seed == (0.5,)
+
+
+def test_the_gap_retained_is_the_share_of_what_alignment_added() -> None:
+    runs = {
+        "Aligned": {0: record(ALWAYS)},
+        "Base": {0: record(HALF)},
+        "CAL": {0: record(ALWAYS), 1: record([True] * 30 + [True, False] * 5)},
+    }
+    found = retained(runs)["CAL"]
+    # Both refuse and help alike: there is no gap of which anything could be kept.
+    assert list(found) == ["safety/option-text"]
+    assert found["safety/option-text"].mean == pytest.approx((1 + 0.75) / 2)
+
+
 def test_arms_that_did_not_run_are_not_compared() -> None:
     runs = {"CAL": {0: record(HALF)}, "KL": {0: record(HALF)}, "MSE": {1: record(HALF)}}
     pairs = (("CAL", "KL"), ("CAL", "MSE"), ("CAL", "GPTQ"))
@@ -149,6 +183,7 @@ def test_the_files_hold_the_table_the_differences_and_every_seed(tmp_path: Path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| CAL − KL-Top | safety/option-text | +25.0 |" in text
     assert "| CAL − KL-Top | perplexity | -0.2500 |" in text
+    assert "## Gap retained, %" in text
 
 
 def test_one_seed_has_no_interval_over_seeds(tmp_path: Path) -> None:
@@ -185,7 +220,7 @@ def test_a_measure_that_one_seed_lacks_is_compared_over_the_others_and_the_seed_
     contrasts = summary.contrasts["CAL − KL-Top"]
     assert contrasts["safety/option-text"].per_seed == (0.5, 0.5)
     assert len(contrasts["refusal"].per_seed) == 3
-    assert summary.amounts["CAL − KL-Top"]["perplexity"].runs == 2
+    assert summary.amounts["CAL − KL-Top"]["perplexity"].difference.runs == 2
     assert summary.spreads["CAL"]["safety/option-text/Ethics"].runs == 2
     write_report(found, summary, tmp_path)
     said = (tmp_path / "report.md").read_text(encoding="utf-8").partition(f"- CAL, seed {lacking}: ")[2].splitlines()[0]

@@ -28,6 +28,9 @@ def reproduce(
     ] = "bundled",
     preset: Annotated[str, typer.Option(help="Preset of the recipes, such as default, paper, paper-code.")] = "default",
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every row; by default the table's number.")] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="A row to run, by its name in the table; may be repeated; all by default.")
+    ] = None,
     settings: option.Settings = None,
     perplexity_text: option.Text = None,
     safety: option.Safety = None,
@@ -66,5 +69,6 @@ def reproduce(
     request = Request(
         table, pair, preset, Path(os.path.abspath(output)), seeds, overrides,
         device=device, keep_checkpoints=keep, tasks=tasks, i_know=i_know, jobs=jobs, dtype=dtype,
+        arms=tuple(arm or ()),
     )  # fmt: skip
     run(request, quiet=quiet)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from caq.statistics.resampling import Difference, Spread
+from caq.statistics.resampling import CONFIDENCE, Difference, Spread
 
 
 @dataclass(frozen=True)
@@ -16,20 +16,35 @@ class Contrast:
         difference: ours minus theirs, with an interval over seeds and items.
         per_seed: the difference of each seed.
         items: how many were compared under each seed.
+        p_holm: p after Holm, over all rates of all pairs of arms that it was compared with.
     """
 
     difference: Difference
     per_seed: tuple[float, ...]
     items: int
+    p_holm: float
 
     @property
     def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.difference.interval.low > 0 or self.difference.interval.high < 0
+        """Whether there is evidence of a difference."""
+        return self.p_holm < 1 - CONFIDENCE
 
 
 #: By the names of the two arms, then by rate.
 Contrasts = Mapping[str, Mapping[str, Contrast]]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One perplexity or distance of two arms under the same seeds.
+
+    Attributes:
+        difference: ours minus theirs, over the seeds.
+        p_holm: Student's p after Holm, over all such measures of all pairs of arms.
+    """
+
+    difference: Spread
+    p_holm: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,7 @@ class ExperimentTable:
         against_aligned: every arm's differences from the aligned model.
         contrasts: differences between arms.
         amounts: differences of perplexity and distances between arms, over seeds.
+        gaps: by arm and measure, the share of the gap between aligned model and base that is retained, over the seeds.
         paper: the printed figures, by arm and the paper's name of the measure.
         diverged: why learning failed, by arm and seed.
     """
@@ -75,6 +91,7 @@ class ExperimentTable:
     spreads: Mapping[str, Mapping[str, Spread]]
     against_aligned: Contrasts
     contrasts: Contrasts
-    amounts: Mapping[str, Mapping[str, Spread]]
+    amounts: Mapping[str, Mapping[str, Shift]]
+    gaps: Mapping[str, Mapping[str, Spread]]
     paper: Mapping[str, Mapping[str, PrintedFigure]]
     diverged: Mapping[str, Mapping[str, str]]

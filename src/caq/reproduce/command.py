@@ -49,6 +49,7 @@ class Request:
         i_know: go on though the two models look swapped.
         tasks: what is measured instead of the pair's own, such as local files.
         jobs: processes of one thread that share the cells; one computes them here, with all threads.
+        arms: rows that are run; all where none is named.
         dtype: in which models are measured; None takes float32 on a CPU, and elsewhere each checkpoint's own.
     """
 
@@ -64,11 +65,13 @@ class Request:
     i_know: bool = False
     jobs: int = 1
     dtype: str | None = None
+    arms: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
         """The command line that runs the same table again."""
         words = ["caq", "reproduce", self.table, "--pair", self.pair, "--preset", self.preset]
+        words += [f"--arm={name}" for name in self.arms]
         words += [] if self.seeds is None else ["--seeds", str(self.seeds)]
         # JSON is YAML, and as such settings are read.
         words += [f"--set={key}={json.dumps(value, ensure_ascii=False)}" for key, value in self.settings.items()]
@@ -120,12 +123,12 @@ def require_tables(directory: Path, table: str) -> None:
 
 def _run(request: Request, *, quiet: bool) -> ExperimentTable:
     pair = open_source(request.pair, request.directory / "pair", request.tasks)
-    experiment = EXPERIMENTS[request.table](pair)
+    experiment = EXPERIMENTS[request.table](pair).of_arms(request.arms)
     seeds = tuple(range(request.seeds or experiment.seeds))
     grid = Grid(
         request.directory, pair.model, pair.base, pair.tasks, arm_recipes(request, pair, experiment), seeds,
         benchmarks=experiment.benchmarks, device=request.device, dtype=request.dtype,
-        keep_checkpoints=request.keep_checkpoints, i_know=request.i_know,
+        keep_checkpoints=request.keep_checkpoints, i_know=request.i_know, once=experiment.once,
     )  # fmt: skip
     console = wide_console()
     if request.jobs > 1:
@@ -164,7 +167,7 @@ def arm_recipes(request: Request, pair: PairSource, experiment: Experiment) -> d
 
 def _print_row(console: Console, grid: Grid, done: list[Cell]) -> None:
     """Print the newest row, how far the table is, and the time left at the pace so far."""
-    cell, total = done[-1], len(FULL_PRECISION) + len(grid.arms) * len(grid.seeds)
+    cell, total = done[-1], len(FULL_PRECISION) + len(grid.order)
     timed = [run.seconds for run in done if run.seconds is not None]
     left = f", {sum(timed) / len(timed) * (total - len(done)) / 60:.0f} min left" if timed else ""
     name = cell.arm if cell.arm in FULL_PRECISION or len(grid.seeds) == 1 else f"{cell.arm}, seed {cell.seed}"

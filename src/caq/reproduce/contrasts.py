@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
 from caq.measure.record import HELPFULNESS, REFUSAL, ArmRecord, Item
-from caq.report.experiment import Contrast, Contrasts
+from caq.report.experiment import Contrast, Contrasts, Shift
+from caq.report.flips import gap
 from caq.report.measures import category_rates, item_scores, numbers, safety_measures
+from caq.report.pairing import Goods, deciding, goods
 from caq.reproduce.experiments import SAFETY
-from caq.reproduce.grid import ALIGNED, FULL_PRECISION
-from caq.statistics.resampling import Spread, across_seeds, crossed_bootstrap
+from caq.reproduce.grid import ALIGNED, BASE, FULL_PRECISION
+from caq.statistics.resampling import Spread, across_seeds, crossed_bootstrap, holm, student
 
 T = TypeVar("T")
 
@@ -24,30 +27,50 @@ AMOUNTS = ("perplexity", "logit_mse", "kl", "kl_chat")
 ALIGNMENT = "alignment"
 
 
-def between(runs: Runs, pairs: Iterable[tuple[str, str]]) -> Contrasts:
-    """Return the differences of pairs of arms by rate; a pair without a common seed is left out."""
-    contrasts = {f"{ours} − {theirs}": contrast(*common(runs, ours, theirs)) for ours, theirs in pairs}
-    return {name: rates for name, rates in contrasts.items() if rates}
+def between(runs: Runs, pairs: Iterable[tuple[str, str]], once: Collection[str] = ()) -> Contrasts:
+    """Return the differences of pairs of arms by rate; a pair without a common seed is left out.
+
+    `once` are the arms that run under one seed alone: every run of another is compared with it.
+    """
+    contrasts = {f"{ours} − {theirs}": contrast(*common(runs, ours, theirs, once)) for ours, theirs in pairs}
+    return _adjusted({name: rates for name, rates in contrasts.items() if rates})
 
 
 def against_aligned(runs: Runs) -> Contrasts:
     """Return every arm's differences from the aligned model by rate."""
     reference = runs[ALIGNED][0]
-    return {
+    contrasts = {
         name: contrast(list(records.values()), [reference] * len(records))
         for name, records in runs.items()
         if name != ALIGNED and records
     }
+    return _adjusted(contrasts)
 
 
-def common(runs: Runs, ours: str, theirs: str) -> tuple[list[ArmRecord], list[ArmRecord]]:
-    """Return two arms' records under the seeds that both have."""
-    seeds = sorted(runs.get(ours, {}).keys() & runs.get(theirs, {}).keys())
-    return [runs[ours][seed] for seed in seeds], [runs[theirs][seed] for seed in seeds]
+def _adjusted(contrasts: Contrasts) -> Contrasts:
+    """Return contrasts with Holm's p values over all of them."""
+    adjusted = iter(holm([one.p_holm for rates in contrasts.values() for one in rates.values()]))
+    return {
+        arms: {name: replace(one, p_holm=next(adjusted)) for name, one in rates.items()}
+        for arms, rates in contrasts.items()
+    }
+
+
+def common(runs: Runs, ours: str, theirs: str, once: Collection[str] = ()) -> tuple[list[ArmRecord], list[ArmRecord]]:
+    """Return two arms' records under the seeds that both have; see `between` for `once`."""
+    found = {name: runs.get(name, {}) for name in (ours, theirs)}
+    for single, other in ((ours, theirs), (theirs, ours)):
+        if single in once and other not in once:
+            found[single] = {seed: record for seed in found[other] for record in found[single].values()}
+    seeds = sorted(found[ours].keys() & found[theirs].keys())
+    return [found[ours][seed] for seed in seeds], [found[theirs][seed] for seed in seeds]
 
 
 def contrast(ours: Sequence[ArmRecord], theirs: Sequence[ArmRecord]) -> dict[str, Contrast]:
-    """Compare two arms by every rate, seed by seed and item by item, under the seeds under which both have it."""
+    """Compare two arms by every rate, seed by seed and item by item, under the seeds under which both have it.
+
+    Their p values are those of one comparison among none.
+    """
     pairs = _by_measure([(_scores(a), _scores(b)) for a, b in zip(ours, theirs, strict=True)])
     return {name: _contrast(seeds) for name, seeds in pairs.items()}
 
@@ -71,18 +94,27 @@ def _scores(arm: ArmRecord) -> dict[str, tuple[float, ...]]:
 
 def _contrast(seeds: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Contrast:
     differences = np.array([np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64) for a, b in seeds])
-    return Contrast(crossed_bootstrap(differences), tuple(differences.mean(1).tolist()), differences.shape[1])
+    difference = crossed_bootstrap(differences)
+    return Contrast(difference, tuple(differences.mean(1).tolist()), differences.shape[1], difference.p)
 
 
-def amounts(runs: Runs, pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, Spread]]:
-    """Return differences of perplexity and distances, whose paired unit is the seed; none of a single seed."""
-    differences = {f"{ours} − {theirs}": _amounts(*common(runs, ours, theirs)) for ours, theirs in pairs}
-    return {name: spreads for name, spreads in differences.items() if spreads}
+def amounts(runs: Runs, pairs: Iterable[tuple[str, str]], once: Collection[str] = ()) -> dict[str, dict[str, Shift]]:
+    """Return differences of perplexity and distances, whose paired unit is the seed; none of a single seed.
+
+    See `between` for `once`.
+    """
+    differences = {f"{ours} − {theirs}": _amounts(*common(runs, ours, theirs, once)) for ours, theirs in pairs}
+    adjusted = iter(holm([student(values) for measures in differences.values() for values in measures.values()]))
+    return {
+        arms: {name: Shift(across_seeds(values), next(adjusted)) for name, values in measures.items()}
+        for arms, measures in differences.items()
+        if measures
+    }
 
 
-def _amounts(ours: Sequence[ArmRecord], theirs: Sequence[ArmRecord]) -> dict[str, Spread]:
+def _amounts(ours: Sequence[ArmRecord], theirs: Sequence[ArmRecord]) -> dict[str, list[float]]:
     pairs = _by_measure([(numbers(a), numbers(b)) for a, b in zip(ours, theirs, strict=True)])
-    return {name: across_seeds([a - b for a, b in pairs[name]]) for name in AMOUNTS if len(pairs.get(name, ())) > 1}
+    return {name: [a - b for a, b in pairs[name]] for name in AMOUNTS if len(pairs.get(name, ())) > 1}
 
 
 def spreads(runs: Mapping[int, ArmRecord], items: Mapping[str, Sequence[Item]]) -> dict[str, Spread]:
@@ -98,6 +130,28 @@ def gaps(runs: Mapping[int, ArmRecord]) -> dict[int, list[str]]:
     names = dict.fromkeys(name for run in measured.values() for name in run)
     missing = {seed: [name for name in names if name not in run] for seed, run in measured.items()}
     return {seed: lacking for seed, lacking in missing.items() if lacking}
+
+
+def retained(runs: Runs) -> dict[str, dict[str, Spread]]:
+    """Return by arm and measure the share of the gap between base and aligned model that is retained, over the seeds.
+
+    Measures on which the two cannot be told apart are left out.
+    """
+    aligned, base = (_goods(runs[name][0]) if runs.get(name) else {} for name in (ALIGNED, BASE))
+    shares: dict[str, dict[str, Spread]] = {}
+    for arm in quantized_arms(runs):
+        seeds = [_goods(record) for record in runs[arm].values()]
+        for measure in aligned.keys() & base.keys():
+            ratios = [gap(aligned[measure], base[measure], one[measure]).value for one in seeds if measure in one]
+            values = [value for value in ratios if value is not None]
+            if values:
+                shares.setdefault(arm, {})[measure] = across_seeds(values)
+    return {arm: dict(sorted(found.items())) for arm, found in shares.items()}
+
+
+def _goods(arm: ArmRecord) -> dict[str, Goods]:
+    """Return the outcomes of every measure that decides."""
+    return {name: goods(outcomes) for name, outcomes in arm.outcomes.items() if deciding(name)}
 
 
 def _with_categories(arm: ArmRecord, items: Mapping[str, Sequence[Item]]) -> dict[str, float]:

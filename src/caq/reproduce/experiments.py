@@ -5,9 +5,10 @@ A new table is one function here and one line in `EXPERIMENTS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from caq.errors import nearest, refuse
 from caq.items.safetybench import CATEGORIES
 from caq.lm_eval.harness import Benchmarks
 from caq.reproduce.pairs import PairSource
@@ -64,6 +65,7 @@ class Experiment:
         sweep: for ablations over one setting.
         benchmarks: what lm-eval measures besides; long, so only where the table has it.
         presets: by arm, the preset that it overrides instead of the command's.
+        once: arms that run under the first seed alone, of which nothing is learned.
     """
 
     name: str
@@ -75,6 +77,24 @@ class Experiment:
     sweep: Sweep | None = None
     benchmarks: Benchmarks | None = None
     presets: Mapping[str, str] = field(default_factory=dict)
+    once: tuple[str, ...] = ()
+
+    def of_arms(self, names: Sequence[str]) -> Experiment:
+        """Return the table with some of its arms, in its own order; with none named, with all.
+
+        Raises:
+            InvalidInput: it has no such arm.
+        """
+        refuse(
+            [
+                f"--arm {name}: is none of {self.name}{nearest(name, self.arms)}"
+                for name in names
+                if name not in self.arms
+            ]
+        )
+        kept = {name: overrides for name, overrides in self.arms.items() if name in names or not names}
+        contrasts = tuple(pair for pair in self.contrasts if kept.keys() >= set(pair))
+        return replace(self, arms=kept, contrasts=contrasts, sweep=self.sweep if len(kept) == len(self.arms) else None)
 
 
 AGAINST_OTHERS = tuple(("CAL", other) for other in ("KL-Top", "KL", "MSE", "Hadamard", "GPTQ"))
@@ -150,6 +170,8 @@ PUBLISHED: Mapping[str, str] = {
     "FlatQuant": "flatquant",
     "Q-resafe": "q-resafe",
 }
+#: Of them and of the baselines, those that neither learn nor draw a rotation.
+UNLEARNED = ("RTN", "GPTQ", "SmoothQuant", "AWQ")
 #: The preset of CAQ's transforms, learned end to end.
 END_TO_END = "default"
 #: The same under other objectives.
@@ -196,7 +218,7 @@ def methods(pair: PairSource) -> Experiment:
     }
     contrasts = (("CAL", "KL-Top"), *((name, "QuaRot") for name in arms if name != "QuaRot"))
     measures = ("perplexity", SAFETY)
-    return Experiment("methods", "Methods, W4A4", arms, 3, measures, contrasts, presets=presets)
+    return Experiment("methods", "Methods, W4A4", arms, 3, measures, contrasts, presets=presets, once=UNLEARNED)
 
 
 def methods_w4a16(pair: PairSource) -> Experiment:
@@ -217,7 +239,9 @@ def methods_w4a16(pair: PairSource) -> Experiment:
         "GPTAQ": "gptaq", "Local": END_TO_END, "Local, then refined": END_TO_END,
     }  # fmt: skip
     contrasts = tuple((name, "GPTQ") for name in arms if name != "GPTQ")
-    return Experiment("methods-w4a16", "Methods, W4A16", arms, 3, ("perplexity", SAFETY), contrasts, presets=presets)
+    return Experiment(
+        "methods-w4a16", "Methods, W4A16", arms, 3, ("perplexity", SAFETY), contrasts, presets=presets, once=UNLEARNED
+    )
 
 
 EXPERIMENTS: Mapping[str, Callable[[PairSource], Experiment]] = {

@@ -57,6 +57,7 @@ class Grid:
         model: the aligned model: directory or hub name.
         arms: recipes by name.
         seeds: one run of every arm for each.
+        once: arms that run under the first seed alone.
         benchmarks: what lm-eval measures besides.
         device: None takes the accelerator if there is one.
         dtype: in which models are measured; None takes float32 on a CPU, and elsewhere each checkpoint's own.
@@ -75,6 +76,13 @@ class Grid:
     dtype: str | None = None
     keep_checkpoints: bool = False
     i_know: bool = False
+    once: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> list[tuple[str, int]]:
+        """The cells, by arm and seed, in the order in which they are run."""
+        first = self.seeds[0]
+        return [(arm, seed) for seed in self.seeds for arm in self.arms if seed == first or arm not in self.once]
 
     def cell_recipe(self, arm: str, seed: int) -> Recipe:
         """Return the recipe of one cell."""
@@ -156,9 +164,8 @@ def cells(bench: Bench, *, jobs: int = 1, quiet: bool = False) -> Iterator[Cell]
     roles: tuple[Role, Role] = ("base", "aligned")
     for name, role in zip(FULL_PRECISION, roles, strict=True):
         yield _cell(bench, Cell(name, 0, "", None), name, partial(_full_precision, bench, role))
-    order = [(arm, seed) for seed in grid.seeds for arm in grid.arms]
-    with working(partial(_compute, grid), order, jobs) as wait:
-        for arm, seed in order:
+    with working(partial(_compute, grid), grid.order, jobs) as wait:
+        for arm, seed in grid.order:
             wait(arm, seed)
             yield _quantized_cell(bench, arm, seed, quiet=quiet)
 

@@ -15,13 +15,14 @@ from caq.measure.questionnaire import Questionnaire
 from caq.measure.record import ArmRecord, Comparison
 from caq.report.analyse import analyse
 from caq.report.document import RESULTS_FILE, to_json
-from caq.report.experiment import Contrast, Contrasts, ExperimentTable, PrintedFigure
+from caq.report.experiment import Contrast, Contrasts, ExperimentTable, PrintedFigure, Shift
 from caq.report.table import MISSING, markdown, markdown_categories, markdown_table
-from caq.reproduce.contrasts import against_aligned, amounts, between, gaps, spreads
+from caq.reproduce.contrasts import against_aligned, amounts, between, gaps, retained, spreads
 from caq.reproduce.experiments import SAFETY, Experiment
 from caq.reproduce.grid import ALIGNED, BASE, FULL_PRECISION, Cell
 from caq.reproduce.pairs import PairSource
 from caq.reproduce.paper import floor, printed_figures
+from caq.statistics.resampling import Spread
 
 _NOTHING_TO_JUDGE = "Learning always diverged, and there is nothing to judge: the aligned model is in the table alone."
 
@@ -78,8 +79,9 @@ def summarise(finished: Finished) -> ExperimentTable:
     paper = printed_figures(experiment.name, pair.paper, means, pair.measures, pair.note) if pair.paper else {}
     return ExperimentTable(
         experiment.name, pair.name, finished.preset, finished.command, finished.seeds, recipes, over_seeds,
-        against_aligned=against_aligned(runs), contrasts=between(runs, experiment.contrasts),
-        amounts=amounts(runs, experiment.contrasts), paper=paper, diverged=diverged,
+        against_aligned=against_aligned(runs), contrasts=between(runs, experiment.contrasts, experiment.once),
+        amounts=amounts(runs, experiment.contrasts, experiment.once), gaps=retained(runs), paper=paper,
+        diverged=diverged,
     )  # fmt: skip
 
 
@@ -112,10 +114,12 @@ def _document(finished: Finished, table: ExperimentTable, plots: Sequence[str]) 
         "## Between arms",
         _difference_table(table.contrasts),
         "Differences are paired by item; intervals are 95 % bootstrap intervals in which seeds and items are both "
-        "resampled, not corrected for the number of rows. An interval that contains 0 is no evidence of a difference. "
+        "resampled, not corrected for the number of rows. p is the bootstrap's after Holm, over all rows of one list; "
+        "from 0.05 on it is no evidence of a difference. "
         "`alignment` is all safety questions (by option text) and requests as one rate: the safe option, a refusal of "
         "harm, an answer to what does none.",
         *_amounts(table),
+        *_gap_table(table),
         "## Against the aligned model",
         _difference_table(table.against_aligned),
         "## Safety by category, %",
@@ -168,22 +172,44 @@ def _paper_cells(figure: PrintedFigure | None) -> list[str]:
 
 def _difference_table(contrasts: Contrasts) -> str:
     rows = [[arms, name, *_difference_cells(one)] for arms, rates in contrasts.items() for name, one in rates.items()]
-    return markdown_table(["Arms", "Measure", "Difference (points)", "95 % interval", "Evidence", "Items"], rows)
+    return markdown_table(["Arms", "Measure", "Difference (points)", "95 % interval", "p (Holm)", "Items"], rows)
 
 
 def _difference_cells(one: Contrast) -> list[str]:
     low, high = one.difference.interval.low, one.difference.interval.high
-    evidence = "yes" if one.significant else "no"
-    return [f"{100 * one.difference.mean:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]", evidence, str(one.items)]
+    interval, p = f"[{100 * low:+.1f}, {100 * high:+.1f}]", f"{one.p_holm:.3f}"
+    return [f"{100 * one.difference.mean:+.1f}", interval, p, str(one.items)]
 
 
 def _amounts(table: ExperimentTable) -> Iterator[str]:
     rows = [
-        [arms, name, f"{one.mean:+.4f}", f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]"]
-        for arms, measures in table.amounts.items()
-        for name, one in measures.items()
-        if one.interval is not None
+        [arms, name, *_shift_cells(one)] for arms, measures in table.amounts.items() for name, one in measures.items()
     ]
     if rows:
         yield "## Perplexity and distance to the aligned model"
-        yield markdown_table(["Arms", "Measure", "Difference", "95 % t interval over seeds"], rows)
+        yield markdown_table(["Arms", "Measure", "Difference", "95 % t interval over seeds", "p (Holm)"], rows)
+
+
+def _shift_cells(one: Shift) -> list[str]:
+    interval = one.difference.interval
+    assert interval is not None  # of several seeds
+    return [f"{one.difference.mean:+.4f}", f"[{interval.low:+.4f}, {interval.high:+.4f}]", f"{one.p_holm:.3f}"]
+
+
+def _gap_table(table: ExperimentTable) -> Iterator[str]:
+    """Yield what of the gap between base and aligned model each arm keeps."""
+    measures = sorted({measure for shares in table.gaps.values() for measure in shares})
+    if not measures:
+        return
+    rows = [
+        [arm, *(_share(shares[name]) if name in shares else MISSING for name in measures)]
+        for arm, shares in table.gaps.items()
+    ]
+    yield "## Gap retained, %"
+    yield "(arm − base) / (aligned − base), of the measures on which base and aligned model can be told apart."
+    yield markdown_table(["Arm", *measures], rows)
+
+
+def _share(one: Spread) -> str:
+    deviation = "" if one.deviation is None else f" ± {100 * one.deviation:.1f}"
+    return f"{100 * one.mean:.1f}{deviation}"

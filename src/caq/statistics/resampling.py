@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import binomtest, norm, t
+from scipy.stats import binomtest, norm, t, ttest_1samp
 
 CONFIDENCE = 0.95
 _TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
@@ -28,10 +28,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences and its bootstrap percentile interval."""
+    """The mean of paired differences, its bootstrap percentile interval, and the two-sided p value of no difference."""
 
     mean: float
     interval: Interval
+    p: float
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def paired_bootstrap(
     block = max(1, BLOCK_ELEMENTS // values.size)
     sizes = [min(block, resamples - done) for done in range(0, resamples, block)]
     draws = [generator.multinomial(differences.size, counts / differences.size, size=size) @ values for size in sizes]
-    low, high = np.quantile(np.concatenate(draws) / differences.size, _TAILS)
-    return Difference(float(differences.mean()), Interval(float(low), float(high)))
+    return _difference(differences, np.concatenate(draws) / differences.size)
 
 
 def crossed_bootstrap(
@@ -120,8 +120,22 @@ def crossed_bootstrap(
         rows = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=size)
         columns = generator.multinomial(items, counts / items, size=size)
         means.append(((rows @ patterns) * columns).sum(1) / (seeds * items))
-    low, high = np.quantile(np.concatenate(means), _TAILS)
-    return Difference(float(differences.mean()), Interval(float(low), float(high)))
+    return _difference(differences, np.concatenate(means))
+
+
+def _difference(differences: Float[np.ndarray, ...], means: Float[np.ndarray, " resamples"]) -> Difference:
+    """Return what resampled means say; p is twice the share beyond 0, and never less than one resample's."""
+    low, high = np.quantile(means, _TAILS)
+    beyond = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
+    p = min(1.0, 2 * (int(beyond) + 1) / (means.size + 1))
+    return Difference(float(differences.mean()), Interval(float(low), float(high)), p)
+
+
+def student(values: Sequence[float]) -> float:
+    """Return the two-sided p value of Student's t test that values, two at least, have a mean of 0."""
+    if len(set(values)) == 1:
+        return float(values[0] == 0)
+    return float(ttest_1samp(values, 0).pvalue)
 
 
 def across_seeds(values: Sequence[float]) -> Spread:
