@@ -262,7 +262,7 @@ def test_a_table_has_the_rows_that_are_asked_for(tmp_path: Path) -> None:
     assert set(table.contrasts) == {("RTN", "QuaRot"), ("CAL", "QuaRot")}
     assert EXPERIMENTS["table3"](pair).of_arms(("CAL α=0.10",)).sweep is None
     assert EXPERIMENTS["table3"](pair).of_arms(()) == EXPERIMENTS["table3"](pair)
-    with pytest.raises(InvalidInput, match="--arm CALL: is none of methods; did you mean CAL?"):
+    with pytest.raises(InvalidInput, match=r"--arm CALL: is none of methods; did you mean CAL\?"):
         EXPERIMENTS["methods"](pair).of_arms(("CALL",))
 
 

@@ -20,6 +20,7 @@ Spreads = Mapping[str, Mapping[str, Spread]]
 MEASURES: Mapping[str, str] = {
     "perplexity": "Perplexity",
     "kl": "KL to the aligned model, nats",
+    "kl_chat": "KL on first response tokens, nats",
     SAFETY: "Safety by option text, %",
     "safety/letter": "Safety by letter, %",
     "refusal": "Refusals of harmful requests, %",
@@ -39,7 +40,9 @@ def draw(experiment: Experiment, runs: Runs, spreads: Spreads, directory: Path) 
     if not shown:
         return []
     rows = (len(shown) + 1) // 2
-    figure = Figure(figsize=(11, 4 * rows), layout="constrained")
+    # Arms are written one below the other.
+    height = max(4.0, 1 + 0.22 * len(quantized_arms(runs)) * (experiment.sweep is None))
+    figure = Figure(figsize=(11, height * rows), layout="constrained")
     axes = figure.subplots(rows, min(2, len(shown)), squeeze=False).flatten()
     for panel, measure in zip(axes, shown, strict=False):
         _panel(panel, experiment, runs, spreads, measure)
@@ -81,14 +84,14 @@ def _lines(axes: Axes, sweep: Sweep, spreads: Spreads, measure: str) -> None:
         axes.set_xscale("symlog", linthresh=5)
         ticks = sorted({x for arms in sweep.lines.values() for x in arms})
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-    if measure in AMOUNTS and _decades(spreads, sweep, measure):
+    drawn = {arm for line in sweep.lines.values() for arm in line.values()}
+    if _in_decades([of[measure] for arm, of in spreads.items() if arm in drawn and measure in of], measure):
         axes.set_yscale("log")
 
 
-def _decades(spreads: Spreads, sweep: Sweep, measure: str) -> bool:
-    arms = {arm for line in sweep.lines.values() for arm in line.values()}
-    values = [of[measure].mean for arm, of in spreads.items() if arm in arms and measure in of]
-    return max(values) > 10 * min(values)
+def _in_decades(shown: Sequence[Spread], measure: str) -> bool:
+    means = [spread.mean for spread in shown]
+    return measure in AMOUNTS and max(means) > 10 * min(means)
 
 
 def _points(axes: Axes, arms: Sequence[str], spreads: Spreads, measure: str) -> None:
@@ -98,13 +101,15 @@ def _points(axes: Axes, arms: Sequence[str], spreads: Spreads, measure: str) -> 
     axes.errorbar(means, places, xerr=bars, linestyle="none", marker="o", color=COLOURS[0], capsize=3)
     axes.set_yticks(places, list(shown), fontsize=8)
     axes.invert_yaxis()
+    if _in_decades(list(shown.values()), measure):
+        axes.set_xscale("log")
 
 
 def _full_precision(axes: Axes, spreads: Spreads, measure: str, *, across: bool) -> None:
     styles = {ALIGNED: "--", BASE: ":"}
     for name in FULL_PRECISION:
         # The base is far from safe, and the aligned model's distance to itself is no line on a logarithmic axis.
-        if (name == BASE and measure != "perplexity") or measure == "kl":
+        if (name == BASE and measure != "perplexity") or measure in ("kl", "kl_chat"):
             continue
         if measure in spreads.get(name, {}):
             draw_line = axes.axhline if across else axes.axvline
