@@ -26,7 +26,7 @@ def reproduce(
             help="bundled, Llama-3.1-8B, Llama-2-7B, Qwen2-7B, Mistral-7B-v0.1, a pair's directory, or ALIGNED:BASE."
         ),
     ] = "bundled",
-    preset: Annotated[str, typer.Option(help="Preset of the recipes, such as default, paper, paper-code.")] = "default",
+    preset: Annotated[str, typer.Option(help="Preset of the recipes, such as cal, paper, paper-code.")] = "cal",
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every row; by default the table's number.")] = None,
     arm: Annotated[
         list[str] | None, typer.Option(help="A row to run, by its name in the table; may be repeated; all by default.")

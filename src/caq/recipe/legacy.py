@@ -1,7 +1,7 @@
 """Recipes and keys of CAQ 0.1, translated where they come in; nothing else knows them.
 
-There, transforms were a mapping of switches, `training` held the one learner's options, and objectives and quantizers
-ignored the options that were another's.
+There, transforms were a mapping of switches, `training` held the one learner's options, what was not told was learned
+under CAL, and objectives and quantizers ignored the options that were another's.
 """
 
 from __future__ import annotations
@@ -65,6 +65,9 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             sections["dtype"] = training["dtype"]
         options = {key: value for key, value in training.items() if key != "dtype"}
         sections["learn"] = [{"name": LEARNER, **options}]
+    if _is_old(values):
+        sections.setdefault("learn", [LEARNER])
+        sections.setdefault("objective", "cal")
     if given.get("learn") is False:
         # What is given and not used must be right all the same.
         attempt(problems, partial(read_entries, "learn", sections.get("learn", []), LEARNERS))
@@ -73,7 +76,7 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if objective.get("name") == "apc":
         sections["objective"] = {**objective, "name": "cal"}
     # Elsewhere, another entry's option is a mistake, and is told.
-    if "training" in values or isinstance(values.get("transforms"), Mapping):
+    if _is_old(values):
         for name in REGISTRIES.keys() & sections.keys():
             told = (as_mapping(sections[name]) or {}).keys() - IGNORED[name]
             sections[name] = own_options(sections[name], REGISTRIES[name], told)
@@ -94,7 +97,8 @@ def translated_overrides(
     learn = result.get("learn", values["learn"])
     if given.get("learn") is False or (not learn and _has_training(overrides)):
         result["learn"] = []
-    if given.get("learn") is True and not learn:
+    asks = given.get("learn") is True and not learn
+    if asks or (learn and _has_training(overrides) and not _has_learner(learn)):
         result["learn"] = [LEARNER]
     if switches or _has_training(overrides):
         result = {key: value for key, value in result.items() if not _ignored(key, values, result)}
@@ -116,6 +120,15 @@ def _renamed(problem: str, renamed: Mapping[str, str]) -> str:
         if problem.startswith(now):
             return then + problem.removeprefix(now)
     return problem
+
+
+def _is_old(values: Mapping[str, Any]) -> bool:
+    return "training" in values or isinstance(values.get("transforms"), Mapping)
+
+
+def _has_learner(learn: Any) -> bool:
+    """Return whether a list of learners, which may be wrong in any way, has the one of 0.1."""
+    return isinstance(learn, list | tuple) and any((as_mapping(one) or {}).get("name") == LEARNER for one in learn)
 
 
 def _has_training(overrides: Iterable[str]) -> bool:

@@ -16,7 +16,7 @@ from caq.errors import InvalidInput, attempt, nearest, shown
 from caq.export import FORMATS
 from caq.numerics.options import SchemeRecipe
 from caq.objectives import OBJECTIVES, Negative, Objective
-from caq.objectives.restricted import ContrastiveAlignment
+from caq.objectives.restricted import TopKullbackLeibler
 from caq.options import Options, sentences
 from caq.quantizers import QUANTIZERS, Quantizer
 from caq.recipe import legacy
@@ -26,7 +26,8 @@ from caq.recipe.overrides import override
 from caq.recipe.sections import DataRecipe, NegativesRecipe, WeightingRecipe
 from caq.recipe.text import LONGEST, dump_yaml, parse_yaml
 from caq.train import LEARNERS, Learner
-from caq.train.end_to_end import EndToEnd
+from caq.train.local import Local
+from caq.train.refine import Refine
 from caq.transforms import TRANSFORMS
 from caq.transforms.spec import TransformSpec
 
@@ -70,10 +71,10 @@ class Recipe(Options):
 
     scheme: SchemeRecipe = SchemeRecipe()
     transforms: Annotated[tuple[TransformSpec, ...], Entry] = tuple(TRANSFORMS[name]() for name in _TRANSFORMS)
-    objective: Annotated[Objective, Entry] = ContrastiveAlignment()
+    objective: Annotated[Objective, Entry] = TopKullbackLeibler()
     weighting: WeightingRecipe = WeightingRecipe()
     negatives: NegativesRecipe = NegativesRecipe()
-    learn: Annotated[tuple[Learner, ...], Entry] = (EndToEnd(),)
+    learn: Annotated[tuple[Learner, ...], Entry] = (Local(), Refine())
     quantizer: Annotated[Quantizer, Entry] = QUANTIZERS["gptq"]()
     format: str = "compressed-tensors"
     data: DataRecipe = DataRecipe()

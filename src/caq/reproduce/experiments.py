@@ -173,7 +173,7 @@ PUBLISHED: Mapping[str, str] = {
 #: Of them and of the baselines, those that neither learn nor draw a rotation.
 UNLEARNED = ("RTN", "GPTQ", "SmoothQuant", "AWQ")
 #: The preset of CAQ's transforms, learned end to end.
-END_TO_END = "default"
+END_TO_END = "cal"
 #: The same under other objectives.
 OBJECTIVES: Mapping[str, str] = {
     "MSE": "mse",
