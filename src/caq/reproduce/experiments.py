@@ -198,6 +198,16 @@ LEARNED: Mapping[str, Overrides] = {
 }
 
 
+#: The preset of that name.
+DEFAULT = "Default"
+
+
+def _mixed(pair: PairSource) -> Overrides:
+    """Return the default's calibration data, own responses and plain text in equal shares, from a pair's."""
+    plain, own = pair.texts["plain"], pair.texts["self"]
+    return {**own, "data.text": f"{own['data.text']}:0.5,{plain['data.text']}:0.5"}
+
+
 def methods(pair: PairSource) -> Experiment:
     """Return published methods, objectives and learners, with weights and activations in four bits."""
     scheme = {"scheme": {"preset": "W4A4"}}
@@ -207,6 +217,7 @@ def methods(pair: PairSource) -> Experiment:
         **dict.fromkeys(("RTN", "GPTQ"), "quarot"),
         **PUBLISHED,
         **dict.fromkeys((*OBJECTIVES, *LEARNED), END_TO_END),
+        DEFAULT: DEFAULT.lower(),
     }
     arms: dict[str, Overrides] = {
         "RTN": {**BASELINES["RTN"], **scheme},
@@ -215,8 +226,9 @@ def methods(pair: PairSource) -> Experiment:
         "Q-resafe": {"learn": ["q-resafe"], **prompts, **scheme},
         **{name: {"objective.name": objective, **scheme} for name, objective in OBJECTIVES.items()},
         **{name: {**overrides, **scheme} for name, overrides in LEARNED.items()},
+        DEFAULT: {**_mixed(pair), **scheme},
     }
-    contrasts = (("CAL", "KL-Top"), *((name, "QuaRot") for name in arms if name != "QuaRot"))
+    contrasts = (("CAL", "KL-Top"), (DEFAULT, "KL-Top"), *((name, "QuaRot") for name in arms if name != "QuaRot"))
     measures = ("perplexity", SAFETY)
     return Experiment("methods", "Methods, W4A4", arms, 3, measures, contrasts, presets=presets, once=UNLEARNED)
 
@@ -233,10 +245,11 @@ def methods_w4a16(pair: PairSource) -> Experiment:
         "GPTAQ": scheme,
         "Local": {"learn": ["local"], **PULL, **scheme},
         "Local, then refined": {"learn": ["local", "refine"], **PULL, **scheme},
+        DEFAULT: {**_mixed(pair), **scheme},
     }
     presets = {
         "RTN": "quarot", "GPTQ": "quarot", "AWQ": "awq", "AWQ, rotated": "awq-rotated", "QuaRot": "quarot",
-        "GPTAQ": "gptaq", "Local": END_TO_END, "Local, then refined": END_TO_END,
+        "GPTAQ": "gptaq", "Local": END_TO_END, "Local, then refined": END_TO_END, DEFAULT: DEFAULT.lower(),
     }  # fmt: skip
     contrasts = tuple((name, "GPTQ") for name in arms if name != "GPTQ")
     return Experiment(
