@@ -28,7 +28,6 @@ SETTINGS = {
     "learn.end-to-end.evaluate_every": 8,
     "learn.end-to-end.validation_samples": 8,
     "learn.end-to-end.gradient_checkpointing": False,
-    "learn.local.steps": 120,
     "learn.local.tokens": 4096,
     "learn.local.validation_samples": 8,
     "learn.blockwise.epochs": 5,
