@@ -23,6 +23,8 @@ SETTINGS = {
     "data.length": 256,
     "transforms.residual-rotation.start": "hadamard",
     "learn.end-to-end.steps": 24,
+    "learn.end-to-end.rotation_learning_rate": 0.003,
+    "learn.end-to-end.scaling_learning_rate": 0.003,
     "learn.end-to-end.batch_size": 2,
     "learn.end-to-end.micro_batch_size": 2,
     "learn.end-to-end.evaluate_every": 8,

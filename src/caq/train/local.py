@@ -31,11 +31,11 @@ class Local(Options):
     """
 
     name: Literal["local"] = "local"
-    steps: Positive = 100
+    steps: Positive = 200
     tokens: Positive | None = 8192
     batch_tokens: Positive = 256
-    rotation_learning_rate: PositiveFloat = 0.03
-    scaling_learning_rate: PositiveFloat = 0.06
+    rotation_learning_rate: PositiveFloat = 0.01
+    scaling_learning_rate: PositiveFloat = 0.02
     means: Literal["apart", "together"] = "apart"
     weight_term: PositiveFloat | None = None
     validation_samples: Positive = 4
