@@ -176,11 +176,12 @@ class Recipe(Options):
         Raises:
             InvalidInput: an unknown key, a wrong type or a contradiction; all of them.
         """
-        values = self.model_dump()
+        kind = type(self)
+        values = legacy.overridden(self.model_dump(), self.model_fields_set, kind().model_dump(), overrides)
         current, problems = legacy.translated_overrides(values, overrides)
         changed, more = override(values, current, {"transforms": TRANSFORMS, "learn": LEARNERS}, _ENTRIES)
         problems += more
-        recipe = attempt(problems, lambda: type(self).model_validate(changed))
+        recipe = attempt(problems, lambda: kind.model_validate(changed))
         if recipe is None or problems:
             raise InvalidInput(legacy.as_given(problems, overrides))
         return recipe
@@ -205,7 +206,7 @@ def _format(value: object) -> object:
 
 _READERS: Mapping[str, Callable[[object], object]] = {
     "transforms": lambda value: read_set("transforms", value, TRANSFORMS),
-    "objective": lambda value: read_entry("objective", value, OBJECTIVES, "cal"),
+    "objective": lambda value: read_entry("objective", value, OBJECTIVES, "kl-top"),
     "learn": lambda value: read_entries("learn", value, LEARNERS),
     "quantizer": lambda value: read_entry("quantizer", value, QUANTIZERS, "gptq"),
     "format": _format,
