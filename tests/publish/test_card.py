@@ -35,7 +35,7 @@ def card(one: Any = None, recipe: Recipe | None = None, **given: Any) -> str:
 
 
 def fused(**settings: object) -> Recipe:
-    return preset("default").with_overrides({"transforms.online_down_hadamard": False, **settings})
+    return preset("cal").with_overrides({"transforms.online_down_hadamard": False, **settings})
 
 
 def test_the_hub_reads_the_metadata_block() -> None:
