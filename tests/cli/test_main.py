@@ -32,11 +32,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def quantization(pair: Path, output: Path, recipe: str | Path = "cal", **settings: object) -> list[str]:
+def quantization(pair: Path, output: Path, **settings: object) -> list[str]:
     chosen = [f"--set={key}={value}" for key, value in {**SMALL, **settings}.items()]
     given = ["--base", pair / "base", "--calibration", pair / "text.txt", "--objective", "kl-top", "-o", output]
-    given += ["--recipe", recipe]
-    return ["quantize", *map(str, (pair / "aligned", *given)), "--quiet", *chosen]
+    return ["quantize", *map(str, (pair / "aligned", *given)), "--quiet", "--recipe", "cal", *chosen]
 
 
 def test_a_tilde_is_the_home_directory_behind_an_equals_sign_too(
@@ -171,8 +170,8 @@ def test_a_pair_is_quantized_verified_and_evaluated(caq: Caq, pair: Path, tmp_pa
     output = tmp_path / "out"
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("scheme: {preset: W8A8}\nlearn: [end-to-end]\nseed: 3\n")
-    given = quantization(pair, output, recipe)
-    made = caq(*given, "--scheme", "W4A4")
+    # The last of an option that is given twice counts.
+    made = caq(*quantization(pair, output), "--recipe", recipe, "--scheme", "W4A4")
     assert made.status == 0
     assert f"wrote {output}" in made.out
     assert "preset: W4A4" in made.err  # the recipe is printed before the run

@@ -169,7 +169,7 @@ class Recipe(Options):
         """Return a copy with keys replaced, validated anew.
 
         Args:
-            overrides: by dotted key, such as ``{"objective.alpha": 0.5, "learn.end-to-end.steps": 60}``, or a whole
+            overrides: by dotted key, such as ``{"objective.pull_k": 100, "learn.refine.steps": 60}``, or a whole
                 section, such as ``{"learn": []}``. An objective or quantizer that takes another's place keeps those
                 of its options that it has.
 
@@ -226,7 +226,7 @@ def _keys() -> list[str]:
 
 
 def preset(name: str) -> Recipe:
-    """Return a bundled recipe, such as `default`, `paper` (its text's settings) or `paper-code` (its code's).
+    """Return a bundled recipe, such as `default`, `cal` (the paper's method), `paper` (its settings) or `paper-code`.
 
     Raises:
         InvalidInput: no such preset.
