@@ -38,7 +38,7 @@ def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        recipe = recipe_for(bundled(directory / "pair"), "default")
+        recipe = recipe_for(bundled(directory / "pair"), "cal")
         seconds, peak = whole_run(directory, recipe)
         print(f"caq quantize, CAL: {seconds:.1f} s, peak memory {peak:.2f} GB")
         times = step_times(directory, recipe)

@@ -85,7 +85,7 @@ def kl_of_learning(pair: Path, scratch: Path, recipe: Recipe, *, detach: bool) -
 def test_kl_falls_by_a_quarter_in_60_steps_and_does_not_with_the_scale_detached(pair: Path, tmp_path: Path) -> None:
     # Rotations learn three times as fast as by default: in 60 steps the default comes to a quarter just so.
     settings = {"objective.name": "kl", "learn.end-to-end.rotation_learning_rate": 0.03}
-    recipe = recipe_for(bundled(pair), "default", settings)
+    recipe = recipe_for(bundled(pair), "cal", settings)
     assert recipe.model_dump()["learn"][0]["steps"] == 60
     through = kl_of_learning(pair, tmp_path, recipe, detach=False)
     around = kl_of_learning(pair, tmp_path, recipe, detach=True)

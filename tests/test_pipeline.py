@@ -12,7 +12,7 @@ import torch
 from caq.loading import load, load_tokenizer
 from caq.numerics.scheme import supported_presets
 from caq.pipeline import QuantizationResult, quantize
-from caq.recipe import Recipe
+from caq.recipe import Recipe, preset
 from tests.support.pairs import SMALL, write_pair
 from tests.support.tiny import BUILDERS
 
@@ -20,7 +20,7 @@ from tests.support.tiny import BUILDERS
 def small_recipe(text: Path, **overrides: object) -> Recipe:
     settings = {**SMALL, "objective.pull_k": 50, "objective.push_k": 50, "data.text": str(text)}
     # In turn: an entry that takes another's place keeps those of its options that it has.
-    return Recipe().with_overrides(settings).with_overrides(overrides)
+    return preset("cal").with_overrides(settings).with_overrides(overrides)
 
 
 def run(directory: Path, family: str, output: str = "out", **overrides: object) -> QuantizationResult:
@@ -43,8 +43,8 @@ def test_every_family_goes_through(family: str, tmp_path: Path) -> None:
     assert not (tmp_path / ".out.work").exists()
 
 
-@pytest.mark.parametrize("preset", supported_presets())
-def test_every_preset_is_written_so_that_it_loads(preset: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", supported_presets())
+def test_every_preset_is_written_so_that_it_loads(scheme: str, tmp_path: Path) -> None:
     write_pair(
         tmp_path,
         "llama",
@@ -54,7 +54,7 @@ def test_every_preset_is_written_so_that_it_loads(preset: str, tmp_path: Path) -
         num_key_value_heads=2,
         head_dim=32,
     )
-    settings: dict[str, Any] = {"scheme.preset": preset, "learn": []}
+    settings: dict[str, Any] = {"scheme.preset": scheme, "learn": []}
     result = run(tmp_path, "llama", **settings)
     ids = load_tokenizer(result.output)("The keeper of the lamp", return_tensors="pt")["input_ids"]
     assert bool(load(result.output, torch.float32)(ids).logits.isfinite().all())

@@ -87,7 +87,7 @@ def test_only_clear_evidence_counts(aligned: Leaning, base: Leaning, swapped: bo
 
 def recipe(root: Path, **more: object) -> Recipe:
     settings = {**SMALL, "data.text": str(root / "calibration.txt"), "learn.end-to-end.keep": "last", **more}
-    return preset("default").with_overrides(settings)
+    return preset("cal").with_overrides(settings)
 
 
 UNLEARNED: dict[str, object] = {"learn": [], "quantizer": {"name": "rtn"}}

@@ -83,7 +83,7 @@ def test_items_are_a_pair_that_describes_itself(sources: Sources, tmp_path: Path
     assert pair.tasks.prompts is not None
     prompts = read_prompts(pair.tasks.prompts)
     assert sum(prompt.harmful for prompt in prompts) == 300
-    recipes = arm_recipes(Request("table1", str(tmp_path), "default", tmp_path), pair, EXPERIMENTS["table1"](pair))
+    recipes = arm_recipes(Request("table1", str(tmp_path), "cal", tmp_path), pair, EXPERIMENTS["table1"](pair))
     assert {recipe.data.length for recipe in recipes.values()} == {256}
 
 

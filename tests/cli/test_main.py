@@ -17,7 +17,7 @@ from caq.checkpoint.manifest import verify
 from caq.cli import app as cli
 from caq.recipe import Recipe
 from tests.support.command_line import Caq, Ended
-from tests.support.pairs import SMALL, write_pair
+from tests.support.pairs import SMALL, SMALL_DEFAULT, write_pair
 from tests.test_pipeline_faults import content
 
 START = [sys.executable, "-c", "from caq.cli import main; main()"]
@@ -35,7 +35,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quantization(pair: Path, output: Path, **settings: object) -> list[str]:
     chosen = [f"--set={key}={value}" for key, value in {**SMALL, **settings}.items()]
     given = ["--base", pair / "base", "--calibration", pair / "text.txt", "--objective", "kl-top", "-o", output]
-    return ["quantize", *map(str, (pair / "aligned", *given)), "--quiet", *chosen]
+    return ["quantize", *map(str, (pair / "aligned", *given)), "--quiet", "--recipe", "cal", *chosen]
 
 
 def test_a_tilde_is_the_home_directory_behind_an_equals_sign_too(
@@ -115,7 +115,11 @@ def test_all_problems_of_a_recipe_are_said_at_once(caq: Caq, pair: Path, tmp_pat
     [
         (["--recipe", "papre"], "papre: not a readable recipe file"),
         (["--set", "learn.end-to-end.steps"], "learn.end-to-end.steps: an override is written key=value"),
-        (["--set", "objective.negative=base"], "give --base, set objective.negative to rtn or prompt, or choose"),
+        (
+            ["--recipe", "cal", "--set", "objective.negative=base"],
+            "give --base, set objective.negative to rtn or prompt, or choose --objective kl-top",
+        ),
+        (["--set", "learn.end-to-end.steps=6"], "end-to-end is not in the recipe's learn; add it"),
     ],
 )
 def test_bad_options_end_with_status_2_and_the_way_out(
@@ -165,9 +169,9 @@ def test_every_fault_of_safetybench_files_is_one_error_of_the_command(caq: Caq, 
 def test_a_pair_is_quantized_verified_and_evaluated(caq: Caq, pair: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("scheme: {preset: W8A8}\nseed: 3\n")
-    given = quantization(pair, output)
-    made = caq(*given, "--recipe", recipe, "--scheme", "W4A4")
+    recipe.write_text("scheme: {preset: W8A8}\nlearn: [end-to-end]\nseed: 3\n")
+    # The last of an option that is given twice counts.
+    made = caq(*quantization(pair, output), "--recipe", recipe, "--scheme", "W4A4")
     assert made.status == 0
     assert f"wrote {output}" in made.out
     assert "preset: W4A4" in made.err  # the recipe is printed before the run
@@ -194,6 +198,17 @@ def test_a_pair_is_quantized_verified_and_evaluated(caq: Caq, pair: Path, tmp_pa
     flipped = caq("verify", output)
     assert flipped.status == 2
     assert "model-00002-of-00003.safetensors: is missing or was changed" in flipped.err
+
+
+def test_the_default_needs_no_base_and_no_negative_stands_in_for_it(caq: Caq, pair: Path, tmp_path: Path) -> None:
+    chosen = [f"--set={key}={value}" for key, value in {**SMALL_DEFAULT, "data.text": pair / "text.txt"}.items()]
+    made = caq("quantize", pair / "aligned", "-o", tmp_path / "out", "--quiet", *chosen)
+    assert made.status == 0
+    assert "ledger: [teach]" not in made.out
+    record = json.loads((tmp_path / "out" / "caq.json").read_text())
+    assert "no-base" not in {entry["event"] for entry in record["ledger"]}
+    assert [fit["learner"] for fit in record["fits"]] == ["local", "refine"]
+    assert set(record["models"]) == {"aligned"}
 
 
 def test_what_departs_from_the_recipe_is_said(caq: Caq, pair: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.pairs import SMALL, write_pair
 
 LIBRARIES = ("Loading", "Applying", "Compressing", "Decompressing", "Dispatching", "it/s", "Warning", "\r")
-SETTINGS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+SETTINGS = ["--recipe", "cal", *(f"--set={key}={value}" for key, value in SMALL.items())]
 
 
 def said(directory: Path, *words: str | Path) -> str:

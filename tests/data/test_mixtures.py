@@ -44,7 +44,7 @@ def load(pair: Path) -> Bound:
 
 def recipe_on(text: str, **more: object) -> Recipe:
     few = {"data.samples": 12, "data.length": 24, "learn.end-to-end.validation_samples": 4}
-    return preset("default").with_overrides({"data.text": text, **few, **more})
+    return preset("cal").with_overrides({"data.text": text, **few, **more})
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_table_looks_into_the_files_of_a_mixture(pair: Path, tmp_path: Path) -
     source = bundled(pair)
     text = f"self:1,{pair / 'calibration.txt'}:1"
     mixed = {"data.text": text, "data.prompts": str(pair / "openers.txt")}
-    recipe = recipe_for(source, "default", {**QUICK, **mixed})
+    recipe = recipe_for(source, "cal", {**QUICK, **mixed})
     grid = Grid(tmp_path, source.model, source.base, source.tasks, {"mixed": recipe}, (0,), device="cpu")
     contents = open_bench(grid).contents
     assert contents[str(pair / "calibration.txt")]
@@ -179,7 +179,7 @@ def test_a_table_looks_into_the_files_of_a_mixture(pair: Path, tmp_path: Path) -
 
 
 def test_quantize_runs_on_a_mixture_to_the_same_bytes_and_finds_it_again(pair: Path, tmp_path: Path) -> None:
-    recipe = recipe_for(bundled(pair), "default").with_overrides(
+    recipe = recipe_for(bundled(pair), "cal").with_overrides(
         {
             "data.text": f"self:0.5,{pair / 'calibration.txt'}:0.5",
             "data.prompts": str(pair / "openers.txt"),

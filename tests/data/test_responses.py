@@ -177,7 +177,7 @@ def test_prompts_come_from_lines_from_objects_or_with_the_package(pair: Path, tm
 
 
 def test_quantize_calibrates_on_the_models_own_responses_and_says_so(pair: Path, tmp_path: Path) -> None:
-    recipe = recipe_for(bundled(pair), "default").with_overrides(
+    recipe = recipe_for(bundled(pair), "cal").with_overrides(
         {
             "data.text": "self",
             "data.prompts": str(pair / "asked.txt"),

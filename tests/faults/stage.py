@@ -20,7 +20,8 @@ FAST = (
 )
 #: One that goes through every stage: both teachers, learning, observing, GPTQ.
 WHOLE = (
-    "quantize pair/aligned --base pair/base --calibration text.txt --cache cache --device cpu --quiet " + SMALL_SETTINGS
+    "quantize pair/aligned --base pair/base --recipe cal --calibration text.txt --cache cache --device cpu --quiet "
+    + SMALL_SETTINGS
 )
 #: One that is calibrated on the model's own responses.
 SELF = FAST.replace("text.txt", "self").replace("length=16", "length=24") + " --set data.prompts=openers.txt"

@@ -34,7 +34,7 @@ _CODE = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclas
 _QUICK = " ".join(f"--set {key}={value}" for key, value in QUICK.items())
 _BUNDLED = (
     "quantize bundled/aligned --base bundled/base --calibration bundled/calibration.txt --cache cache --device cpu "
-    f"--quiet -o new {_QUICK} --set learn.end-to-end.keep=last"
+    f"--recipe cal --quiet -o new {_QUICK} --set learn.end-to-end.keep=last"
 )
 
 

@@ -23,7 +23,7 @@ def quantized(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a checkpoint that is not to be changed."""
     root = tmp_path_factory.mktemp("quantized")
     settings = {**SMALL, "data.text": str(pair / "text.txt"), "objective.name": "kl-top"}
-    recipe = preset("default").with_overrides(settings)
+    recipe = preset("cal").with_overrides(settings)
     quantize(pair / "aligned", None, recipe, root / "out", cache_dir=root / "cache", quiet=True)
     return root / "out"
 

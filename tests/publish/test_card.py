@@ -35,7 +35,7 @@ def card(one: Any = None, recipe: Recipe | None = None, **given: Any) -> str:
 
 
 def fused(**settings: object) -> Recipe:
-    return preset("default").with_overrides({"transforms.online_down_hadamard": False, **settings})
+    return preset("cal").with_overrides({"transforms.online_down_hadamard": False, **settings})
 
 
 def test_the_hub_reads_the_metadata_block() -> None:
@@ -47,6 +47,15 @@ def test_the_hub_reads_the_metadata_block() -> None:
     assert metadata["library_name"] == "transformers"
     assert metadata["pipeline_tag"] == "text-generation"
     assert {"caq", "compressed-tensors", "w4a4"} <= set(metadata["tags"])
+
+
+def test_the_paper_is_cited_where_its_loss_is_learned_under_alone() -> None:
+    cited = "by CAQ ([the method](https://arxiv.org/abs/2511.07842))."
+    assert cited in card(recipe=preset("cal"))
+    for recipe in (preset("default"), preset("cal").with_overrides({"learn": []})):
+        assert cited not in card(recipe=recipe)
+        assert "quantized to W4A4 by CAQ. Its base is" in card(recipe=recipe)
+    assert "| Learning | local, then refine, under kl-top |" in card()
 
 
 def test_a_licence_that_is_not_known_is_said_to_be_so_and_not_invented() -> None:

@@ -10,26 +10,28 @@ from caq.errors import InvalidInput
 from caq.recipe import Recipe, parse_override, preset
 from caq.train import EndToEnd
 
+CAL = preset("cal")
+
 
 def problems_of(overrides: dict[str, object], recipe: Recipe | None = None) -> list[str]:
     with pytest.raises(InvalidInput) as caught:
-        (recipe or Recipe()).with_overrides(overrides)
+        (recipe or CAL).with_overrides(overrides)
     return list(caught.value.problems)
 
 
 def values(overrides: dict[str, object], recipe: Recipe | None = None) -> dict[str, Any]:
-    return (recipe or Recipe()).with_overrides(overrides).model_dump()
+    return (recipe or CAL).with_overrides(overrides).model_dump()
 
 
 def test_dotted_keys_reach_entries_by_name_and_leave_the_rest() -> None:
     changed = values(
         {"learn.end-to-end.steps": 60, "transforms.residual-rotation.start": "hadamard", "dtype": "bfloat16"}
     )
-    expected = Recipe().model_dump()
+    expected = CAL.model_dump()
     expected["learn"][0]["steps"], expected["transforms"][0]["start"] = 60, "hadamard"
     assert changed == {**expected, "dtype": "bfloat16"}
-    recipe = Recipe(seed=7).with_overrides({"objective.alpha": 0.5, "scheme.preset": "w8a8"})
-    assert recipe.model_dump()["objective"]["alpha"] == 0.5
+    recipe = Recipe(seed=7).with_overrides({"objective.pull_k": 5, "scheme.preset": "w8a8"})
+    assert recipe.model_dump()["objective"]["pull_k"] == 5
     assert (recipe.scheme.preset, recipe.seed) == ("W8A8", 7)
     assert Recipe(seed=7).with_overrides({}) == Recipe(seed=7)
 

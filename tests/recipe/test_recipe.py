@@ -165,7 +165,7 @@ def test_a_constructor_raises_the_same_error_as_a_file() -> None:
 )
 def test_contradictions_name_the_key_and_a_way_out(overrides: dict[str, object], key: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        Recipe().with_overrides(overrides)
+        preset("cal").with_overrides(overrides)
     assert [problem.partition(":")[0] for problem in caught.value.problems] == [key]
 
 
@@ -173,12 +173,16 @@ def test_contradictions_name_the_key_and_a_way_out(overrides: dict[str, object],
     "change", [{"learn.end-to-end.quantize_weights": True}, {"learn": []}, {"scheme.value_bits": 4}]
 )
 def test_weight_only_schemes_work_by_each_way_out(change: dict[str, object]) -> None:
-    assert Recipe().with_overrides({"scheme.preset": "W4A16"} | change).scheme.weight_only
+    assert preset("cal").with_overrides({"scheme.preset": "W4A16"} | change).scheme.weight_only
+
+
+def test_the_default_takes_weight_only_schemes_as_it_is() -> None:
+    assert Recipe().with_overrides({"scheme.preset": "W4A16"}).learn == Recipe().learn
 
 
 def test_contradictions_are_all_found_together() -> None:
     with pytest.raises(InvalidInput) as caught:
-        Recipe().with_overrides({"quantizer.samples": 999, "data.samples": 2, "data.prompts": "a"})
+        preset("cal").with_overrides({"quantizer.samples": 999, "data.samples": 2, "data.prompts": "a"})
     assert len(caught.value.problems) == 3
 
 
@@ -189,16 +193,18 @@ def test_transforms_stand_in_the_registry_s_order_and_a_bare_name_is_an_entry() 
 
 
 def test_what_a_recipe_needs_follows_from_what_learns() -> None:
-    assert (Recipe().needs_teacher, Recipe().validation_samples) == (True, 4)
-    assert Recipe().negatives_asked == {"objective.negative": None}
-    pulled, fixed = Recipe.from_yaml("objective: kl-top"), Recipe.from_yaml("learn: []")
+    pushed = preset("cal")
+    assert (pushed.needs_teacher, pushed.validation_samples) == (True, 4)
+    assert pushed.negatives_asked == {"objective.negative": None}
+    assert (Recipe().needs_teacher, Recipe().validation_samples, Recipe().negatives_asked) == (True, 4, {})
+    pulled, fixed = Recipe.from_yaml("objective: kl-top"), pushed.with_overrides({"learn": []})
     assert (pulled.needs_teacher, pulled.negatives_asked) == (True, {})
     assert (fixed.needs_teacher, fixed.negatives_asked, fixed.validation_samples) == (False, {}, 0)
 
 
 def test_negatives_are_asked_for_by_what_reads_them() -> None:
     weighted = Recipe.from_yaml("objective: kl-top\nweighting: {by: alignment, negative: base}")
-    pushed = Recipe().with_overrides({"objective.negative": "prompt"})
+    pushed = preset("cal").with_overrides({"objective.negative": "prompt"})
     assert weighted.negatives_asked == {"weighting.negative": "base"}
     assert pushed.negatives_asked == {"objective.negative": "prompt"}
     assert pushed.with_overrides({"learn": []}).negatives_asked == {}
@@ -214,6 +220,11 @@ def test_weights_that_nothing_reads_are_a_contradiction() -> None:
 
 def test_presets_say_what_method_md_says() -> None:
     assert preset("default") == Recipe()
+    assert (Recipe().objective.name, [learner.name for learner in Recipe().learn]) == ("kl-top", ["local", "refine"])
+    own = preset("cal")
+    assert (own.objective.name, [learner.name for learner in own.learn]) == ("cal", ["end-to-end"])
+    shared = Recipe.model_fields.keys() - {"objective", "learn"}
+    assert {key: getattr(own, key) for key in shared} == {key: getattr(Recipe(), key) for key in shared}
     paper, code = preset("paper").model_dump(), preset("paper-code").model_dump()
     cal = {"name": "cal", "alpha": 0.75, "alpha_schedule": "constant", "negative": "base", "pull_k": 500, "push_k": 500}
     cal |= {"difference": "probability", "renormalize": True}

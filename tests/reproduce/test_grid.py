@@ -43,7 +43,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
 
 def recipes(directory: Path, arms: Mapping[str, Mapping[str, object]]) -> dict[str, Recipe]:
     """Return the recipes of arms that override the quick one."""
-    quick = recipe_for(bundled(directory / "pair"), "default", QUICK)
+    quick = recipe_for(bundled(directory / "pair"), "cal", QUICK)
     return {name: quick.with_overrides(overrides) for name, overrides in arms.items()}
 
 
@@ -170,9 +170,9 @@ def test_a_folder_with_files_of_others_is_refused(tmp_path: Path) -> None:
     (tmp_path / "table1").mkdir()
     (tmp_path / "table1" / "results.json").write_text("mine", encoding="utf-8")
     with pytest.raises(InvalidInput, match=r"table1/results\.json: is not of CAQ's and might be replaced"):
-        run(Request("table1", "bundled", "default", tmp_path))
+        run(Request("table1", "bundled", "cal", tmp_path))
     with pytest.raises(InvalidInput, match=r"results\.json is a file, no directory"):
-        run(Request("table1", "bundled", "default", tmp_path / "table1" / "results.json"))
+        run(Request("table1", "bundled", "cal", tmp_path / "table1" / "results.json"))
 
 
 def test_arms_of_one_recipe_share_a_cell(grid: Grid, found: list[Cell]) -> None:
@@ -250,7 +250,7 @@ def test_the_command_of_a_table_asks_for_the_same_table_again(tmp_path: Path, mo
     full = Request(
         "table2", "a:b", "paper", tmp_path / "out", 2, settings, "cpu", True, tasks, jobs=2, dtype="bfloat16"
     )
-    for request in (full, Request("table1", "bundled", "default", tmp_path)):
+    for request in (full, Request("table1", "bundled", "cal", tmp_path)):
         app(shlex.split(request.command)[1:], standalone_mode=False)
         assert asked.pop() == request
 
@@ -303,7 +303,7 @@ def test_a_table_that_was_killed_ends_with_the_bytes_of_one_that_was_not(tmp_pat
 
 def test_unknown_tables_and_pairs_are_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no such table; did you mean table1"):
-        run(Request("tabel1", "bundled", "default", tmp_path))
+        run(Request("tabel1", "bundled", "cal", tmp_path))
     with pytest.raises(InvalidInput, match="no such pair; did you mean Qwen2-7B"):
         open_source("qwen2-7", tmp_path)
     with pytest.raises(InvalidInput, match="or give a pair's directory, or ALIGNED:BASE"):
@@ -314,7 +314,7 @@ def test_unknown_tables_and_pairs_are_refused_with_the_nearest(tmp_path: Path) -
 def test_every_table_is_made_of_recipes_that_every_preset_allows(name: str, tmp_path: Path) -> None:
     pair = bundled(tmp_path / "pair")
     experiment = EXPERIMENTS[name](pair)
-    for preset in ("default", "paper", "paper-code"):
+    for preset in ("cal", "default", "paper", "paper-code"):
         request = Request(name, "bundled", preset, tmp_path)
         prints = {recipe.fingerprint() for recipe in arm_recipes(request, pair, experiment).values()}
         assert len(prints) == len(experiment.arms)

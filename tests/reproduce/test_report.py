@@ -113,7 +113,7 @@ def finished(runs: dict[str, list[ArmRecord | None]], pair: PairSource = PAIR) -
     if "Base" not in runs:
         cells.append(Cell("Base", 0, "", _named(record(HALF), "Base", 0)))
     experiment, judge = table1(pair), NamedJudge("phrases")
-    return Finished(experiment, pair, "default", "caq reproduce table1", (0, 1), cells, ASKED, judge)
+    return Finished(experiment, pair, "cal", "caq reproduce table1", (0, 1), cells, ASKED, judge)
 
 
 def _named(arm: ArmRecord, name: str, seed: int) -> ArmRecord:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.support.tiny import tiny_model
 
 TEXT = "The keeper of the lamp walks to the harbour at dusk, and the boats come home one by one. " * 200
-#: Settings of a run that ends in a second.
+#: Settings of a run of the preset `cal` that ends in a second.
 SMALL = {
     "data.samples": 6,
     "data.length": 32,
@@ -21,6 +21,16 @@ SMALL = {
     "learn.end-to-end.evaluate_every": 2,
     "learn.end-to-end.validation_samples": 2,
     "quantizer.clip_steps": 10,
+}
+#: The same for the default.
+SMALL_DEFAULT = {
+    **{name: value for name, value in SMALL.items() if not name.startswith("learn.")},
+    "learn.local.steps": 6,
+    "learn.local.validation_samples": 2,
+    "learn.refine.steps": 6,
+    "learn.refine.batch_size": 2,
+    "learn.refine.evaluate_every": 2,
+    "learn.refine.validation_samples": 2,
 }
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"

@@ -29,6 +29,6 @@ def small_pair(directory: Path, count: int) -> PairSource:
 
 def round_to_nearest(pair: PairSource, output: Path, scheme: str = "W4A4") -> Path:
     """Quantize the aligned model without learning, by the table's baseline."""
-    recipe = recipe_for(pair, "default", {**QUICK, **BASELINES["RTN"], "scheme.preset": scheme})
+    recipe = recipe_for(pair, "cal", {**QUICK, **BASELINES["RTN"], "scheme.preset": scheme})
     quantize(pair.model, pair.base, recipe, output, cache_dir=output.parent / "cache", device="cpu", quiet=True)
     return output

@@ -17,7 +17,7 @@ from caq.objectives import OBJECTIVES, Logits, Loss, Targets, Teachers
 from caq.objectives.restricted import TopKullbackLeibler
 from caq.options import Options
 from caq.pipeline import quantize
-from caq.recipe import Recipe
+from caq.recipe import Recipe, preset
 from caq.train import LEARNERS, EndToEnd, FitInputs, FitResult, Learner, learn_in_turn
 from tests.support.learning import Course, make_rounded, make_student, same, sealed, start_of, teach
 from tests.support.pairs import SMALL as SMALL_RUN
@@ -155,7 +155,7 @@ class Keeping(Shrunk):
 
 def test_data_too_short_to_validate_on_name_the_learner_that_keeps_them(tmp_path: Path) -> None:
     aligned, base = write_pair(tmp_path)
-    recipe = Recipe().with_overrides({**SMALL_RUN, "data.text": str(tmp_path / "text.txt")})
+    recipe = preset("cal").with_overrides({**SMALL_RUN, "data.text": str(tmp_path / "text.txt")})
     recipe = recipe.model_copy(update={"learn": (*recipe.learn, Keeping())})
     with pytest.raises(InvalidInput, match=r"has 6 blocks .* or lower learn\.keeping\.validation_samples$"):
         quantize(aligned, base, recipe, tmp_path / "out", cache_dir=tmp_path / "cache", quiet=True)
@@ -171,7 +171,7 @@ class Overshot(Shrunk):
 
 def test_a_validation_that_is_no_number_leaves_a_record_that_is_json(tmp_path: Path) -> None:
     aligned, base = write_pair(tmp_path)
-    recipe = Recipe().with_overrides({**SMALL_RUN, "data.text": str(tmp_path / "text.txt")})
+    recipe = preset("cal").with_overrides({**SMALL_RUN, "data.text": str(tmp_path / "text.txt")})
     recipe = recipe.model_copy(update={"learn": (Overshot(),)})
     result = quantize(aligned, base, recipe, tmp_path / "out", cache_dir=tmp_path / "cache", quiet=True)
     record = parse((result.output / "caq.json").read_text())

@@ -73,7 +73,7 @@ def _ending(error: BaseException) -> tuple[int, list[str]]:
         return CaqError.status, [f"error: {error}", full, f"  {again()}"]
     if is_out_of_memory(error):
         freed = "What is done is kept; free some memory and go on with:"
-        smaller = "Less is needed with a smaller learn.end-to-end.micro_batch_size, data.length or --window."
+        smaller = "Less is needed with a smaller micro_batch_size of a learner, data.length or --window."
         return CaqError.status, [f"error: out of memory ({first_line(error)})", freed, f"  {again()}", smaller]
     if isinstance(error, OSError) and error.errno is not None:
         # Of the system's, such as a share that has gone: its own words name the file.

@@ -70,7 +70,7 @@ ResponseTokens = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", callback=_no_bars, help="Show no progress.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any other setting of the recipe, such as learn.end-to-end.steps=60; may be repeated."),
+    typer.Option("--set", help="Any other setting of the recipe, such as learn.refine.steps=60; may be repeated."),
 ]
 Text = Annotated[str | None, typer.Option(help="Text for perplexity and distances: a file, wikitext2-test, c4-test.")]
 Safety = Annotated[

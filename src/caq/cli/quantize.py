@@ -25,9 +25,7 @@ def quantize(
     model: Annotated[str, typer.Argument(help="The aligned model: directory or hub name.")],
     output: option.Output,
     base: option.Base = None,
-    recipe: Annotated[
-        str, typer.Option(help="A recipe file, or a preset, such as default, paper, quarot.")
-    ] = "default",
+    recipe: Annotated[str, typer.Option(help="A recipe file, or a preset, such as default, cal, quarot.")] = "default",
     scheme: Annotated[str | None, typer.Option(help="Bits of weights and activations, such as W4A4 or W4A16.")] = None,
     objective: Annotated[
         str | None,

@@ -38,7 +38,7 @@ def model_card(
     reference = next(one for one in report.arms if one.role == "aligned")
     scheme = recipe.scheme.preset
     sections = {
-        f"# {plain(model.name.rpartition('/')[2])}, {scheme}": _opening(model, base, scheme),
+        f"# {plain(model.name.rpartition('/')[2])}, {scheme}": _opening(model, base, recipe),
         "## Did it keep its alignment?": _verdict(judgement, report),
         "## Measures": _measures(judgement, reference, summary),
         "## How it was made": _making(recipe, record, config),
@@ -61,8 +61,11 @@ def _metadata(model: Origin, recipe: Recipe) -> ModelCardData:
     )
 
 
-def _opening(model: Origin, base: Origin | None, scheme: str) -> str:
-    made = f"{_name(model)} quantized to {scheme} by CAQ ([the method](https://arxiv.org/abs/2511.07842))."
+def _opening(model: Origin, base: Origin | None, recipe: Recipe) -> str:
+    # What is learned under another objective is not the paper's method.
+    papers = recipe.needs_teacher and recipe.objective.name == "cal"
+    method = " ([the method](https://arxiv.org/abs/2511.07842))" if papers else ""
+    made = f"{_name(model)} quantized to {recipe.scheme.preset} by CAQ{method}."
     return f"{made} Its base is {_name(base)}." if base else made
 
 

@@ -6,7 +6,7 @@ under CAL, and objectives and quantizers ignored the options that were another's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -65,15 +65,15 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             sections["dtype"] = training["dtype"]
         options = {key: value for key, value in training.items() if key != "dtype"}
         sections["learn"] = [{"name": LEARNER, **options}]
-    if _is_old(values):
+    objective = as_mapping(values.get("objective", {}))
+    if _is_old(values) and objective is not None:
+        objective = sections["objective"] = {"name": "cal", **objective}
         sections.setdefault("learn", [LEARNER])
-        sections.setdefault("objective", "cal")
     if given.get("learn") is False:
         # What is given and not used must be right all the same.
         attempt(problems, partial(read_entries, "learn", sections.get("learn", []), LEARNERS))
         sections["learn"] = []
-    objective = as_mapping(values.get("objective")) or {}
-    if objective.get("name") == "apc":
+    if objective and objective.get("name") == "apc":
         sections["objective"] = {**objective, "name": "cal"}
     # Elsewhere, another entry's option is a mistake, and is told.
     if _is_old(values):
@@ -81,6 +81,27 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             told = (as_mapping(sections[name]) or {}).keys() - IGNORED[name]
             sections[name] = own_options(sections[name], REGISTRIES[name], told)
     return sections, problems
+
+
+def overridden(
+    values: Mapping[str, Any], told: Container[str], default: Mapping[str, Any], overrides: Mapping[str, object]
+) -> dict[str, Any]:
+    """Return the values of a recipe that overrides are of.
+
+    An option of `training` is the learner's of 0.1: where the recipe learns what is today's default, that gives way to
+    what was the default then, the objective included, unless the recipe tells one and no learners.
+
+    Args:
+        values: of the recipe, plain.
+        told: sections that the recipe tells; a preset tells all.
+        default: values of today's default.
+        overrides: by key, dotted or not.
+    """
+    if not _has_training(overrides) or "learn" in overrides or values["learn"] != default["learn"]:
+        return dict(values)
+    own = values["objective"] != default["objective"] or ("objective" in told and "learn" not in told)
+    objective = values["objective"] if own else {"name": "cal"}
+    return {**values, "learn": [{"name": LEARNER}], "objective": objective}
 
 
 def translated_overrides(
@@ -97,8 +118,7 @@ def translated_overrides(
     learn = result.get("learn", values["learn"])
     if given.get("learn") is False or (not learn and _has_training(overrides)):
         result["learn"] = []
-    asks = given.get("learn") is True and not learn
-    if asks or (learn and _has_training(overrides) and not _has_learner(learn)):
+    if given.get("learn") is True and not learn:
         result["learn"] = [LEARNER]
     if switches or _has_training(overrides):
         result = {key: value for key, value in result.items() if not _ignored(key, values, result)}
@@ -124,11 +144,6 @@ def _renamed(problem: str, renamed: Mapping[str, str]) -> str:
 
 def _is_old(values: Mapping[str, Any]) -> bool:
     return "training" in values or isinstance(values.get("transforms"), Mapping)
-
-
-def _has_learner(learn: Any) -> bool:
-    """Return whether a list of learners, which may be wrong in any way, has the one of 0.1."""
-    return isinstance(learn, list | tuple) and any((as_mapping(one) or {}).get("name") == LEARNER for one in learn)
 
 
 def _has_training(overrides: Iterable[str]) -> bool:

@@ -24,7 +24,7 @@ def parse_override(text: str) -> tuple[str, object]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise InvalidInput(f"{text[:_NAMED]}: an override is written key=value, such as objective.alpha=0.5")
+        raise InvalidInput(f"{text[:_NAMED]}: an override is written key=value, such as data.samples=64")
     return key.strip(), parse_yaml(f"value: {value}", text[:_NAMED])["value"]
 
 

@@ -169,18 +169,19 @@ class Recipe(Options):
         """Return a copy with keys replaced, validated anew.
 
         Args:
-            overrides: by dotted key, such as ``{"objective.alpha": 0.5, "learn.end-to-end.steps": 60}``, or a whole
+            overrides: by dotted key, such as ``{"objective.pull_k": 100, "learn.refine.steps": 60}``, or a whole
                 section, such as ``{"learn": []}``. An objective or quantizer that takes another's place keeps those
                 of its options that it has.
 
         Raises:
             InvalidInput: an unknown key, a wrong type or a contradiction; all of them.
         """
-        values = self.model_dump()
+        kind = type(self)
+        values = legacy.overridden(self.model_dump(), self.model_fields_set, kind().model_dump(), overrides)
         current, problems = legacy.translated_overrides(values, overrides)
         changed, more = override(values, current, {"transforms": TRANSFORMS, "learn": LEARNERS}, _ENTRIES)
         problems += more
-        recipe = attempt(problems, lambda: type(self).model_validate(changed))
+        recipe = attempt(problems, lambda: kind.model_validate(changed))
         if recipe is None or problems:
             raise InvalidInput(legacy.as_given(problems, overrides))
         return recipe
@@ -205,7 +206,7 @@ def _format(value: object) -> object:
 
 _READERS: Mapping[str, Callable[[object], object]] = {
     "transforms": lambda value: read_set("transforms", value, TRANSFORMS),
-    "objective": lambda value: read_entry("objective", value, OBJECTIVES, "cal"),
+    "objective": lambda value: read_entry("objective", value, OBJECTIVES, "kl-top"),
     "learn": lambda value: read_entries("learn", value, LEARNERS),
     "quantizer": lambda value: read_entry("quantizer", value, QUANTIZERS, "gptq"),
     "format": _format,
@@ -225,7 +226,7 @@ def _keys() -> list[str]:
 
 
 def preset(name: str) -> Recipe:
-    """Return a bundled recipe, such as `default`, `paper` (its text's settings) or `paper-code` (its code's).
+    """Return a bundled recipe, such as `default`, `cal` (the paper's method), `paper` (its settings) or `paper-code`.
 
     Raises:
         InvalidInput: no such preset.
