@@ -100,10 +100,25 @@ class Experiment:
 AGAINST_OTHERS = tuple(("CAL", other) for other in ("KL-Top", "KL", "MSE", "Hadamard", "GPTQ"))
 
 
+#: The row of what CAQ does unless it is told otherwise, the preset of that name.
+DEFAULT = "Default"
+
+
+def _mixed(pair: PairSource) -> Overrides:
+    """Return the default's calibration data, own responses and plain text in equal shares, from what a pair has."""
+    if not pair.texts.keys() >= {"plain", "self"}:
+        return {}
+    plain, own = pair.texts["plain"], pair.texts["self"]
+    return {**own, "data.text": f"{own['data.text']}:0.5,{plain['data.text']}:0.5"}
+
+
 def table1(pair: PairSource) -> Experiment:
-    """Return the baselines and CAL."""
+    """Return the baselines and CAL, and CAQ's default."""
     title = "Table 1: perplexity and safety"
-    return Experiment("table1", title, BASELINES, 5, ("perplexity", SAFETY), AGAINST_OTHERS)
+    arms = {**BASELINES, DEFAULT: _mixed(pair)}
+    contrasts = (*AGAINST_OTHERS, *((DEFAULT, other) for other in ("CAL", "KL-Top", "Hadamard")))
+    measures, presets = ("perplexity", SAFETY), {DEFAULT: DEFAULT.lower()}
+    return Experiment("table1", title, arms, 5, measures, contrasts, presets=presets)
 
 
 def table2(pair: PairSource) -> Experiment:
@@ -196,16 +211,6 @@ LEARNED: Mapping[str, Overrides] = {
     "Local, by alignment": {"learn": ["local"], "weighting.by": "alignment", **PULL},
     "Blockwise": {"learn": ["blockwise"], **PULL},
 }
-
-
-#: The preset of that name.
-DEFAULT = "Default"
-
-
-def _mixed(pair: PairSource) -> Overrides:
-    """Return the default's calibration data, own responses and plain text in equal shares, from a pair's."""
-    plain, own = pair.texts["plain"], pair.texts["self"]
-    return {**own, "data.text": f"{own['data.text']}:0.5,{plain['data.text']}:0.5"}
 
 
 def methods(pair: PairSource) -> Experiment:
