@@ -214,5 +214,5 @@ def test_quantize_calibrates_on_the_models_own_responses_and_says_so(pair: Path,
 
 def test_prompts_for_another_text_are_a_contradiction() -> None:
     with pytest.raises(InvalidInput, match=r"data\.prompts: is read only where data\.text is self"):
-        Recipe().with_overrides({"data.prompts": "asked.txt"})
+        Recipe().with_overrides({"data.prompts": "asked.txt", "data.text": "wikitext2"})
     assert Recipe().with_overrides({"data.prompts": "asked.txt", "data.text": "self"}).data.prompts == "asked.txt"

@@ -126,7 +126,7 @@ def test_another_s_options_are_told_in_a_recipe_of_today() -> None:
 
 def test_apc_is_cal() -> None:
     assert Recipe.from_yaml("objective: {name: apc}") == Recipe.from_yaml("objective: cal")
-    assert Recipe.from_yaml("objective: {name: apc}\nlearn: [end-to-end]") == THEN
+    assert Recipe.from_yaml("objective: {name: apc}\nlearn: [end-to-end]\ndata: {text: wikitext2}") == THEN
     assert Recipe().with_overrides({"objective.name": "apc"}) == Recipe.from_yaml("objective: cal")
     assert THEN.with_overrides({"objective.name": "apc"}) == THEN
 

@@ -223,7 +223,8 @@ def test_presets_say_what_method_md_says() -> None:
     assert (Recipe().objective.name, [learner.name for learner in Recipe().learn]) == ("kl-top", ["local", "refine"])
     own = preset("cal")
     assert (own.objective.name, [learner.name for learner in own.learn]) == ("cal", ["end-to-end"])
-    shared = Recipe.model_fields.keys() - {"objective", "learn"}
+    assert (own.data.text, Recipe().data.text) == ("wikitext2", "self:0.5,wikitext2:0.5")
+    shared = Recipe.model_fields.keys() - {"objective", "learn", "data"}
     assert {key: getattr(own, key) for key in shared} == {key: getattr(Recipe(), key) for key in shared}
     paper, code = preset("paper").model_dump(), preset("paper-code").model_dump()
     cal = {"name": "cal", "alpha": 0.75, "alpha_schedule": "constant", "negative": "base", "pull_k": 500, "push_k": 500}

@@ -1,7 +1,7 @@
 """Recipes and keys of CAQ 0.1, translated where they come in; nothing else knows them.
 
 There, transforms were a mapping of switches, `training` held the one learner's options, what was not told was learned
-under CAL, and objectives and quantizers ignored the options that were another's.
+under CAL from WikiText-2, and objectives and quantizers ignored the options that were another's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from caq.recipe.entries import as_mapping, own_options, read_entries, read_secti
 from caq.train import LEARNERS
 
 LEARNER = "end-to-end"
+TEXT = "wikitext2"
 #: What an entry of another name ignored.
 IGNORED: Mapping[str, frozenset[str]] = {
     "objective": frozenset({"alpha", "pull_k", "push_k", "difference", "renormalize"}),
@@ -69,6 +70,8 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if _is_old(values) and objective is not None:
         objective = sections["objective"] = {"name": "cal", **objective}
         sections.setdefault("learn", [LEARNER])
+        if isinstance(data := values.get("data", {}), Mapping):
+            sections["data"] = {"text": TEXT, **data}
     if given.get("learn") is False:
         # What is given and not used must be right all the same.
         attempt(problems, partial(read_entries, "learn", sections.get("learn", []), LEARNERS))
@@ -89,7 +92,7 @@ def overridden(
     """Return the values of a recipe that overrides are of.
 
     An option of `training` is the learner's of 0.1: where the recipe learns what is today's default, that gives way to
-    what was the default then, the objective included, unless the recipe tells one and no learners.
+    what was the default then, the data included, and the objective, unless the recipe tells one and no learners.
 
     Args:
         values: of the recipe, plain.
@@ -101,7 +104,8 @@ def overridden(
         return dict(values)
     own = values["objective"] != default["objective"] or ("objective" in told and "learn" not in told)
     objective = values["objective"] if own else {"name": "cal"}
-    return {**values, "learn": [{"name": LEARNER}], "objective": objective}
+    data = values["data"] if values["data"]["text"] != default["data"]["text"] else {**values["data"], "text": TEXT}
+    return {**values, "learn": [{"name": LEARNER}], "objective": objective, "data": data}
 
 
 def translated_overrides(

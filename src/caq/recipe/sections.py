@@ -44,7 +44,7 @@ class DataRecipe(Options):
         allow_short: go on, with an entry in the ledger, when there is less text than asked for.
     """
 
-    text: Annotated[str, Field(min_length=1), AfterValidator(_text)] = "wikitext2"
+    text: Annotated[str, Field(min_length=1), AfterValidator(_text)] = "self:0.5,wikitext2:0.5"
     prompts: Source | None = None
     response_tokens: Positive | None = None
     samples: Positive = 128
