@@ -219,4 +219,4 @@ def test_other_prompts_are_another_run_and_a_model_without_template_is_refused(t
 def test_prompts_that_nothing_reads_are_refused() -> None:
     assert Recipe.from_yaml("data: {prompts: asked.txt}\nlearn: [q-resafe]").needs_prompts
     with pytest.raises(InvalidInput, match=r"data\.prompts: is read only where data\.text is self, and by"):
-        Recipe.from_yaml("data: {prompts: asked.txt}\nlearn: [refine]")
+        Recipe.from_yaml("data: {prompts: asked.txt, text: wikitext2}\nlearn: [refine]")

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from caq.files.whole import whole
 from caq.reproduce.contrasts import AMOUNTS, Runs, quantized_arms
@@ -103,6 +104,10 @@ def _points(axes: Axes, arms: Sequence[str], spreads: Spreads, measure: str) -> 
     axes.invert_yaxis()
     if _in_decades(list(shown.values()), measure):
         axes.set_xscale("log")
+        # Few decades have too few ticks, and all of their tenths too many.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _full_precision(axes: Axes, spreads: Spreads, measure: str, *, across: bool) -> None:
