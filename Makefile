@@ -51,7 +51,7 @@ real/pair/pair.json: | $(VENV)/.ready
 real: real/pair/pair.json
 	OMP_NUM_THREADS=1 $(RUN)/caq reproduce table1 --pair real/pair --seeds 1 --jobs 2 -o real
 
-# Hours: every method on both pairs; it goes on where it was stopped. In bfloat16 a CPU with AMX takes a third of the time:
+# Hours: every method on both pairs; it goes on where it was stopped. A CPU with AMX is faster in bfloat16:
 # make methods REAL='--set dtype=bfloat16 --dtype bfloat16'
 methods: real/pair/pair.json
 	OMP_NUM_THREADS=1 $(RUN)/caq reproduce methods --pair real/pair $(REAL) --jobs 2 -o real

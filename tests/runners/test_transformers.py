@@ -47,6 +47,18 @@ def test_responses_are_greedy_and_unchanged_by_batch_and_padding(
     assert generate(model, tokenizer, PROMPTS, 6, len(PROMPTS)) == expected
 
 
+def test_the_head_reads_whole_tensors_and_no_hook_is_left(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    asked, whole = copy.deepcopy(model), list[bool]()
+    head = asked.get_output_embeddings()
+    head.register_forward_hook(lambda _, states, logits: whole.append(states[0].is_contiguous()))
+    generate(asked, tokenizer, PROMPTS, 6, len(PROMPTS))
+    assert len(whole) > 6
+    assert all(whole)
+    assert not head._forward_pre_hooks
+
+
 def test_the_models_own_sampling_settings_and_penalties_do_not_count(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
